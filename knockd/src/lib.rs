@@ -1,0 +1,2 @@
+//! The daemon's rooms.
+pub mod gate;
