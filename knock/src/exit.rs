@@ -1,0 +1,118 @@
+//! How a run ends: every failure, and the exit code that tells a script what kind it was.
+
+use std::process::ExitCode;
+
+/// The exit codes, from sysexits.h where it has one. They are listed in `knock --help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// Sent, or with `--wait` open.
+    Ok = 0,
+    /// `EX_USAGE`: the command line is wrong. The network was not touched.
+    Usage = 64,
+    /// `EX_NOHOST`: the server's name has no address that can be used.
+    NoHost = 68,
+    /// `EX_UNAVAILABLE`: nothing could be sent, or the port did not open in time.
+    Unavailable = 69,
+    /// `EX_OSERR`: the system gave no randomness or no socket.
+    System = 71,
+    /// `EX_IOERR`: the output could not be written.
+    Io = 74,
+    /// `EX_NOPERM`: a file with a key is open to others, or may not be read.
+    Permission = 77,
+    /// `EX_CONFIG`: a profile or a key is missing or wrong.
+    Config = 78,
+    /// As env(1) has it: the command is there and can't be run.
+    NotExecutable = 126,
+    /// As env(1) has it: there is no such command.
+    NotFound = 127,
+}
+
+impl Code {
+    /// The number that the process ends with.
+    pub(crate) const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code.number())
+    }
+}
+
+/// Why a run failed. The text says what is wrong and what to do; it never holds a key or a part of one.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// A profile or a key is missing or wrong.
+    #[error("{0}")]
+    Config(String),
+    /// The server's name has no address that can be used.
+    #[error("{0}")]
+    NoHost(String),
+    /// Not one datagram could be sent.
+    #[error("nothing could be sent: {0}")]
+    NotSent(String),
+    /// `--wait` ran out.
+    #[error("{0}")]
+    NotOpen(String),
+    /// A file with a key is open to others, or may not be read.
+    #[error("{0}")]
+    Permission(String),
+    /// The system gave no randomness or no socket.
+    #[error("{0}")]
+    System(String),
+    /// The output could not be written.
+    #[error("the output can't be written: {0}")]
+    Output(#[from] std::io::Error),
+    /// The command is there and can't be run.
+    #[error("{0}")]
+    NotExecutable(String),
+    /// There is no such command.
+    #[error("{0}")]
+    NotFound(String),
+}
+
+impl Error {
+    /// The exit code for this kind of failure.
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::Usage(_) => Code::Usage,
+            Self::Config(_) => Code::Config,
+            Self::NoHost(_) => Code::NoHost,
+            Self::NotSent(_) | Self::NotOpen(_) => Code::Unavailable,
+            Self::Permission(_) => Code::Permission,
+            Self::System(_) => Code::System,
+            Self::Output(_) => Code::Io,
+            Self::NotExecutable(_) => Code::NotExecutable,
+            Self::NotFound(_) => Code::NotFound,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_ends_with_the_number_that_sysexits_or_env_has_for_it() {
+        let text = String::new;
+        for (error, number) in [
+            (Error::Usage(text()), 64),
+            (Error::NoHost(text()), 68),
+            (Error::NotSent(text()), 69),
+            (Error::NotOpen(text()), 69),
+            (Error::System(text()), 71),
+            (Error::Output(std::io::Error::other("full")), 74),
+            (Error::Permission(text()), 77),
+            (Error::Config(text()), 78),
+            (Error::NotExecutable(text()), 126),
+            (Error::NotFound(text()), 127),
+        ] {
+            assert_eq!(error.code().number(), number, "{error:?}");
+        }
+        assert_eq!(Code::Ok.number(), 0);
+    }
+}

@@ -1,0 +1,66 @@
+//! Makes one packet: the time, a fresh nonce, and the seal over what is asked.
+//!
+//! # Security considerations
+//! A nonce must never repeat under one key: each packet draws its own 96 bits from the system, and none
+//! is made when the system has no randomness to give.
+
+use std::time::SystemTime;
+
+use common::{
+    ClientAddress, ClientKeys, Day, NONCE_LEN, Nonce, ReplyWanted, Request, SealedDatagram,
+    Timestamp,
+};
+
+use crate::{exit::Error, plan::Ask};
+
+/// 2020-01-01T00:00:00Z. A clock before this project existed was never set.
+const PLAUSIBLE_SINCE: Timestamp = Timestamp::from_millis(1_577_836_800_000);
+
+/// A datagram, and what is in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    pub(crate) request: Request,
+    pub(crate) day: Day,
+    pub(crate) datagram: SealedDatagram,
+}
+
+impl Packet {
+    /// Seals what is asked, for this address and at this moment.
+    pub(crate) fn fresh(
+        keys: &ClientKeys,
+        ask: Ask,
+        address: ClientAddress,
+    ) -> Result<Self, Error> {
+        let timestamp = now()?;
+        let day = Day::of(timestamp).ok_or_else(unusable_clock)?;
+        let request = Request {
+            timestamp,
+            address,
+            open_for: ask.open_for,
+            action: ask.action,
+            reply: ReplyWanted::No,
+            service: ask.service,
+        };
+        let mut nonce = [0; NONCE_LEN];
+        getrandom::fill(&mut nonce).map_err(|error| {
+            Error::System(format!("the system gives no random bytes for the packet: {error}"))
+        })?;
+        let datagram = common::seal(keys, day, Nonce::from_random(nonce), &request);
+        Ok(Self { request, day, datagram })
+    }
+
+    /// Whether the clock that stamped this packet can have been set at all.
+    pub(crate) fn is_plausibly_stamped(&self) -> bool {
+        self.request.timestamp >= PLAUSIBLE_SINCE
+    }
+}
+
+fn now() -> Result<Timestamp, Error> {
+    let since_epoch =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|_| unusable_clock())?;
+    u64::try_from(since_epoch.as_millis()).map(Timestamp::from_millis).map_err(|_| unusable_clock())
+}
+
+fn unusable_clock() -> Error {
+    Error::System("the clock shows a time that a packet can't carry: set it".into())
+}

@@ -1,0 +1,156 @@
+//! What is to be done: the command line over the profile, checked as far as it goes without a network.
+//!
+//! # Security considerations
+//! The secret lives only until the packet's keys are derived from it; both are wiped when dropped.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use common::{Action, ClientKeys, OpenFor, Realm, Secret, ServiceName};
+
+use crate::{
+    cli::{Args, Repeat},
+    endpoint::{AddressChoice, Protocol, Server, ServicePort},
+    exit::Error,
+    find::Places,
+    key,
+    profile::{KeySource, Named, Profile, ProfileName},
+};
+
+const KEY_FILE_VARIABLE: &str = "KNOCK_KEY_FILE";
+
+/// A run of `knock`, decided.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) profile: Option<ProfileName>,
+    pub(crate) server: Server,
+    pub(crate) families: Families,
+    pub(crate) keys: ClientKeys,
+    pub(crate) ask: Ask,
+    pub(crate) address: AddressChoice,
+    pub(crate) repeat: Repeat,
+    pub(crate) wait: Option<Wait>,
+}
+
+/// The part of the request that is the same in every packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(crate) action: Action,
+    pub(crate) open_for: OpenFor,
+    pub(crate) service: Option<ServiceName>,
+}
+
+/// Which of the server's addresses are knocked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Families {
+    /// All.
+    Both,
+    /// `-4`
+    Ipv4,
+    /// `-6`
+    Ipv6,
+}
+
+/// What `--wait` waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    pub(crate) port: ServicePort,
+    pub(crate) limit: Duration,
+}
+
+impl Plan {
+    /// Reads the profile and the key, and lets flags override what the profile says.
+    pub(crate) fn new(args: &Args) -> Result<Self, Error> {
+        let profile = Places::new(args.config.clone()).profile(args.profile.as_ref())?;
+        let key_variable = std::env::var_os(KEY_FILE_VARIABLE).filter(|path| !path.is_empty());
+        Self::of(args, profile, key_variable)
+    }
+
+    fn of(
+        args: &Args,
+        named: Option<Named>,
+        key_variable: Option<OsString>,
+    ) -> Result<Self, Error> {
+        let (name, profile) = match named {
+            Some(Named { name, profile }) => (Some(name), profile),
+            None => (None, Profile::default()),
+        };
+        let realm = match &args.realm {
+            Some(realm) => {
+                Realm::new(realm).map_err(|error| Error::Usage(format!("--realm: {error}")))?
+            }
+            None => profile.realm.unwrap_or_default(),
+        };
+        let wait = wait(args, profile.port)?;
+        let missing = |what: &str, flag: &str| match &name {
+            Some(name) => Error::Config(format!(
+                "profile \"{name}\" has no {what}: put it there, or give {flag}"
+            )),
+            None => Error::Config(format!(
+                "there is no profile and no {flag}: `knockd client add NAME …` on the broker's host prints a profile; put it into {}",
+                Places::new(args.config.clone()),
+            )),
+        };
+        let server =
+            args.server.clone().or(profile.server).ok_or_else(|| missing("server", "--server"))?;
+        let secret = secret(args.key_file.clone(), profile.key, key_variable)?
+            .ok_or_else(|| missing("key", "--key-file"))?;
+        let (action, open_for) = if args.close {
+            (Action::Close, OpenFor::Default)
+        } else {
+            let seconds = args.open_for.or(profile.open_for);
+            (Action::Open, seconds.map_or(OpenFor::Default, |s| OpenFor::Seconds(s.number())))
+        };
+        Ok(Self {
+            profile: name,
+            server,
+            families: Families::of(args),
+            keys: ClientKeys::derive(&secret, &realm),
+            ask: Ask { action, open_for, service: args.service.or(profile.service) },
+            address: args.address.or(profile.address).unwrap_or_default(),
+            repeat: args.repeat,
+            wait,
+        })
+    }
+}
+
+impl Families {
+    const fn of(args: &Args) -> Self {
+        match (args.ipv4, args.ipv6) {
+            (true, _) => Self::Ipv4,
+            (false, true) => Self::Ipv6,
+            (false, false) => Self::Both,
+        }
+    }
+}
+
+fn wait(args: &Args, profile_port: Option<ServicePort>) -> Result<Option<Wait>, Error> {
+    let Some(limit) = args.wait else { return Ok(None) };
+    let port = args.port.or(profile_port).ok_or_else(|| {
+        Error::Usage(
+            "--wait needs to know the service's port: give --port, such as --port tcp/8883, or put port into the profile".into(),
+        )
+    })?;
+    match port.protocol {
+        Protocol::Tcp => Ok(Some(Wait { port, limit: limit.as_duration() })),
+        Protocol::Udp => Err(Error::Usage(format!(
+            "{port} can't be probed, since UDP has no handshake: leave --wait out, or give a tcp port of the service with --port"
+        ))),
+    }
+}
+
+/// The key that is nearest to the user: the flag's, then the profile's, then the variable's.
+fn secret(
+    flag: Option<PathBuf>,
+    profile: Option<KeySource>,
+    variable: Option<OsString>,
+) -> Result<Option<Secret>, Error> {
+    if let Some(path) = flag {
+        return key::read(&path, "--key-file").map(Some);
+    }
+    match (profile, variable) {
+        (Some(KeySource::Inline(secret)), _) => Ok(Some(secret)),
+        (Some(KeySource::File(path)), _) => key::read(&path, "key-file in the profile").map(Some),
+        (None, Some(path)) => key::read(path.as_ref(), KEY_FILE_VARIABLE).map(Some),
+        (None, None) => Ok(None),
+    }
+}

@@ -1,0 +1,173 @@
+//! Sends the packets: one connected socket for each address of the server.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread::sleep,
+    time::Duration,
+};
+
+use common::{ClientAddress, InvalidAddress, UnicastAddress};
+use socket2::{Domain, Socket, Type};
+
+use crate::{endpoint::AddressChoice, exit::Error, packet::Packet, plan::Plan};
+
+/// Pause between the packets of `--repeat`.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The way to one address of the server.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) to: SocketAddr,
+    /// The address that the door is to open for.
+    pub(crate) address: ClientAddress,
+    /// Where packets must come from, if that isn't left to the kernel.
+    pub(crate) source: Option<IpAddr>,
+    socket: Socket,
+}
+
+/// Why nothing went to one address of the server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouteError {
+    /// The system gives no socket.
+    #[error("no socket: {0}")]
+    Socket(io::Error),
+    /// The kernel knows no way there, or could not send.
+    #[error("{0}")]
+    Network(#[from] io::Error),
+    /// The local address towards it is none that a client can have.
+    #[error(
+        "the local address towards it is {address}, {why}, which can't be a client's: give the right one with --address, or --address observed if the server allows that"
+    )]
+    LocalAddress {
+        /// What the kernel would send from.
+        address: IpAddr,
+        /// What kind of address that is.
+        why: InvalidAddress,
+    },
+}
+
+impl Route {
+    /// Finds the way to `to`, and the address to open for. Nothing is sent.
+    pub(crate) fn find(to: SocketAddr, choice: AddressChoice) -> Result<Self, RouteError> {
+        let socket =
+            Socket::new(Domain::for_address(to), Type::DGRAM, None).map_err(RouteError::Socket)?;
+        let mut source = None;
+        if let AddressChoice::Literal(own) = choice {
+            // The datagram must come from the address that it names. If that isn't this host's (but
+            // that of a router which translates one to one), the kernel chooses the source.
+            if socket.bind(&SocketAddr::new(own.ip(), 0).into()).is_ok() {
+                source = Some(own.ip());
+            }
+        }
+        socket.connect(&to.into())?;
+        let address = match choice {
+            AddressChoice::Observed => ClientAddress::Observed,
+            AddressChoice::Literal(own) => ClientAddress::Literal(own),
+            AddressChoice::Auto => {
+                let unspecified = match to {
+                    SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                    SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                };
+                let address =
+                    socket.local_addr()?.as_socket().map_or(unspecified, |local| local.ip());
+                let own = UnicastAddress::try_from(address)
+                    .map_err(|why| RouteError::LocalAddress { address, why })?;
+                ClientAddress::Literal(own)
+            }
+        };
+        Ok(Self { to, address, source, socket })
+    }
+
+    fn send(&self, packet: &Packet) -> io::Result<()> {
+        let send = || self.socket.send(&packet.datagram);
+        match send() {
+            // This reports that an earlier datagram met no listener, and then this one wasn't sent.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => send(),
+            result => result,
+        }
+        .map(|_| ())
+    }
+}
+
+/// What went to one address of the server.
+#[derive(Debug)]
+pub(crate) struct Outcome<'a> {
+    pub(crate) route: &'a Route,
+    /// The packets that were sent, in this order.
+    pub(crate) packets: Vec<Packet>,
+    /// The first failure, which does not stop the packets after it.
+    pub(crate) error: Option<io::Error>,
+}
+
+/// An address of the server that there is no way to.
+#[derive(Debug)]
+pub(crate) struct Unreachable {
+    pub(crate) to: SocketAddr,
+    pub(crate) error: RouteError,
+}
+
+/// Finds the ways to all addresses, and the reasons for those without one.
+pub(crate) fn routes(
+    addresses: &[SocketAddr],
+    choice: AddressChoice,
+) -> (Vec<Route>, Vec<Unreachable>) {
+    let mut routes = Vec::new();
+    let mut unreachable = Vec::new();
+    for to in addresses {
+        match Route::find(*to, choice) {
+            Ok(route) => routes.push(route),
+            Err(error) => unreachable.push(Unreachable { to: *to, error }),
+        }
+    }
+    (routes, unreachable)
+}
+
+/// Sends to every address as many packets as the plan says, each of them fresh.
+pub(crate) fn send<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'a>>, Error> {
+    let mut outcomes: Vec<_> =
+        routes.iter().map(|route| Outcome { route, packets: Vec::new(), error: None }).collect();
+    for round in 0..plan.repeat.number() {
+        if round > 0 {
+            sleep(PAUSE);
+        }
+        for outcome in &mut outcomes {
+            let packet = Packet::fresh(&plan.keys, plan.ask, outcome.route.address)?;
+            match outcome.route.send(&packet) {
+                Ok(()) => outcome.packets.push(packet),
+                Err(error) => {
+                    outcome.error.get_or_insert(error);
+                }
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Makes the packets that [`send`] would make, and sends none.
+pub(crate) fn rehearse<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'a>>, Error> {
+    routes
+        .iter()
+        .map(|route| {
+            let packets = (0..plan.repeat.number())
+                .map(|_| Packet::fresh(&plan.keys, plan.ask, route.address))
+                .collect::<Result<_, _>>()?;
+            Ok(Outcome { route, packets, error: None })
+        })
+        .collect()
+}
+
+/// Why nothing was sent at all.
+pub(crate) fn nothing_sent(unreachable: &[Unreachable], outcomes: &[Outcome<'_>]) -> Error {
+    let is_socket = |failed: &Unreachable| matches!(failed.error, RouteError::Socket(_));
+    let of_routes = unreachable.iter().map(|failed| format!("{}: {}", failed.to, failed.error));
+    let of_sending = outcomes.iter().filter_map(|outcome| {
+        outcome.error.as_ref().map(|error| format!("{}: {error}", outcome.route.to))
+    });
+    let reasons = of_routes.chain(of_sending).collect::<Vec<_>>().join("; ");
+    if outcomes.is_empty() && unreachable.iter().all(is_socket) {
+        Error::System(format!("nothing could be sent: {reasons}"))
+    } else {
+        Error::NotSent(reasons)
+    }
+}
