@@ -59,7 +59,7 @@ impl FromStr for Server {
     type Err = InvalidServer;
 
     fn from_str(text: &str) -> Result<Self, InvalidServer> {
-        if text.parse::<Ipv6Addr>().is_ok() {
+        if !text.starts_with('[') && text.matches(':').nth(1).is_some() {
             return Err(InvalidServer::Brackets);
         }
         let (host, port) = if let Some(inner) = text.strip_prefix('[') {
@@ -229,7 +229,7 @@ mod tests {
             ("broker:0", Port),
             ("broker:+1", Port),
             ("broker:65536", Port),
-            ("broker:1:2", Port),
+            ("broker:1:2", Brackets),
             ("[2001:db8::7]:", Port),
         ] {
             assert_eq!(text.parse::<Server>(), Err(error), "{text:?}");

@@ -39,71 +39,91 @@ impl Places {
         )
     }
 
-    /// The profile of this name, or the only one there is; `None` if there is none at all and none was
-    /// asked for.
-    pub(crate) fn profile(&self, wanted: Option<&ProfileName>) -> Result<Option<Named>, Error> {
-        let Found { mut profiles, denied } = self.read()?;
-        let Some(wanted) = wanted else {
-            let only = profiles.pop();
-            if profiles.is_empty() {
-                return Ok(only);
+    /// The profile of this name, or else the only one there is.
+    pub(crate) fn profile(&self, wanted: Option<&ProfileName>) -> Result<Found, Error> {
+        let (mut profiles, denied) = self.read()?;
+        let found = match wanted {
+            Some(wanted) => profiles.iter().position(|named| named.name == *wanted),
+            None if profiles.len() > 1 => {
+                let names = names(&profiles);
+                return Err(Error::Usage(format!("which profile? Name one of: {names}")));
             }
-            profiles.extend(only);
-            return Err(Error::Usage(format!("which profile? Name one of: {}", names(&profiles))));
+            None => profiles.len().checked_sub(1),
         };
-        let found = profiles.iter().position(|profile| profile.name == *wanted);
-        if let Some(index) = found {
-            return Ok(Some(profiles.swap_remove(index)));
-        }
-        Err(Error::Config(format!(
-            "there is no profile \"{wanted}\" in {}{}. {}",
-            self,
-            denied.map_or_else(String::new, |path| format!(
-                " ({} is there, and may not be read by this user)",
-                path.display()
-            )),
-            if profiles.is_empty() {
-                "`knockd client add NAME --server HOST:PORT …` on the broker's host prints one to put there".to_owned()
-            } else {
-                format!("There are: {}", names(&profiles))
+        match (found, wanted) {
+            (Some(index), _) => Ok(Found::One(profiles.swap_remove(index))),
+            (None, None) => Ok(Found::None { denied }),
+            (None, Some(wanted)) => {
+                Err(self.no_profile(&format!("\"{wanted}\""), &profiles, denied.as_deref()))
             }
-        )))
+        }
     }
 
-    fn read(&self) -> Result<Found, Error> {
-        let mut found = Found { profiles: Vec::new(), denied: None };
+    /// Says that there is no such profile, where it was looked for, and how to make one.
+    pub(crate) fn no_profile(
+        &self,
+        wanted: &str,
+        others: &[Named],
+        denied: Option<&Path>,
+    ) -> Error {
+        if let Some(denied) = denied {
+            let denied = denied.display();
+            return Error::Permission(format!(
+                "there is no profile {wanted} that this user may read; {denied} is there: run knock as its owner, or write a file of this user's own"
+            ));
+        }
+        let advice = if others.is_empty() {
+            ADVICE.to_owned()
+        } else {
+            format!("there are: {}", names(others))
+        };
+        Error::Config(format!("there is no profile {wanted} in {self}: {advice}"))
+    }
+
+    /// All profiles, and a file that is there but not for this user to read.
+    fn read(&self) -> Result<(Vec<Named>, Option<PathBuf>), Error> {
+        let mut profiles: Vec<Named> = Vec::new();
+        let mut denied = None;
         match self {
             Self::Named(path) => {
-                let file = PrivateFile::read(path).map_err(|error| unreadable(path, error))?;
-                found.profiles = profiles_of(&file)?;
+                let file = PrivateFile::read(path).map_err(|error| unreadable(path, &error))?;
+                profiles = profiles_of(&file)?;
             }
             Self::Usual(paths) => {
                 for path in paths {
                     match PrivateFile::read(path) {
                         Ok(file) => {
-                            for profile in profiles_of(&file)? {
-                                found.profiles.retain(|earlier| earlier.name != profile.name);
-                                found.profiles.push(profile);
+                            for later in profiles_of(&file)? {
+                                profiles.retain(|earlier| earlier.name != later.name);
+                                profiles.push(later);
                             }
                         }
                         Err(ReadError::Missing) => {}
                         // The system's file is often for root alone; a user's own file is enough then.
-                        Err(ReadError::Denied(_)) => found.denied = Some(path.clone()),
-                        Err(error @ ReadError::Other(_)) => return Err(unreadable(path, error)),
+                        Err(ReadError::Denied(_)) => denied = Some(path.clone()),
+                        Err(error @ ReadError::Other(_)) => return Err(unreadable(path, &error)),
                     }
                 }
             }
         }
-        Ok(found)
+        Ok((profiles, denied))
     }
 }
 
-/// What the files hold.
-struct Found {
-    profiles: Vec<Named>,
-    /// A file that this user may not read.
-    denied: Option<PathBuf>,
+/// What the search came to.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// This profile.
+    One(Named),
+    /// No profile at all, and none was asked for.
+    None {
+        /// A file that is there but not for this user to read.
+        denied: Option<PathBuf>,
+    },
 }
+
+const ADVICE: &str =
+    "`knockd client add NAME --server HOST:PORT …` on the broker's host prints one to put there";
 
 impl std::fmt::Display for Places {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -130,12 +150,10 @@ fn profiles_of(file: &PrivateFile) -> Result<Vec<Named>, Error> {
     Ok(profiles)
 }
 
-fn unreadable(path: &Path, error: ReadError) -> Error {
+fn unreadable(path: &Path, error: &ReadError) -> Error {
     let path = path.display();
     match error {
-        ReadError::Missing => Error::Config(format!(
-            "{path}: there is no such file: `knockd client add NAME --server HOST:PORT …` on the broker's host prints one"
-        )),
+        ReadError::Missing => Error::Config(format!("{path}: there is no such file: {ADVICE}")),
         ReadError::Denied(error) => Error::Permission(format!(
             "{path} can't be read: {error}: run knock as the user whom the file belongs to"
         )),
@@ -146,4 +164,111 @@ fn unreadable(path: &Path, error: ReadError) -> Error {
 fn names(profiles: &[Named]) -> String {
     let names: Vec<_> = profiles.iter().map(|profile| profile.name.to_string()).collect();
     names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    /// Two files in a folder, read in this order.
+    fn places(system: Option<&str>, user: Option<&str>) -> (tempfile::TempDir, Places) {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = [("system.toml", system), ("user.toml", user)].map(|(name, text)| {
+            let path = folder.path().join(name);
+            if let Some(text) = text {
+                fs::write(&path, text).unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            }
+            path
+        });
+        (folder, Places::Usual(paths.into()))
+    }
+
+    /// The profile's name and server, or the error's exit code and text.
+    fn search(
+        places: &Places,
+        wanted: Option<&str>,
+    ) -> Result<Option<(String, String)>, (u8, String)> {
+        let wanted = wanted.map(|name| name.parse().unwrap());
+        match places.profile(wanted.as_ref()) {
+            Ok(Found::One(named)) => {
+                Ok(Some((named.name.to_string(), named.profile.server.unwrap().to_string())))
+            }
+            Ok(Found::None { .. }) => Ok(None),
+            Err(error) => Err((error.code().number(), error.to_string())),
+        }
+    }
+
+    const A: &str = "[a]\nserver = \"system\"\n";
+    const A_AND_B: &str = "[a]\nserver = \"user:1\"\n[b]\nserver = \"user:2\"\n";
+
+    fn some(name: &str, server: &str) -> Option<(String, String)> {
+        Some((name.to_owned(), server.to_owned()))
+    }
+
+    #[test]
+    fn the_users_profile_wins_over_the_systems_of_the_same_name() {
+        let (_folder, places) = places(Some(A), Some(A_AND_B));
+        assert_eq!(search(&places, Some("a")).unwrap(), some("a", "user:1"));
+        assert_eq!(search(&places, Some("b")).unwrap(), some("b", "user:2"));
+    }
+
+    #[test]
+    fn the_only_profile_needs_no_name_wherever_it_is() {
+        for (system, user) in [(Some(A), None), (None, Some(A)), (Some(A), Some(A))] {
+            let (_folder, places) = places(system, user);
+            assert_eq!(search(&places, None).unwrap(), some("a", "system:62201"));
+        }
+    }
+
+    #[test]
+    fn of_several_profiles_none_is_guessed() {
+        let (_folder, places) = places(Some(A), Some(A_AND_B));
+        assert_eq!(search(&places, None), Err((64, "which profile? Name one of: a, b".into())));
+    }
+
+    #[test]
+    fn an_unknown_profile_is_answered_with_the_places_and_the_names_there_are() {
+        let (folder, two) = places(None, Some(A_AND_B));
+        let (code, text) = search(&two, Some("c")).unwrap_err();
+        assert_eq!(code, 78);
+        for part in ["\"c\"", "system.toml or ", "user.toml", "there are: a, b"] {
+            assert!(text.contains(part), "{part:?} isn't in {text:?}");
+        }
+        drop(folder);
+        let (code, text) = search(&two, Some("c")).unwrap_err();
+        assert_eq!(code, 78);
+        assert!(text.contains("knockd client add"), "{text}");
+        assert_eq!(search(&two, None), Ok(None));
+    }
+
+    #[test]
+    fn a_file_named_on_the_command_line_must_be_there_and_is_read_alone() {
+        let (folder, _) = places(Some(A), Some(A_AND_B));
+        let named = Places::Named(folder.path().join("system.toml"));
+        assert_eq!(search(&named, None).unwrap(), some("a", "system:62201"));
+        let missing = Places::Named(folder.path().join("missing.toml"));
+        assert_eq!(search(&missing, None).unwrap_err().0, 78);
+    }
+
+    #[test]
+    fn a_mistake_is_located_by_file_and_line_in_whichever_file_it_is() {
+        let (_folder, places) = places(Some("[a]\n\nserver = 1\n"), Some(A_AND_B));
+        let (code, text) = search(&places, Some("b")).unwrap_err();
+        assert_eq!(code, 78);
+        assert!(text.contains("system.toml:3: server"), "{text}");
+    }
+
+    #[test]
+    fn only_a_file_that_holds_a_key_must_be_private() {
+        let key = "[a]\nkey = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\nserver = \"x\"\n";
+        for (text, expected) in [(A, None), (key, Some(77))] {
+            let (folder, places) = places(None, Some(text));
+            let path = folder.path().join("user.toml");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            assert_eq!(search(&places, None).err().map(|(code, _)| code), expected);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::{
     cli::{Args, Repeat},
     endpoint::{AddressChoice, Protocol, Server, ServicePort},
     exit::Error,
-    find::Places,
+    find::{Found, Places},
     key,
     profile::{KeySource, Named, Profile, ProfileName},
 };
@@ -60,19 +60,18 @@ pub(crate) struct Wait {
 impl Plan {
     /// Reads the profile and the key, and lets flags override what the profile says.
     pub(crate) fn new(args: &Args) -> Result<Self, Error> {
-        let profile = Places::new(args.config.clone()).profile(args.profile.as_ref())?;
+        let places = Places::new(args.config.clone());
+        let found = places.profile(args.profile.as_ref())?;
         let key_variable = std::env::var_os(KEY_FILE_VARIABLE).filter(|path| !path.is_empty());
-        Self::of(args, profile, key_variable)
-    }
-
-    fn of(
-        args: &Args,
-        named: Option<Named>,
-        key_variable: Option<OsString>,
-    ) -> Result<Self, Error> {
-        let (name, profile) = match named {
-            Some(Named { name, profile }) => (Some(name), profile),
-            None => (None, Profile::default()),
+        let (name, profile, denied) = match found {
+            Found::One(Named { name, profile }) => (Some(name), profile, None),
+            Found::None { denied } => (None, Profile::default(), denied),
+        };
+        let missing = |what: &str, flag: &str| match &name {
+            Some(name) => Error::Config(format!(
+                "profile \"{name}\" has no {what}: put it there, or give {flag}"
+            )),
+            None => places.no_profile(&format!("(and no {flag})"), &[], denied.as_deref()),
         };
         let realm = match &args.realm {
             Some(realm) => {
@@ -81,15 +80,6 @@ impl Plan {
             None => profile.realm.unwrap_or_default(),
         };
         let wait = wait(args, profile.port)?;
-        let missing = |what: &str, flag: &str| match &name {
-            Some(name) => Error::Config(format!(
-                "profile \"{name}\" has no {what}: put it there, or give {flag}"
-            )),
-            None => Error::Config(format!(
-                "there is no profile and no {flag}: `knockd client add NAME …` on the broker's host prints a profile; put it into {}",
-                Places::new(args.config.clone()),
-            )),
-        };
         let server =
             args.server.clone().or(profile.server).ok_or_else(|| missing("server", "--server"))?;
         let secret = secret(args.key_file.clone(), profile.key, key_variable)?

@@ -23,6 +23,9 @@ const MAX_LEN: u64 = 1024 * 1024;
 /// Permission bits of everybody but the owner.
 const OTHERS: u32 = 0o077;
 
+/// The user who can read and write everything anyway.
+const ROOT: u32 = 0;
+
 /// A file's text, and who else could have read or written it.
 pub(crate) struct PrivateFile {
     path: PathBuf,
@@ -88,14 +91,17 @@ impl PrivateFile {
                 self.mode & 0o7777,
             )));
         }
-        let user = nix::unistd::geteuid().as_raw();
-        if self.owner != user && self.owner != 0 {
-            return Err(Error::Permission(format!(
-                "{path} holds a key, and belongs to user {}, who can change it: chown {user} {path}",
-                self.owner,
-            )));
+        if self.owner == ROOT {
+            return Ok(());
         }
-        Ok(())
+        let user = nix::unistd::geteuid().as_raw();
+        if self.owner == user {
+            return Ok(());
+        }
+        Err(Error::Permission(format!(
+            "{path} holds a key, and belongs to user {}, who can change it: chown {user} {path}",
+            self.owner,
+        )))
     }
 }
 

@@ -193,3 +193,122 @@ impl Source<'_> {
         self.mistake(at, format!("unknown key{shown} in a profile: the known ones are {KNOWN}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn parse_text(text: &str) -> Result<Vec<Named>, Mistake> {
+        parse(text, Path::new("/etc/knock/knock.toml"))
+    }
+
+    #[test]
+    fn every_key_of_the_format_is_read() {
+        let text = format!(
+            "# comment\n[broker]\nserver = \"broker.example.com:62201\"\nkey = \"{KEY}\"\nservice = \"mqtts\"\n\
+             port = \"tcp/8883\"\naddress = \"observed\"\nopen-for = \"30s\"\nrealm = \"plant 7\"\n"
+        );
+        let profiles = parse_text(&text).unwrap();
+        let [Named { name, profile }] = profiles.as_slice() else { panic!("{profiles:?}") };
+        assert_eq!(name.to_string(), "broker");
+        assert_eq!(profile.server, "broker.example.com:62201".parse().ok());
+        assert_eq!(profile.service, "mqtts".parse().ok());
+        assert_eq!(profile.port, "tcp/8883".parse().ok());
+        assert_eq!(profile.address, Some(AddressChoice::Observed));
+        assert_eq!(profile.open_for, "30s".parse().ok());
+        assert_eq!(profile.realm, Realm::new("plant 7").ok());
+        let Some(KeySource::Inline(secret)) = &profile.key else { panic!("no key") };
+        assert!(secret.is_same(&key::parse(KEY).unwrap()));
+    }
+
+    #[test]
+    fn a_key_files_relative_name_is_beside_the_profiles_file() {
+        for (name, path) in [("key", "/etc/knock/key"), ("/run/key", "/run/key")] {
+            let profiles = parse_text(&format!("[a]\nkey-file = \"{name}\"\n")).unwrap();
+            let [Named { profile, .. }] = profiles.as_slice() else { panic!("{profiles:?}") };
+            assert!(matches!(&profile.key, Some(KeySource::File(file)) if file == Path::new(path)));
+        }
+    }
+
+    #[test]
+    fn a_file_may_hold_several_profiles_or_none() {
+        assert_eq!(parse_text("[b]\n[a]\n").unwrap().len(), 2);
+        assert_eq!(parse_text("").unwrap().len(), 0);
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line_and_what_to_write_instead() {
+        let both = format!("[a]\nkey = \"{KEY}\"\nkey-file = \"x\"\n");
+        for (text, line, part) in [
+            ("[a\n", 1, "this isn't TOML"),
+            ("[a]\nserver = broker\n", 2, "this isn't TOML"),
+            ("[a]\n[a]\n", 2, "duplicate key"),
+            ("[a]\nrealm = \"\"\nrealm = \"\"\n", 3, "duplicate key"),
+            ("server = \"x\"\n", 1, "outside of any profile"),
+            ("\n[\"my broker\"]\n", 2, "a profile's name is"),
+            ("[a]\nsever = \"x\"\n", 2, "unknown key \"sever\""),
+            ("[a]\nopen_for = \"1s\"\n", 2, "open-for and realm"),
+            ("[a.b]\nserver = \"x\"\n", 1, "unknown key \"b\""),
+            ("[a]\nserver = 1\n", 2, "put it in quotes"),
+            ("[a]\nserver = \"::1\"\n", 2, "brackets"),
+            ("[a]\nserver = \"x:0\"\n", 2, "from 1 to 65535"),
+            ("[a]\nservice = \"MQTT\"\n", 2, "1 to 16"),
+            ("[a]\nservice = \"\"\n", 2, "1 to 16"),
+            ("[a]\nport = \"8883\"\n", 2, "tcp/8883"),
+            ("[a]\nport = 8883\n", 2, "put it in quotes"),
+            ("[a]\naddress = \"127.0.0.1\"\n", 2, "loopback"),
+            ("[a]\naddress = \"any\"\n", 2, "auto, observed"),
+            ("[a]\nopen-for = \"30\"\n", 2, "such as 90s"),
+            ("[a]\nopen-for = 30\n", 2, "put it in quotes"),
+            ("[a]\nrealm = \"é\"\n", 2, "printable ASCII"),
+            ("[a]\nkey = \"c2hvcnQ=\"\n", 2, "5 bytes long"),
+            ("[a]\n\nkey = \"secret words\"\n", 3, "isn't base64"),
+            (&both, 3, "both key and key-file"),
+        ] {
+            let mistake = parse_text(text).map(|_| ()).unwrap_err();
+            assert_eq!(mistake.line, line, "{text:?}: {mistake:?}");
+            assert!(mistake.message.contains(part), "{text:?}: {mistake:?}");
+        }
+    }
+
+    #[test]
+    fn no_message_shows_any_part_of_a_key_wherever_in_the_file_it_strayed() {
+        let sound = format!("[broker]\nserver = \"x\"\nkey = \"{KEY}\"\nrealm = \"y\"\n");
+        let mut texts: Vec<String> = [
+            format!("key = \"{KEY}\"\n"),
+            format!("{KEY}\n"),
+            format!("[{KEY}]\n"),
+            format!("[\"{KEY}\"]\n"),
+            format!("[a]\n{KEY}\n"),
+            format!("[a]\n{KEY} = 1\n"),
+            format!("[a]\n\"{KEY}\" = 1\n"),
+            format!("[a]\nkey = {KEY}\n"),
+            format!("[a]\nkey = [\"{KEY}\"]\n"),
+            format!("[a]\nserver = \"{KEY}\"\n"),
+            format!("[a]\nservice = \"{KEY}\"\n"),
+            format!("[a]\nport = \"{KEY}\"\n"),
+            format!("[a]\naddress = \"{KEY}\"\n"),
+            format!("[a]\nopen-for = \"{KEY}\"\n"),
+            format!("[a]\nrealm = \"{KEY}{KEY}\"\n"),
+        ]
+        .into();
+        for at in 0..sound.len() {
+            for with in ["", "\"", "\\", "=", "[", "\n", "#", "\u{1}"] {
+                texts.push(format!("{}{with}{}", &sound[..at], &sound[at + 1..]));
+            }
+        }
+        let mut mistakes = 0;
+        for text in texts {
+            if let Err(mistake) = parse_text(&text) {
+                mistakes += 1;
+                let parts = KEY.as_bytes().windows(6);
+                for part in parts.map(|part| std::str::from_utf8(part).unwrap()) {
+                    assert!(!mistake.message.contains(part), "{text:?}: {mistake:?}");
+                }
+            }
+        }
+        assert!(mistakes > 500, "{mistakes}");
+    }
+}
