@@ -1,0 +1,132 @@
+//! One `[[client]]`.
+
+use common::{Secret, ServiceName, Timestamp};
+
+use super::{
+    allow::{network_or_wrong, values},
+    field::At,
+    keys::{ADDRESS, CLIENT_NAME, CLOCK, ENABLED, EXPIRES, FROM, KEY, SERVICES},
+    secret,
+    section::Section,
+    source::Wrong,
+};
+use crate::gate::policy::{AddressPolicy, Client, ClientName, Standing};
+
+/// What an entry says, right or wrong: its name and its key must be nobody else's in either case.
+pub(super) struct Read {
+    pub(super) name: Option<At<ClientName>>,
+    pub(super) secret: Option<At<Secret>>,
+    /// All of the entry but for these two; `None` if something in it is wrong.
+    pub(super) rest: Option<Rest>,
+}
+
+pub(super) struct Rest {
+    services: Vec<ServiceName>,
+    from: Vec<ipnet::IpNet>,
+    address: AddressPolicy,
+    expires: Option<Timestamp>,
+    standing: Standing,
+}
+
+impl Rest {
+    /// The client that the whole entry stands for.
+    pub(super) fn into_client(self, name: ClientName, secret: Secret) -> Client {
+        let Self { services, from, address, expires, standing } = self;
+        Client { name, secret, services, from, address, expires, standing }
+    }
+}
+
+/// Reads an entry. `known` is the names of the services there are; `None` if they aren't known, since
+/// they are wrong themselves.
+pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]>) -> Read {
+    let name = table.text(&CLIENT_NAME, |text| {
+        text.parse::<ClientName>().map_err(|error| {
+            Wrong::with("is nothing that a client can be called", format!("mind that {error}"))
+        })
+    });
+    let secret = table.text(&KEY, secret::parse);
+    let services = table.texts(&SERVICES, |text| service(text, known));
+    let from = table.texts(&FROM, network_or_wrong);
+    let address = table.text(&ADDRESS, |text| match text {
+        "strict" => Ok(AddressPolicy::Strict),
+        "observed" => Ok(AddressPolicy::Observed),
+        _ => Err(Wrong::new("is neither strict nor observed")),
+    });
+    let clock = table.text(&CLOCK, |text| match text {
+        "utc" => Ok(()),
+        "counter" => Err(Wrong::with(
+            "is \"counter\", which this version doesn't support",
+            "write clock = \"utc\", and give the device a clock",
+        )),
+        _ => Err(Wrong::new("is nothing that a clock can be")),
+    });
+    let expires = table.time(&EXPIRES, expiry);
+    let enabled = table.boolean(&ENABLED);
+
+    let name = table.required(&CLIENT_NAME, name);
+    let secret = table.required(&KEY, secret);
+    let services = table.required(&SERVICES, services).and_then(|list| each_once(table, list));
+    let rest = (|| {
+        clock.or(())?;
+        Some(Rest {
+            services: services?,
+            from: values(from.or(Vec::new())?.value),
+            address: address.or(AddressPolicy::Strict)?.value,
+            expires: expires.map(Some).or(None)?.value,
+            standing: match enabled.or(true)?.value {
+                true => Standing::Enabled,
+                false => Standing::Disabled,
+            },
+        })
+    })();
+    Read { name, secret, rest }
+}
+
+/// The name of a service that there is.
+fn service(text: &str, known: Option<&[ServiceName]>) -> Result<ServiceName, Wrong> {
+    let name: ServiceName = text.parse().map_err(|error| {
+        Wrong::with("has something in it that no service is called", format!("mind that {error}"))
+    })?;
+    match known {
+        Some(known) if !known.contains(&name) => {
+            let names: Vec<_> = known.iter().map(ServiceName::as_str).collect();
+            let instead = format!("write one of {}, or add it to knockd.toml", names.join(", "));
+            Err(Wrong::with("has a service in it that knockd.toml doesn't", instead))
+        }
+        _ => Ok(name),
+    }
+}
+
+fn each_once(
+    table: &mut Section<'_, '_, '_>,
+    list: At<Vec<At<ServiceName>>>,
+) -> Option<Vec<ServiceName>> {
+    if list.value.is_empty() {
+        table.wrong(&SERVICES, list.at, Wrong::new("is empty: the client could open nothing"));
+        return None;
+    }
+    let mut services: Vec<ServiceName> = Vec::with_capacity(list.value.len());
+    let mut all_right = true;
+    for At { value, at } in list.value {
+        if services.contains(&value) {
+            let wrong = Wrong::with(format!("has {value} twice"), "write it once");
+            table.wrong(&SERVICES, at, wrong);
+            all_right = false;
+        }
+        services.push(value);
+    }
+    all_right.then_some(services)
+}
+
+/// The time that an entry ends at.
+fn expiry(time: toml::value::Datetime) -> Result<Timestamp, Wrong> {
+    if time.date.is_none() || time.time.is_none() || time.offset.is_none() {
+        return Err(Wrong::new("is not a date with a time and an offset from UTC"));
+    }
+    // Both know RFC 3339, and jiff knows what the offset means.
+    let time: jiff::Timestamp =
+        time.to_string().parse().map_err(|_| Wrong::new("is not a time that there is"))?;
+    u64::try_from(time.as_millisecond())
+        .map(Timestamp::from_millis)
+        .map_err(|_| Wrong::new("is before 1970"))
+}

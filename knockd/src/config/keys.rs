@@ -1,0 +1,40 @@
+//! Every key of the configuration's files, and how a value of it is written.
+//!
+//! The examples stand in messages. What each key means is told in the commented files in `config/`.
+
+use super::field::Key;
+
+pub(super) const LISTEN: Key = Key::new("listen", r#"["[::]:62201"]"#);
+pub(super) const CLIENTS: Key = Key::new("clients", r#""clients.d""#);
+pub(super) const STATE: Key = Key::new("state", r#""/var/lib/knockd""#);
+pub(super) const CONTROL: Key = Key::new("control", r#""/run/knockd/control.sock""#);
+pub(super) const REALM: Key = Key::new("realm", r#""""#);
+pub(super) const CLOCK_SKEW: Key = Key::new("clock-skew", r#""30s""#);
+
+pub(super) const SERVICE: &str = "service";
+pub(super) const SERVICE_NAME: Key = Key::new("name", r#""mqtts""#);
+pub(super) const PORTS: Key = Key::new("ports", r#"["tcp/8883"]"#);
+pub(super) const TO: Key = Key::new("to", r#"["192.0.2.7"]"#);
+
+pub(super) const ALLOW: &str = "allow";
+pub(super) const INTERFACES: Key = Key::new("interfaces", r#"["wg0"]"#);
+pub(super) const NETWORKS: Key = Key::new("networks", r#"["192.0.2.0/24"]"#);
+
+pub(super) const GRANT: &str = "grant";
+pub(super) const OPEN_FOR: Key = Key::new("open-for", r#""30s""#);
+pub(super) const MAX: Key = Key::new("max", r#""1h""#);
+pub(super) const SESSIONS: Key = Key::new("sessions", r#""keep" or "cut""#);
+
+pub(super) const REPLAY: &str = "replay";
+pub(super) const CAPACITY: Key = Key::new("capacity", "1048576");
+pub(super) const PER_CLIENT: Key = Key::new("per-client", "131072");
+
+pub(super) const CLIENT: &str = "client";
+pub(super) const CLIENT_NAME: Key = Key::new("name", r#""press-17""#);
+pub(super) const KEY: Key = Key::new("key", r#""…", 44 characters ending in '='"#);
+pub(super) const SERVICES: Key = Key::new("services", r#"["mqtts"]"#);
+pub(super) const FROM: Key = Key::new("from", r#"["10.3.0.0/16"]"#);
+pub(super) const ADDRESS: Key = Key::new("address", r#""strict" or "observed""#);
+pub(super) const CLOCK: Key = Key::new("clock", r#""utc""#);
+pub(super) const EXPIRES: Key = Key::new("expires", "2027-12-31T00:00:00Z");
+pub(super) const ENABLED: Key = Key::new("enabled", "true");

@@ -1,0 +1,161 @@
+//! The configuration: `knockd.toml`, and the clients in the folder that it names.
+//!
+//! Text goes in and checked types come out, once: whatever is behind this room relies on them and checks
+//! nothing again. Every mistake of every file is told in one run, each with file, line, and what to
+//! write instead. There is one exception: a file that isn't TOML has just that mistake.
+//!
+//! # Security considerations
+//! - An unknown key is a mistake, so that a misspelt restriction can't be overlooked.
+//! - Files with keys that others can read or write make the configuration refused (`files`).
+//! - No key ever gets into a message (`mistake`), and the text of a file is wiped when it is read.
+//!   Where a file with keys isn't TOML, the parser makes a copy of its text that isn't wiped.
+
+use std::path::{Path, PathBuf};
+
+mod allow;
+mod clients;
+pub mod duration;
+mod entry;
+mod field;
+mod files;
+mod keys;
+mod listen;
+mod mistake;
+mod near;
+pub mod network;
+pub(crate) mod secret;
+mod section;
+mod services;
+mod settings;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use allow::{Allow, InterfaceName, InvalidInterfaceName};
+pub use listen::Listen;
+pub use mistake::{Mistake, MistakeKind, Mistakes};
+pub use settings::Environment;
+pub use source::Origin;
+
+use clients::Clients;
+use files::Guard;
+use section::Section;
+use settings::Settings;
+use source::Report;
+
+use crate::gate::policy::{Client, Policy};
+
+/// Where the configuration is unless `--config` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/knockd/knockd.toml";
+
+/// A sound configuration.
+#[derive(Clone)]
+pub struct Config {
+    /// Where knocks are received.
+    pub listen: Listen,
+    /// The folder for what must outlive the daemon.
+    pub state: PathBuf,
+    /// The path of the control socket.
+    pub control: PathBuf,
+    /// The folder that the clients' files are in.
+    pub clients_dir: PathBuf,
+    /// What the gate decides by.
+    pub policy: Policy,
+    /// Who needs no knock.
+    pub allow: Allow,
+    /// The clients, no two of one name or one key, in the order of the files' names.
+    pub clients: Vec<Client>,
+}
+
+/// Loads the configuration at this path.
+///
+/// # Errors
+/// Every [`Mistake`] in it: then nothing of it is to be used.
+pub fn load(path: &Path) -> Result<Config, Mistakes> {
+    load_located(path, &Environment::of_process()).map(|located| located.config)
+}
+
+/// A configuration, and where each of its clients is.
+pub(crate) struct Located {
+    pub(crate) config: Config,
+    /// Of the client at the same index.
+    pub(crate) origins: Vec<Origin>,
+}
+
+/// Loads a configuration in an environment, and tells where each client is.
+pub(crate) fn load_located(path: &Path, environment: &Environment) -> Result<Located, Mistakes> {
+    let mut mistakes = Vec::new();
+    let located = try_load(path, environment, &mut mistakes);
+    match (Mistakes::sorted(mistakes), located) {
+        (None, Some(located)) => Ok(located),
+        (Some(mistakes), _) => Err(mistakes),
+        // Nothing is left out without a mistake that says why; were it so, it isn't sound all the same.
+        (None, None) => {
+            let what = "it can't be understood";
+            let unknown = Mistake::of_file(
+                path,
+                MistakeKind::Content,
+                what,
+                "report this as a fault of knockd",
+            );
+            Err(Mistakes::one(unknown))
+        }
+    }
+}
+
+fn try_load(
+    path: &Path,
+    environment: &Environment,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Located> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let settings = read_settings(path, folder, environment, mistakes)?;
+
+    let policy = settings.policy;
+    let services: Option<Vec<_>> =
+        policy.as_ref().map(|policy| policy.services.iter().map(|it| it.name).collect());
+    let mut clients = Clients::new(services.as_deref());
+    if let Some(folder) = &settings.clients_dir {
+        clients.read_folder(folder, mistakes);
+    }
+    let Clients { clients, origins, .. } = clients;
+    Some(Located {
+        config: Config {
+            listen: settings.listen?,
+            state: settings.state?,
+            control: settings.control?,
+            clients_dir: settings.clients_dir?,
+            policy: policy?,
+            allow: settings.allow?,
+            clients,
+        },
+        origins,
+    })
+}
+
+/// What the main file says; `None` if there is nothing to read.
+fn read_settings(
+    path: &Path,
+    folder: &Path,
+    environment: &Environment,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Settings> {
+    let bytes = files::read(path, Guard::Settings, mistakes)?;
+    let text = match str::from_utf8(&bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            mistakes.push(clients::not_utf8(path, &bytes, error.valid_up_to()));
+            return None;
+        }
+    };
+    let mut report = Report::new(path, text, mistakes);
+    let Some(table) = report.parse(text) else {
+        // The clients are checked all the same, if they are where they are by default.
+        let clients_dir = Some(folder.join("clients.d")).filter(|folder| folder.is_dir());
+        return Some(Settings::unknown(clients_dir));
+    };
+    let mut section = Section::new(&mut report, "", &table, 0);
+    let settings = Settings::read(&mut section, folder, environment);
+    section.finish();
+    Some(settings)
+}

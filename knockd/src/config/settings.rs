@@ -1,0 +1,215 @@
+//! `knockd.toml`: everything but the clients.
+
+use std::{
+    env,
+    ffi::OsString,
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use common::Realm;
+
+use super::{
+    allow::Allow,
+    duration::{self, Written},
+    field::{Field, Key},
+    keys::{
+        ALLOW, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, OPEN_FOR, PER_CLIENT, REALM,
+        REPLAY, SESSIONS, STATE,
+    },
+    listen::Listen,
+    section::Section,
+    services,
+    source::Wrong,
+};
+use crate::gate::policy::{ClockSkew, GrantPolicy, Policy, ReplayLimits, Sessions};
+
+/// The longest that a grant can be allowed to last.
+const GRANT_LIMIT: Duration = Duration::from_hours(30 * 24);
+/// The shortest time that a door can open for.
+const GRANT_LEAST: Duration = Duration::from_secs(1);
+/// The most packets that can be remembered.
+const REPLAY_LIMIT: u32 = 16_777_216;
+/// The longest path of a Unix socket in bytes: sun_path without the zero byte at its end (unix(7)).
+const SOCKET_PATH_LIMIT: usize = 107;
+
+/// What the configuration takes from the process' environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// The folder that systemd has made for the daemon's state (systemd.exec(5), STATE_DIRECTORY).
+    pub state_directory: Option<PathBuf>,
+}
+
+impl Environment {
+    /// This process' own.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self { state_directory: env::var_os("STATE_DIRECTORY").and_then(|it| first_path(&it)) }
+    }
+}
+
+/// The first of a colon-separated list of paths.
+fn first_path(list: &OsString) -> Option<PathBuf> {
+    env::split_paths(list).next().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// What `knockd.toml` says; each part is `None` if it is wrong.
+pub(super) struct Settings {
+    pub(super) listen: Option<Listen>,
+    pub(super) state: Option<PathBuf>,
+    pub(super) control: Option<PathBuf>,
+    pub(super) clients_dir: Option<PathBuf>,
+    pub(super) policy: Option<Policy>,
+    pub(super) allow: Option<Allow>,
+}
+
+impl Settings {
+    /// Nothing known but where the clients are, if that.
+    pub(super) const fn unknown(clients_dir: Option<PathBuf>) -> Self {
+        let (listen, state, control, policy, allow) = (None, None, None, None, None);
+        Self { listen, state, control, clients_dir, policy, allow }
+    }
+
+    /// Reads them. Paths are relative to the folder that the file is in.
+    pub(super) fn read(
+        section: &mut Section<'_, '_, '_>,
+        folder: &Path,
+        environment: &Environment,
+    ) -> Self {
+        let default_state =
+            environment.state_directory.clone().unwrap_or_else(|| "/var/lib/knockd".into());
+        let listen = Listen::read(section);
+        Self {
+            state: path(section, &STATE, folder, default_state),
+            control: path(section, &CONTROL, folder, "/run/knockd/control.sock".into())
+                .and_then(|path| socket_path(section, path)),
+            clients_dir: path(section, &CLIENTS, folder, folder.join("clients.d")),
+            policy: policy(section, listen.as_ref().map(Listen::port)),
+            allow: section.table(ALLOW, Allow::read).flatten(),
+            listen,
+        }
+    }
+}
+
+fn path(
+    section: &mut Section<'_, '_, '_>,
+    key: &Key,
+    folder: &Path,
+    default: PathBuf,
+) -> Option<PathBuf> {
+    let field = section.text(key, |text| match text {
+        "" => Err(Wrong::new("is empty")),
+        text if text.contains('\0') => Err(Wrong::new("has a zero byte in it")),
+        text => Ok(folder.join(text)),
+    });
+    field.or(default).map(|path| path.value)
+}
+
+fn socket_path(section: &mut Section<'_, '_, '_>, path: PathBuf) -> Option<PathBuf> {
+    if path.as_os_str().len() <= SOCKET_PATH_LIMIT {
+        return Some(path);
+    }
+    let what =
+        format!("is longer than the {SOCKET_PATH_LIMIT} bytes that a socket's path can have");
+    let at = section.place_of(&CONTROL);
+    section.wrong(&CONTROL, at, Wrong::new(what));
+    None
+}
+
+fn policy(section: &mut Section<'_, '_, '_>, knock_port: Option<NonZeroU16>) -> Option<Policy> {
+    let realm = section.text(&REALM, |text| {
+        Realm::new(text).map_err(|error| {
+            Wrong::with("is nothing that a realm can be", format!("mind that {error}"))
+        })
+    });
+    let clock_skew = section.text(&CLOCK_SKEW, |text| {
+        let skew = duration_or_wrong(text)?;
+        ClockSkew::try_from(skew).map_err(|_| {
+            Wrong::with(
+                format!("is {}", Written(skew)),
+                format!("write a duration from 1ms to {}", Written(ClockSkew::MAX)),
+            )
+        })
+    });
+    let default_skew = ClockSkew::try_from(Duration::from_secs(30)).ok();
+    let clock_skew = match clock_skew {
+        Field::Absent => default_skew,
+        Field::Wrong => None,
+        Field::Is(skew) => Some(skew.value),
+    };
+    let services = services::read(section, knock_port);
+    let grant = section.table(GRANT, grant).flatten();
+    let replay = section.table(REPLAY, replay).flatten();
+    Some(Policy {
+        realm: realm.or(Realm::default())?.value,
+        clock_skew: clock_skew?,
+        grant: grant?,
+        services: services?,
+        replay: replay?,
+    })
+}
+
+fn duration_or_wrong(text: &str) -> Result<Duration, Wrong> {
+    duration::parse(text)
+        .map_err(|error| Wrong::with("is no duration", format!("mind that {error}")))
+}
+
+fn grant(table: &mut Section<'_, '_, '_>) -> Option<GrantPolicy> {
+    let open_for = table.text(&OPEN_FOR, |text| {
+        let open_for = duration_or_wrong(text)?;
+        match open_for {
+            _ if open_for < GRANT_LEAST => Err(Wrong::with(
+                format!(
+                    "is {}, and no door opens for less than {}",
+                    Written(open_for),
+                    Written(GRANT_LEAST)
+                ),
+                "write \"30s\"",
+            )),
+            _ => Ok(open_for),
+        }
+    });
+    let max = table.text(&MAX, |text| {
+        let max = duration_or_wrong(text)?;
+        match max {
+            _ if max < GRANT_LEAST || max > GRANT_LIMIT => {
+                let (least, limit) = (Written(GRANT_LEAST), Written(GRANT_LIMIT));
+                let what = format!("is {}, which is not from {least} to {limit}", Written(max));
+                Err(Wrong::new(what))
+            }
+            _ => Ok(max),
+        }
+    });
+    let sessions = table.text(&SESSIONS, |text| match text {
+        "keep" => Ok(Sessions::Keep),
+        "cut" => Ok(Sessions::Cut),
+        _ => Err(Wrong::new("is neither keep nor cut")),
+    });
+    let sessions = sessions.or(Sessions::Keep);
+    let at = table.place_of(&OPEN_FOR);
+    let (open_for, max) =
+        (open_for.or(Duration::from_secs(30))?.value, max.or(Duration::from_hours(1))?.value);
+    if open_for > max {
+        let (is, most) = (Written(open_for), Written(max));
+        let what = format!("is {is}, which is longer than grant.max, {most}");
+        let instead = format!("write at most open-for = \"{most}\", or a longer max");
+        table.wrong(&OPEN_FOR, at, Wrong::with(what, instead));
+        return None;
+    }
+    Some(GrantPolicy { open_for, max, sessions: sessions?.value })
+}
+
+fn replay(table: &mut Section<'_, '_, '_>) -> Option<ReplayLimits> {
+    let capacity = table.number(&CAPACITY, 1, REPLAY_LIMIT);
+    let per_client = table.number(&PER_CLIENT, 1, REPLAY_LIMIT);
+    let at = table.place_of(&PER_CLIENT);
+    let (capacity, per_client) = (capacity.or(1_048_576)?.value, per_client.or(131_072)?.value);
+    if per_client > capacity {
+        let what = format!("is {per_client}, which is more than replay.capacity, {capacity}");
+        let instead = format!("write at most per-client = {capacity}, or a larger capacity");
+        table.wrong(&PER_CLIENT, at, Wrong::with(what, instead));
+        return None;
+    }
+    Some(ReplayLimits { capacity, per_client })
+}
