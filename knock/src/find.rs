@@ -51,8 +51,8 @@ impl Places {
             None => profiles.len().checked_sub(1),
         };
         match (found, wanted) {
-            (Some(index), _) => Ok(Found::One(profiles.swap_remove(index))),
-            (None, None) => Ok(Found::None { denied }),
+            (Some(index), _) => Ok(Found { named: Some(profiles.swap_remove(index)), denied }),
+            (None, None) => Ok(Found { named: None, denied }),
             (None, Some(wanted)) => {
                 Err(self.no_profile(&format!("\"{wanted}\""), &profiles, denied.as_deref()))
             }
@@ -112,14 +112,11 @@ impl Places {
 
 /// What the search came to.
 #[derive(Debug)]
-pub(crate) enum Found {
-    /// This profile.
-    One(Named),
-    /// No profile at all, and none was asked for.
-    None {
-        /// A file that is there but not for this user to read.
-        denied: Option<PathBuf>,
-    },
+pub(crate) struct Found {
+    /// `None` if there is no profile at all, and none was asked for.
+    pub(crate) named: Option<Named>,
+    /// A file that is there but not for this user to read.
+    pub(crate) denied: Option<PathBuf>,
 }
 
 const ADVICE: &str =
@@ -192,13 +189,12 @@ mod tests {
         wanted: Option<&str>,
     ) -> Result<Option<(String, String)>, (u8, String)> {
         let wanted = wanted.map(|name| name.parse().unwrap());
-        match places.profile(wanted.as_ref()) {
-            Ok(Found::One(named)) => {
-                Ok(Some((named.name.to_string(), named.profile.server.unwrap().to_string())))
-            }
-            Ok(Found::None { .. }) => Ok(None),
-            Err(error) => Err((error.code().number(), error.to_string())),
-        }
+        let found = places
+            .profile(wanted.as_ref())
+            .map_err(|error| (error.code().number(), error.to_string()))?;
+        Ok(found
+            .named
+            .map(|named| (named.name.to_string(), named.profile.server.unwrap().to_string())))
     }
 
     const A: &str = "[a]\nserver = \"system\"\n";

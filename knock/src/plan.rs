@@ -11,7 +11,7 @@ use crate::{
     cli::{Args, Repeat},
     endpoint::{AddressChoice, Protocol, Server, ServicePort},
     exit::Error,
-    find::{Found, Places},
+    find::Places,
     key,
     profile::{KeySource, Named, Profile, ProfileName},
 };
@@ -63,15 +63,15 @@ impl Plan {
         let places = Places::new(args.config.clone());
         let found = places.profile(args.profile.as_ref())?;
         let key_variable = std::env::var_os(KEY_FILE_VARIABLE).filter(|path| !path.is_empty());
-        let (name, profile, denied) = match found {
-            Found::One(Named { name, profile }) => (Some(name), profile, None),
-            Found::None { denied } => (None, Profile::default(), denied),
+        let (name, profile) = match found.named {
+            Some(Named { name, profile }) => (Some(name), profile),
+            None => (None, Profile::default()),
         };
         let missing = |what: &str, flag: &str| match &name {
             Some(name) => Error::Config(format!(
                 "profile \"{name}\" has no {what}: put it there, or give {flag}"
             )),
-            None => places.no_profile(&format!("(and no {flag})"), &[], denied.as_deref()),
+            None => places.no_profile(&format!("(and no {flag})"), &[], found.denied.as_deref()),
         };
         let realm = match &args.realm {
             Some(realm) => {

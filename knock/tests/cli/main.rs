@@ -1,0 +1,14 @@
+//! The real binary, over loopback: every datagram is received and opened, every exit code observed.
+
+#[cfg(test)]
+mod command;
+#[cfg(test)]
+mod output;
+#[cfg(test)]
+mod packet;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod wait;
