@@ -1,2 +1,15 @@
-//! The daemon's rooms.
+//! knockd: opens a time-limited nftables door for one address, on a single authorization packet.
+//!
+//! The rooms, in the order of a packet's way: listener, gate, journal, firewall, telemetry; the daemon
+//! wires them. Imports run one way: `common` <- [`gate`] <- [`journal`], firewall, listener <- daemon.
+
+pub mod admission;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod firewall;
 pub mod gate;
+pub mod journal;
+pub mod listener;
+pub mod restore;
+pub mod telemetry;

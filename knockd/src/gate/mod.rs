@@ -1,2 +1,193 @@
 //! Every security decision, and nothing else: no clock, no input or output, no randomness.
+//!
+//! [`Gate::decide`] takes a datagram, its source and the time, and says what is to happen; the caller
+//! writes it down and makes it happen. The checks are PROTOCOL.md's ten, in their order.
+//!
+//! # Security considerations
+//! - A stranger's packet costs a look-up (an unknown tag) or two hashes (a bad mac) and changes nothing
+//!   in the gate, whatever it holds: only a packet that passes all ten checks is remembered.
+//! - The reason of a refusal is for the admin's eyes. Nothing ever goes back to the sender.
+//! - [`Grants`] keeps who holds the door open, so that one client's close, or its end, never shuts out
+//!   another behind the same address.
+
+pub mod clock;
+pub mod decision;
+pub mod directory;
+pub mod grants;
 pub mod policy;
+pub mod replay;
+
+use std::net::IpAddr;
+
+use common::{Action, ClientAddress, Datagram, Day, OpenError, Request, Timestamp, UnicastAddress};
+
+use self::{
+    clock::Now,
+    decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
+    directory::{ClientId, Directory, Entry, ServiceId, TagCollision},
+    policy::{AddressPolicy, ClockSkew, GrantPolicy},
+    replay::{NotNew, Remembered, ReplayMemory},
+};
+
+/// The one who decides.
+pub struct Gate {
+    directory: Directory,
+    replay: ReplayMemory,
+    grant: GrantPolicy,
+    skew: ClockSkew,
+}
+
+impl Gate {
+    /// A gate for these clients, with what an earlier run remembered.
+    #[must_use]
+    pub fn new(
+        directory: Directory,
+        replay: ReplayMemory,
+        grant: GrantPolicy,
+        skew: ClockSkew,
+    ) -> Self {
+        Self { directory, replay, grant, skew }
+    }
+
+    /// Makes the tags of the days around `now`, if they aren't there yet. To be called at start and
+    /// whenever the day changes. Returns the pairs of clients that share a tag on a day that is new.
+    pub fn turn_to(&mut self, now: Timestamp) -> Vec<TagCollision> {
+        match Day::of(now) {
+            Some(today) if !self.directory.is_turned_to(today) => self.directory.turn_to(today),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Decides a datagram: PROTOCOL.md, "What the daemon checks, in this order". An accepted packet is
+    /// remembered from here on; if it can't be written down, [`ReplayMemory::take_back`] undoes that.
+    pub fn decide(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Decision {
+        match self.judge(datagram, source.to_canonical(), now) {
+            Ok(accepted) => Decision::Accept(accepted),
+            Err(refusal) => Decision::Refuse(refusal),
+        }
+    }
+
+    /// The clients and services.
+    #[must_use]
+    pub const fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The memory of accepted packets.
+    #[must_use]
+    pub const fn replay(&self) -> &ReplayMemory {
+        &self.replay
+    }
+
+    /// The memory of accepted packets, to take back what could not be written down.
+    pub const fn replay_mut(&mut self) -> &mut ReplayMemory {
+        &mut self.replay
+    }
+
+    fn judge(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Result<Accepted, Refusal> {
+        let stranger = |reason| Refusal { client: None, reason };
+
+        // 1. the length
+        let datagram =
+            Datagram::parse(datagram).map_err(|part| stranger(Reason::Malformed(part)))?;
+        // 2. the tag
+        let (client, entry, day) =
+            self.directory.find(datagram.tag()).ok_or(stranger(Reason::UnknownTag))?;
+        // 3. the mac  4. the seal  5. the request
+        let known = |reason| Refusal { client: Some(client), reason };
+        let request = datagram.open(&entry.keys, day).map_err(|error| match error {
+            OpenError::BadMac => stranger(Reason::BadMac),
+            OpenError::BadSeal => known(Reason::BadSeal),
+            OpenError::Malformed(part) => known(Reason::Malformed(part)),
+        })?;
+        // 6. the timestamp
+        self.check_timestamp(request.timestamp, now.utc).map_err(known)?;
+        // 7. the client's entry and its networks
+        check_entry(entry, source, now.utc).map_err(known)?;
+        // 8. the address
+        let address = check_address(&request, entry.address, source).map_err(known)?;
+        // 9. the service
+        let services = self.check_service(&request, entry).map_err(known)?;
+        // 10. the packet is new
+        let effect = match request.action {
+            Action::Open => Effect::Open(self.grant.duration(request.open_for)),
+            Action::Close => Effect::Close,
+        };
+        let mac = datagram.mac();
+        self.check_new(mac, request.timestamp, client, now.utc)?;
+        Ok(Accepted { client, address, services, effect, mac, timestamp: request.timestamp })
+    }
+
+    fn check_timestamp(&self, stamp: Timestamp, now: Timestamp) -> Result<(), Reason> {
+        let (stamp_ms, now_ms) = (stamp.as_millis(), now.as_millis());
+        let stale = |bound| {
+            let distance = i64::try_from(stamp_ms.abs_diff(now_ms)).unwrap_or(i64::MAX);
+            let difference_ms = if stamp_ms < now_ms { -distance } else { distance };
+            Reason::Stale(Staleness { difference_ms, bound })
+        };
+        if stamp_ms.abs_diff(now_ms) > self.skew.as_millis() {
+            Err(stale(StaleBound::Skew))
+        } else if Some(stamp) <= self.replay.forgotten() {
+            Err(stale(StaleBound::Forgotten))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_service(&self, request: &Request, entry: &Entry) -> Result<Box<[ServiceId]>, Reason> {
+        let Some(name) = request.service else {
+            return match entry.services.is_empty() {
+                true => Err(Reason::ServiceNotAllowed(None)),
+                false => Ok(entry.services.clone()),
+            };
+        };
+        self.directory
+            .service_named(name)
+            .filter(|service| entry.services.contains(service))
+            .map(|service| Box::from([service]))
+            .ok_or(Reason::ServiceNotAllowed(Some(name)))
+    }
+
+    fn check_new(
+        &mut self,
+        mac: common::Mac,
+        timestamp: Timestamp,
+        client: ClientId,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let packet = Remembered { timestamp, mac, client: Some(client) };
+        self.replay.check_and_insert(packet, now).map_err(|error| Refusal {
+            client: Some(client),
+            reason: match error {
+                NotNew::Replayed => Reason::Replayed,
+                NotNew::Full => Reason::ReplayMemoryFull,
+            },
+        })
+    }
+}
+
+fn check_entry(entry: &Entry, source: IpAddr, now: Timestamp) -> Result<(), Reason> {
+    entry.check_standing(now)?;
+    if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
+        return Err(Reason::NetworkNotAllowed);
+    }
+    Ok(())
+}
+
+fn check_address(
+    request: &Request,
+    policy: AddressPolicy,
+    source: IpAddr,
+) -> Result<UnicastAddress, Reason> {
+    let (asked, address) = match (request.address, policy) {
+        (ClientAddress::Literal(asked), _) => (Some(asked), Some(asked)),
+        // A source such as fe80::1 means another host on every link: no door can be opened for it.
+        (ClientAddress::Observed, AddressPolicy::Observed) => {
+            (None, UnicastAddress::try_from(source).ok())
+        }
+        (ClientAddress::Observed, AddressPolicy::Strict) => (None, None),
+    };
+    address
+        .filter(|address| address.ip() == source)
+        .ok_or(Reason::AddressMismatch { asked, source })
+}

@@ -274,7 +274,9 @@ mod tests {
         for good in ["tcp/1", "tcp/8883", "udp/65535"] {
             assert_eq!(good.parse::<Port>().unwrap().to_string(), good);
         }
-        for bad in ["", "8883", "tcp/", "tcp/0", "tcp/65536", "tcp/+1", "TCP/1", "sctp/1", "tcp/1/2"] {
+        for bad in
+            ["", "8883", "tcp/", "tcp/0", "tcp/65536", "tcp/+1", "TCP/1", "sctp/1", "tcp/1/2"]
+        {
             assert_eq!(bad.parse::<Port>(), Err(InvalidPort), "{bad:?}");
         }
     }

@@ -1,0 +1,319 @@
+//! From decisions to open doors: what the gate accepted is written down, then opened, or else undone.
+//!
+//! # Security considerations
+//! - Nothing opens that isn't written down, and nothing is told as opened that the kernel has not
+//!   confirmed.
+//! - If the kernel refuses a batch, each packet of it is tried alone: one that can't be opened takes no
+//!   other with it.
+
+use std::{fmt, io, net::IpAddr};
+
+use crate::{
+    firewall::{Firewall, FirewallError},
+    gate::{
+        Gate,
+        clock::{Now, Uptime},
+        decision::{Accepted, Decision, Effect, Refusal},
+        directory::{ClientId, ServiceId},
+        grants::{Before, Change, Grants, Owner, TooMany},
+    },
+    journal::{
+        held::{HeldFile, StoredGrant},
+        seen::{NameHash, Record, SeenFile, Span},
+    },
+};
+
+/// What became of a datagram.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The doors are open.
+    Granted {
+        /// For whom.
+        client: ClientId,
+        /// To what.
+        services: Box<[ServiceId]>,
+        /// Until when.
+        until: Uptime,
+    },
+    /// The client's hold on the doors is over.
+    Closed {
+        /// Whose.
+        client: ClientId,
+        /// On what.
+        services: Box<[ServiceId]>,
+        /// What went wrong beside it.
+        warning: Option<Failure>,
+    },
+    /// A check failed.
+    Refused(Refusal),
+    /// Every check passed, and it could not be done.
+    Failed {
+        /// For whom.
+        client: ClientId,
+        /// What was asked for.
+        services: Box<[ServiceId]>,
+        /// What went wrong.
+        failure: Failure,
+    },
+}
+
+/// Why a packet that passed every check had no effect.
+#[derive(Debug)]
+pub enum Failure {
+    /// It could not be written down.
+    Journal(io::ErrorKind, String),
+    /// There are too many grants.
+    Grants(TooMany),
+    /// The kernel did not open the door.
+    Firewall(String),
+}
+
+impl Failure {
+    /// The failure's one name, among the reasons of a refusal.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Journal(..) => "journal-failed",
+            Self::Grants(_) => "grants-full",
+            Self::Firewall(_) => "firewall-failed",
+        }
+    }
+
+    fn journal(error: &io::Error) -> Self {
+        Self::Journal(error.kind(), error.to_string())
+    }
+
+    fn firewall(error: &FirewallError) -> Self {
+        Self::Firewall(error.to_string())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Journal(io::ErrorKind::StorageFull, error) => {
+                write!(f, "the state folder can't be written: {error}; make room on its disk")
+            }
+            Self::Journal(_, error) => write!(f, "the state folder can't be written: {error}"),
+            Self::Grants(error) => write!(f, "{error}"),
+            Self::Firewall(error) => f.write_str(error),
+        }
+    }
+}
+
+/// All that a packet goes through, from the gate to the kernel.
+pub struct Admission<F> {
+    gate: Gate,
+    grants: Grants,
+    seen: SeenFile,
+    held: HeldFile,
+    firewall: F,
+}
+
+/// An accepted packet on its way.
+struct Pending {
+    source: IpAddr,
+    accepted: Accepted,
+    undo: Vec<Before>,
+    changes: Vec<Change>,
+    failure: Option<Failure>,
+    warning: Option<Failure>,
+}
+
+impl<F: Firewall> Admission<F> {
+    /// With all that an earlier run left behind, as [`crate::restore`] makes it.
+    pub const fn new(
+        gate: Gate,
+        grants: Grants,
+        seen: SeenFile,
+        held: HeldFile,
+        firewall: F,
+    ) -> Self {
+        Self { gate, grants, seen, held, firewall }
+    }
+
+    /// The gate.
+    pub const fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The gate, to turn to another day.
+    pub const fn gate_mut(&mut self) -> &mut Gate {
+        &mut self.gate
+    }
+
+    /// The live grants.
+    pub const fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    /// Deals with a batch of datagrams that were received at `now`. `tell` hears of each what became of it:
+    /// of a refused one at once, of an accepted one when its door is open.
+    pub fn handle<'a>(
+        &mut self,
+        batch: impl Iterator<Item = (&'a [u8], IpAddr)>,
+        now: Now,
+        mut tell: impl FnMut(&Outcome, IpAddr, &Gate),
+    ) {
+        let mut pending = Vec::new();
+        for (datagram, source) in batch {
+            match self.gate.decide(datagram, source, now) {
+                Decision::Accept(accepted) => pending.push(Pending::new(source, accepted)),
+                Decision::Refuse(refusal) => tell(&Outcome::Refused(refusal), source, &self.gate),
+            }
+        }
+        if pending.is_empty() {
+            return;
+        }
+        for owner in self.grants.expire(now.uptime, self.gate.directory()) {
+            self.held.forget(&owner);
+        }
+        self.remember(&mut pending);
+        for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
+            self.hold(packet, now);
+        }
+        self.open(&mut pending, now);
+        for packet in pending {
+            let source = packet.source;
+            let outcome = self.outcome(packet, now);
+            tell(&outcome, source, &self.gate);
+        }
+    }
+
+    /// Writes down that these packets are accepted, before any effect: one write for all of them.
+    fn remember(&mut self, pending: &mut [Pending]) {
+        let directory = self.gate.directory();
+        let records: Vec<Record> = pending
+            .iter()
+            .map(|Pending { accepted, .. }| Record {
+                timestamp: accepted.timestamp,
+                mac: accepted.mac,
+                client: NameHash::of(directory.name(accepted.client).as_str()),
+            })
+            .collect();
+        if let Err(error) = self.seen.append(&records, span(&self.gate)) {
+            self.gate.replay_mut().take_back(records.len());
+            for packet in pending {
+                packet.failure = Some(Failure::journal(&error));
+            }
+        }
+    }
+
+    /// Changes who holds which door, writes that down, and collects what the kernel is to change.
+    fn hold(&mut self, packet: &mut Pending, now: Now) {
+        let Accepted { client, address, effect, .. } = packet.accepted;
+        for service in packet.accepted.services.clone() {
+            let owner = Owner { address, client, service };
+            if let Err(failure) = self.hold_one(owner, packet, now) {
+                match effect {
+                    Effect::Open(_) => {
+                        self.undo(packet);
+                        packet.failure = Some(failure);
+                        return;
+                    }
+                    // It closes all the same: only a restart of the daemon would give the grant back.
+                    Effect::Close => packet.warning = Some(failure),
+                }
+            }
+        }
+    }
+
+    fn hold_one(&mut self, owner: Owner, packet: &mut Pending, now: Now) -> Result<(), Failure> {
+        let directory = self.gate.directory();
+        let before = match packet.accepted.effect {
+            Effect::Open(duration) => self
+                .grants
+                .open(owner, now.uptime + duration, directory, &mut packet.changes)
+                .map_err(Failure::Grants)?,
+            Effect::Close => self.grants.close(owner, directory, &mut packet.changes),
+        };
+        packet.undo.push(before);
+        self.write_hold(owner).map_err(|error| Failure::journal(&error))
+    }
+
+    fn write_hold(&mut self, owner: Owner) -> io::Result<()> {
+        let Some(until) = self.grants.held_until(&owner) else { return self.held.release(&owner) };
+        let directory = self.gate.directory();
+        let grant = StoredGrant {
+            client: directory.name(owner.client).clone(),
+            address: owner.address,
+            service: directory.service(owner.service).name,
+            until,
+        };
+        self.held.hold(owner, &grant)
+    }
+
+    /// Makes the kernel follow, in one transaction for all packets; if it refuses, one for each.
+    fn open(&mut self, pending: &mut [Pending], now: Now) {
+        let all: Vec<Change> =
+            pending.iter().flat_map(|packet| packet.changes.iter().copied()).collect();
+        if all.is_empty() || self.firewall.apply(&all, now.uptime).is_ok() {
+            return;
+        }
+        for packet in pending.iter_mut().rev() {
+            self.undo(packet);
+        }
+        for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
+            self.hold(packet, now);
+            if packet.changes.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.firewall.apply(&packet.changes, now.uptime) {
+                self.undo(packet);
+                packet.failure = Some(Failure::firewall(&error));
+            }
+        }
+    }
+
+    /// Puts the grants back as they were before a packet.
+    fn undo(&mut self, packet: &mut Pending) {
+        packet.changes.clear();
+        for before in packet.undo.drain(..).rev() {
+            self.grants.undo(before, self.gate.directory());
+            // Where even this can't be written the file holds a grant that its client was entitled to.
+            let _ = self.write_hold(before.owner);
+        }
+    }
+
+    fn outcome(&self, packet: Pending, now: Now) -> Outcome {
+        let Pending { accepted, failure, warning, .. } = packet;
+        let Accepted { client, address, services, effect, .. } = accepted;
+        let held_until = |service: &ServiceId| {
+            self.grants.held_until(&Owner { address, client, service: *service })
+        };
+        match (failure, effect) {
+            (Some(failure), _) => Outcome::Failed { client, services, failure },
+            (None, Effect::Open(duration)) => Outcome::Granted {
+                until: services
+                    .iter()
+                    .filter_map(held_until)
+                    .min()
+                    .unwrap_or(now.uptime + duration),
+                client,
+                services,
+            },
+            (None, Effect::Close) => Outcome::Closed { client, services, warning },
+        }
+    }
+}
+
+impl Pending {
+    const fn new(source: IpAddr, accepted: Accepted) -> Self {
+        Self {
+            source,
+            accepted,
+            undo: Vec::new(),
+            changes: Vec::new(),
+            failure: None,
+            warning: None,
+        }
+    }
+}
+
+/// What is remembered now, as the file counts it.
+#[must_use]
+pub fn span(gate: &Gate) -> Span {
+    let replay = gate.replay();
+    let oldest = replay.oldest();
+    Span { oldest, next: oldest + replay.packets().len() as u64, forgotten: replay.forgotten() }
+}

@@ -1,0 +1,256 @@
+//! The kernel's table: puts it in, and keeps its doors.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU16,
+    time::Duration,
+};
+
+use common::UnicastAddress;
+
+use super::{
+    Firewall, FirewallError,
+    netlink::{Element, Netlink, Step},
+    nft,
+    ruleset::{DOOR4, DOOR6, Ruleset, TABLE},
+    verify::differences,
+};
+use crate::gate::{
+    clock::Uptime,
+    grants::{Change, Door},
+    policy::{Port, Protocol},
+};
+
+/// Whether the table in the kernel is the one that ought to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableState {
+    /// It is.
+    Whole,
+    /// There is none: every port that it would guard is open.
+    Missing,
+    /// It differs, in these ways.
+    Changed(Vec<String>),
+}
+
+/// Puts the table in as one transaction, keeps the doors that are open, and reads it back.
+///
+/// Where what is there can't be made into it (a chain that hooks in elsewhere, a set of another type), the
+/// table is replaced whole, its doors included, still in one transaction.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is, unless the error is
+/// [`FirewallError::ReadBack`].
+pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
+    let script = ruleset.script();
+    if let Err(refused) = nft::run(&script) {
+        if nft::list_table()?.is_none() {
+            return Err(refused);
+        }
+        let doors = Kernel::open()?.doors().unwrap_or_default();
+        nft::run(&format!("delete table {TABLE}\n{script}{}", door_elements(&doors)))?;
+    }
+    match state(ruleset)? {
+        TableState::Whole => Ok(()),
+        TableState::Missing => Err(FirewallError::ReadBack("it is gone".to_owned())),
+        TableState::Changed(differences) => Err(FirewallError::ReadBack(differences.join("; "))),
+    }
+}
+
+/// Compares the table in the kernel with the one that ought to be there.
+///
+/// # Errors
+/// [`FirewallError`] if that can't be read.
+pub fn state(ruleset: &Ruleset) -> Result<TableState, FirewallError> {
+    let Some(listing) = nft::list_table()? else { return Ok(TableState::Missing) };
+    let mut differences = differences(ruleset, &listing);
+    if differences.is_empty() {
+        differences.extend(fixed_differences(ruleset)?);
+    }
+    Ok(if differences.is_empty() { TableState::Whole } else { TableState::Changed(differences) })
+}
+
+/// Takes the table out of the kernel; says what it guarded, or `None` if it wasn't there.
+///
+/// # Errors
+/// [`FirewallError`] if it is still there.
+pub fn remove() -> Result<Option<Guarded>, FirewallError> {
+    if nft::list_table()?.is_none() {
+        return Ok(None);
+    }
+    let guarded = guarded().unwrap_or_default();
+    nft::run(&format!("delete table {TABLE}\n"))?;
+    Ok(Some(guarded))
+}
+
+/// What a table guards, in the kernel's own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// Ports of this host.
+    pub local: Vec<Port>,
+    /// Addresses and ports behind this host.
+    pub routed: Vec<(IpAddr, Port)>,
+    /// How many doors were open in it.
+    pub open_doors: usize,
+}
+
+fn guarded() -> Result<Guarded, FirewallError> {
+    let mut kernel = Kernel::open()?;
+    let open_doors = kernel.doors()?.len();
+    let mut read = |set| kernel.netlink.dump(set).map_err(FirewallError::Netlink);
+    let local = read("protected")?.iter().filter_map(|element| read_port(&element.key)).collect();
+    let mut routed = Vec::new();
+    for set in ["routed4", "routed6"] {
+        routed.extend(read(set)?.iter().filter_map(|element| read_key(&element.key)));
+    }
+    Ok(Guarded { local, routed, open_doors })
+}
+
+/// Compares the sets whose contents follow from the configuration.
+fn fixed_differences(ruleset: &Ruleset) -> Result<Vec<String>, FirewallError> {
+    use super::ruleset::Contents;
+
+    let guarded = guarded()?;
+    let local = guarded.local.iter().map(|port| format!("{} . {}", port.protocol, port.number));
+    let routed = |of_family: fn(&IpAddr) -> bool| {
+        let elements = guarded.routed.iter().filter(move |(to, _)| of_family(to));
+        elements.map(|(to, port)| format!("{to} . {} . {}", port.protocol, port.number))
+    };
+    let mut differences = Vec::new();
+    for set in &ruleset.sets {
+        let Contents::Fixed(expected) = &set.contents else { continue };
+        let mut found: Vec<String> = match set.name {
+            "protected" => local.clone().collect(),
+            "routed4" => routed(IpAddr::is_ipv4).collect(),
+            _ => routed(IpAddr::is_ipv6).collect(),
+        };
+        found.sort();
+        if found != *expected {
+            differences.push(format!(
+                "set {} holds {{ {} }} and ought to hold {{ {} }}",
+                set.name,
+                found.join(", "),
+                expected.join(", ")
+            ));
+        }
+    }
+    Ok(differences)
+}
+
+/// The script that puts doors into a table that is made anew.
+fn door_elements(doors: &[(Door, Duration)]) -> String {
+    doors
+        .iter()
+        .map(|(door, left)| {
+            format!(
+                "add element {TABLE} {} {{ {} . {} . {} timeout {}ms }}\n",
+                set_of(door),
+                door.address,
+                door.port.protocol,
+                door.port.number,
+                left.as_millis().max(1)
+            )
+        })
+        .collect()
+}
+
+/// The doors in the kernel.
+pub struct Kernel {
+    netlink: Netlink,
+}
+
+impl Kernel {
+    /// Opens the way to the kernel's sets.
+    ///
+    /// # Errors
+    /// [`FirewallError::Netlink`]
+    pub fn open() -> Result<Self, FirewallError> {
+        Ok(Self { netlink: Netlink::open().map_err(FirewallError::Netlink)? })
+    }
+}
+
+/// Doors changed in one transaction: what three elements each for as many takes stays below the size
+/// of a netlink socket's send buffer (net.core.wmem_default, 212,992 bytes).
+const DOORS_PER_TRANSACTION: usize = 1024;
+
+impl Firewall for Kernel {
+    fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
+        // The kernel refuses to delete an element twice; the last word on a door is the one that counts.
+        let last: BTreeMap<Door, Option<Uptime>> =
+            changes.iter().map(|change| (change.door, change.until)).collect();
+        let last: Vec<(Door, Option<Uptime>)> = last.into_iter().collect();
+        for changes in last.chunks(DOORS_PER_TRANSACTION) {
+            self.netlink.transact(steps(changes, now)).map_err(FirewallError::Refused)?;
+        }
+        Ok(())
+    }
+
+    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
+        let mut doors = Vec::new();
+        for set in [DOOR4, DOOR6] {
+            for element in self.netlink.dump(set).map_err(FirewallError::Netlink)? {
+                let Some((address, port)) = read_key(&element.key) else { continue };
+                let Ok(address) = UnicastAddress::try_from(address) else { continue };
+                doors.push((Door { address, port }, element.timeout.unwrap_or_default()));
+            }
+        }
+        Ok(doors)
+    }
+}
+
+/// Add, delete, add: only so is a timeout renewed on kernels before 6.12, where adding what is there does
+/// nothing and says so to nobody; and deleting what isn't there fails everything.
+fn steps(changes: &[(Door, Option<Uptime>)], now: Uptime) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for set in [DOOR4, DOOR6] {
+        let of_set = || changes.iter().filter(move |(door, _)| set_of(door) == set);
+        let all: Vec<Element> = of_set()
+            .map(|(door, until)| {
+                element(door, until.map_or(Duration::from_secs(1), |until| until.since(now)))
+            })
+            .collect();
+        if all.is_empty() {
+            continue;
+        }
+        let opened: Vec<Element> = of_set()
+            .filter_map(|(door, until)| Some(element(door, (*until)?.since(now))))
+            .collect();
+        steps.extend([Step::Add(all.clone()), Step::Delete(all)]);
+        if !opened.is_empty() {
+            steps.push(Step::Add(opened));
+        }
+    }
+    steps
+}
+
+fn set_of(door: &Door) -> &'static str {
+    match door.address.ip() {
+        IpAddr::V4(_) => DOOR4,
+        IpAddr::V6(_) => DOOR6,
+    }
+}
+
+fn element(door: &Door, timeout: Duration) -> Element {
+    let mut key = match door.address.ip() {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let [high, low] = door.port.number.get().to_be_bytes();
+    key.extend_from_slice(&[door.port.protocol.number(), 0, 0, 0, high, low, 0, 0]);
+    Element { set: set_of(door), key, timeout: Some(timeout) }
+}
+
+fn read_key(key: &[u8]) -> Option<(IpAddr, Port)> {
+    let (address, port) = key.split_at_checked(key.len().checked_sub(8)?)?;
+    let address = match address.len() {
+        4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(address).ok()?)),
+        _ => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?)),
+    };
+    Some((address, read_port(port)?))
+}
+
+fn read_port(key: &[u8]) -> Option<Port> {
+    let [protocol, _, _, _, high, low, _, _] = *<&[u8; 8]>::try_from(key).ok()?;
+    let number = NonZeroU16::new(u16::from_be_bytes([high, low]))?;
+    Some(Port { protocol: Protocol::from_number(protocol)?, number })
+}

@@ -1,0 +1,52 @@
+//! The firewall's twin in memory, for tests: doors with an end, and faults on demand.
+
+use std::{collections::BTreeMap, io, time::Duration};
+
+use super::{Firewall, FirewallError};
+use crate::gate::{
+    clock::Uptime,
+    grants::{Change, Door},
+};
+
+/// Doors in memory.
+#[derive(Debug, Default)]
+pub struct MemoryFirewall {
+    doors: BTreeMap<Door, Uptime>,
+    now: Option<Uptime>,
+    fault: Option<io::ErrorKind>,
+}
+
+impl MemoryFirewall {
+    /// Makes every transaction from now on fail; `None` makes them succeed again.
+    pub const fn fail_with(&mut self, fault: Option<io::ErrorKind>) {
+        self.fault = fault;
+    }
+
+    /// Whether a door is open at this time.
+    #[must_use]
+    pub fn is_open(&self, door: &Door, now: Uptime) -> bool {
+        self.doors.get(door).is_some_and(|until| now < *until)
+    }
+}
+
+impl Firewall for MemoryFirewall {
+    fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
+        if let Some(kind) = self.fault {
+            return Err(FirewallError::Refused(kind.into()));
+        }
+        self.now = Some(now);
+        for change in changes {
+            match change.until {
+                Some(until) => self.doors.insert(change.door, until),
+                None => self.doors.remove(&change.door),
+            };
+        }
+        Ok(())
+    }
+
+    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
+        let now = self.now.unwrap_or(Uptime::from_millis(0));
+        let open = self.doors.iter().filter(|(_, until)| **until > now);
+        Ok(open.map(|(door, until)| (*door, until.since(now))).collect())
+    }
+}

@@ -1,0 +1,66 @@
+//! The door in the kernel: one nftables table, `inet knockd`, and nobody else's.
+//!
+//! [`ruleset`] says what the table is; [`nft`] puts it in as one transaction and reads it back;
+//! [`netlink`] writes the elements, which are all that changes when somebody knocks.
+//!
+//! # Security considerations
+//! - The table drops early, before destination NAT and before any other table could accept: what others
+//!   accept afterwards doesn't matter, and what they drop stays dropped.
+//! - It stays when the daemon ends. Grants are elements with timeouts, so that the kernel ends them
+//!   whether a daemon lives or not.
+//! - A set of doors has a default timeout: no element is ever without an end.
+
+pub mod kernel;
+pub mod memory;
+pub mod netlink;
+pub mod nft;
+pub mod ruleset;
+pub mod verify;
+
+use std::{io, time::Duration};
+
+use crate::gate::{
+    clock::Uptime,
+    grants::{Change, Door},
+};
+
+/// Opens and shuts doors.
+pub trait Firewall {
+    /// Makes all of these changes, or none.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if it made none.
+    fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError>;
+
+    /// The doors that are open, and for how long yet.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if that can't be read.
+    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError>;
+}
+
+/// Why the kernel's table can't be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// The kernel refused a transaction; none of it took effect.
+    #[error("the kernel refused to change table inet knockd: {0}{hint}", hint = hint(.0))]
+    Refused(io::Error),
+    /// The kernel can't be asked.
+    #[error("netlink: {0}{hint}", hint = hint(.0))]
+    Netlink(io::Error),
+    /// The program `nft` can't be run, or failed.
+    #[error("nft: {0}")]
+    Nft(String),
+    /// The table that the kernel holds isn't the one that was put in.
+    #[error("the table read back from the kernel is not the one that was put in: {0}")]
+    ReadBack(String),
+}
+
+/// What to do about an error of the kernel's.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; this needs CAP_NET_ADMIN: run it as root",
+        io::ErrorKind::NotFound => "; is the table there? see `knockd firewall status`",
+        _ => "",
+    }
+}

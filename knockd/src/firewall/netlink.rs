@@ -1,0 +1,235 @@
+//! Set elements over netlink: one transaction for all that a batch of knocks changes.
+//!
+//! Message layouts: include/uapi/linux/netfilter/{nfnetlink,nf_tables}.h.
+
+use std::{io, time::Duration};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
+        SetElementMessage,
+    },
+    none::ControlMessage,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+use super::ruleset::TABLE_NAME;
+
+/// NFNL_SUBSYS_NFTABLES: which subsystem a batch is for.
+const SUBSYSTEM_NFTABLES: u16 = 10;
+/// MSG_DONTWAIT (include/linux/socket.h).
+const DONT_WAIT: i32 = 0x40;
+/// Elements in one message: an attribute's length has 16 bits.
+const ELEMENTS_PER_MESSAGE: usize = 512;
+/// What a receive can bring at most: the kernel fills dumps in pages of up to 32 KiB.
+const RECEIVE_LEN: usize = 64 * 1024;
+
+/// One element of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    /// The name of its set.
+    pub set: &'static str,
+    /// Its key, each field padded to four bytes.
+    pub key: Vec<u8>,
+    /// How long it stays (when written), or stays yet (when read); `None` for a set without timeouts.
+    pub timeout: Option<Duration>,
+}
+
+/// One step of a transaction.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Adds elements of one set; one that is there stays as it is.
+    Add(Vec<Element>),
+    /// Deletes elements of one set, all of which must be there.
+    Delete(Vec<Element>),
+}
+
+/// A socket to the kernel's nftables.
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens a socket in this process's network namespace.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // Without it every error would bring the whole message back and fill the receive buffer.
+        socket.set_cap_ack(true)?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Does all of these steps in one transaction, or none.
+    ///
+    /// # Errors
+    /// The first error that the kernel reports; nothing took effect then.
+    pub fn transact(&mut self, steps: Vec<Step>) -> io::Result<()> {
+        let mut batch = Vec::new();
+        self.put(&mut batch, NLM_F_REQUEST, ControlMessage::BatchBegin);
+        let mut awaited = 0;
+        for step in steps {
+            let (elements, flags, message): (_, _, fn(SetElementMessage) -> NfTablesMessage) =
+                match step {
+                    Step::Add(elements) => {
+                        (elements, NLM_F_REQUEST | NLM_F_CREATE, NfTablesMessage::NewSetElement)
+                    }
+                    Step::Delete(elements) => {
+                        (elements, NLM_F_REQUEST, NfTablesMessage::DeleteSetElement)
+                    }
+                };
+            for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
+                awaited = self.put(&mut batch, flags | NLM_F_ACK, message(set_elements(chunk)));
+            }
+        }
+        self.put(&mut batch, NLM_F_REQUEST, ControlMessage::BatchEnd);
+        self.socket.send(&batch, 0)?;
+        self.verdict(awaited)
+    }
+
+    /// The elements of a set.
+    ///
+    /// # Errors
+    /// What the kernel says; `NotFound` if the table or the set isn't there.
+    pub fn dump(&mut self, set: &'static str) -> io::Result<Vec<Element>> {
+        let mut request = Vec::new();
+        let attributes =
+            vec![SetElementList::Table(TABLE_NAME.to_owned()), SetElementList::Set(set.to_owned())];
+        let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        self.put(&mut request, NLM_F_REQUEST | NLM_F_DUMP, message);
+        self.socket.send(&request, 0)?;
+        let mut elements = Vec::new();
+        loop {
+            for message in self.receive(0)? {
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(elements),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::InnerMessage(NetfilterMessage {
+                        inner:
+                            NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)),
+                        ..
+                    }) => elements.extend(read_elements(set, message)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Appends a message to a batch and returns its sequence number.
+    fn put(
+        &mut self,
+        batch: &mut Vec<u8>,
+        flags: u16,
+        message: impl Into<NetfilterMessageInner>,
+    ) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let inner = message.into();
+        let (family, resource) = match inner {
+            NetfilterMessageInner::None(_) => (NetfilterProtoFamily::Unspec, SUBSYSTEM_NFTABLES),
+            _ => (NetfilterProtoFamily::Inet, 0),
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, resource), inner);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+        message.finalize();
+        let start = batch.len();
+        batch.resize(start + message.buffer_len(), 0);
+        if let Some(place) = batch.get_mut(start..) {
+            message.serialize(place);
+        }
+        self.sequence
+    }
+
+    /// Reads the kernel's answers to a batch. It has answered all of it before send(2) returned, and
+    /// acknowledges the last message even if an earlier one has failed the whole.
+    fn verdict(&self, last: u32) -> io::Result<()> {
+        let mut first_error = None;
+        loop {
+            for message in self.receive(DONT_WAIT)? {
+                let NetlinkPayload::Error(error) = message.payload else { continue };
+                if error.code.is_some() {
+                    first_error.get_or_insert(error.to_io());
+                }
+                if message.header.sequence_number == last {
+                    return first_error.map_or(Ok(()), Err);
+                }
+            }
+        }
+    }
+
+    fn receive(&self, flags: i32) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
+        let mut buffer = Vec::with_capacity(RECEIVE_LEN);
+        self.socket.recv(&mut buffer, flags)?;
+        let mut messages = Vec::new();
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            let message =
+                NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?;
+            // Messages are aligned to four bytes (include/uapi/linux/netlink.h, NLMSG_ALIGN).
+            let length =
+                usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+}
+
+fn set_elements(elements: &[Element]) -> SetElementMessage {
+    let list = elements
+        .iter()
+        .map(|element| {
+            let mut attributes =
+                vec![SetElementAttribute::Key(DataAttribute::Value(element.key.clone()))];
+            if let Some(timeout) = element.timeout {
+                // Zero would mean "never" to the kernel.
+                let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+                attributes.push(SetElementAttribute::Timeout(millis));
+            }
+            ListAttribute::Element(attributes)
+        })
+        .collect();
+    let set = elements.first().map_or("", |element| element.set);
+    SetElementMessage {
+        attributes: vec![
+            SetElementList::Table(TABLE_NAME.to_owned()),
+            SetElementList::Set(set.to_owned()),
+            SetElementList::Elements(list),
+        ],
+    }
+}
+
+fn read_elements(set: &'static str, message: SetElementMessage) -> impl Iterator<Item = Element> {
+    let lists = message.attributes.into_iter().filter_map(|attribute| match attribute {
+        SetElementList::Elements(list) => Some(list),
+        _ => None,
+    });
+    lists.flatten().filter_map(move |element| {
+        let ListAttribute::Element(attributes) = element else { return None };
+        let mut key = None;
+        let mut timeout = None;
+        for attribute in attributes {
+            match attribute {
+                SetElementAttribute::Key(DataAttribute::Value(bytes)) => key = Some(bytes),
+                SetElementAttribute::Expiration(millis) => {
+                    timeout = Some(Duration::from_millis(millis))
+                }
+                _ => {}
+            }
+        }
+        Some(Element { set, key: key?, timeout })
+    })
+}

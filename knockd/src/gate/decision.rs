@@ -1,0 +1,180 @@
+//! What the gate says of a datagram.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use common::{Mac, ServiceName, Timestamp, UnicastAddress};
+
+use super::directory::{ClientId, ServiceId};
+
+/// What is to happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a decision that nobody acts on opens nothing and tells nobody"]
+pub enum Decision {
+    /// The packet passed all ten checks and is now remembered.
+    Accept(Accepted),
+    /// The packet failed one of them, and nothing is to happen.
+    Refuse(Refusal),
+}
+
+/// A packet that passed all ten checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "an accepted packet must be written down before anything opens"]
+pub struct Accepted {
+    /// Who sent it.
+    pub client: ClientId,
+    /// The address that the door is for.
+    pub address: UnicastAddress,
+    /// The services, at least one.
+    pub services: Box<[ServiceId]>,
+    /// What is to happen to the door.
+    pub effect: Effect,
+    /// What the packet is remembered by.
+    pub mac: Mac,
+    /// What the packet was stamped with: how long it must be remembered follows from it.
+    pub timestamp: Timestamp,
+}
+
+/// What is to happen to the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Open it for this long.
+    Open(Duration),
+    /// End the client's own grant.
+    Close,
+}
+
+/// A packet that failed a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose packet it is; `None` for a stranger's, whose mac did not verify.
+    pub client: Option<ClientId>,
+    /// The first check that it failed.
+    pub reason: Reason,
+}
+
+/// The check that a packet failed. Each has one name ([`Reason::name`]), the same in events, metrics
+/// and documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Step 1 or 5: not as the format has it.
+    Malformed(common::Malformed),
+    /// Step 2: the tag is no client's on any day that could be meant.
+    UnknownTag,
+    /// Step 3: the mac does not match.
+    BadMac,
+    /// Step 4: the mac matches and the seal does not open.
+    BadSeal,
+    /// Step 6: stamped too long ago, or too far ahead.
+    Stale(Staleness),
+    /// Step 7: the client's entry is switched off.
+    ClientDisabled,
+    /// Step 7: the client's entry has ended.
+    ClientExpired,
+    /// Step 7: the source is in none of the client's networks.
+    NetworkNotAllowed,
+    /// Step 8: the address asked for is not the datagram's source, or the client must name it and did not.
+    AddressMismatch {
+        /// The address in the packet; `None` if it asks for the source.
+        asked: Option<UnicastAddress>,
+        /// The source of the datagram.
+        source: IpAddr,
+    },
+    /// Step 9: there is no such service, or the client may not open it.
+    ServiceNotAllowed(Option<ServiceName>),
+    /// Step 10: accepted before.
+    Replayed,
+    /// Step 10: the memory against replays is full, so that the packet could not be remembered.
+    ReplayMemoryFull,
+}
+
+/// By how much a packet's stamp missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staleness {
+    /// The packet's stamp less the daemon's clock, in milliseconds: negative for a device whose clock is
+    /// slow, or for a packet that is old.
+    pub difference_ms: i64,
+    /// What it is measured against.
+    pub bound: StaleBound,
+}
+
+/// What a stale packet's stamp was measured against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaleBound {
+    /// The allowed skew.
+    Skew,
+    /// The newest stamp that could have been forgotten: nothing at or below it is accepted.
+    Forgotten,
+}
+
+impl Reason {
+    /// The reason's one name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed",
+            Self::UnknownTag => "unknown-tag",
+            Self::BadMac => "bad-mac",
+            Self::BadSeal => "bad-seal",
+            Self::Stale(_) => "stale",
+            Self::ClientDisabled => "client-disabled",
+            Self::ClientExpired => "client-expired",
+            Self::NetworkNotAllowed => "network-not-allowed",
+            Self::AddressMismatch { .. } => "address-mismatch",
+            Self::ServiceNotAllowed(_) => "service-not-allowed",
+            Self::Replayed => "replayed",
+            Self::ReplayMemoryFull => "replay-memory-full",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    /// The reason in words, with what an admin needs to mend it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(part) => write!(f, "{part}"),
+            Self::UnknownTag => f.write_str("the tag is no client's"),
+            Self::BadMac => f.write_str("the mac does not match"),
+            Self::BadSeal => f.write_str("the seal does not open"),
+            Self::Stale(staleness) => write!(f, "{staleness}"),
+            Self::ClientDisabled => f.write_str("the client is disabled"),
+            Self::ClientExpired => f.write_str("the client's entry has expired"),
+            Self::NetworkNotAllowed => {
+                f.write_str("the source is in none of the client's networks")
+            }
+            Self::AddressMismatch { asked: Some(asked), source } => {
+                write!(f, "the packet is for {asked} and came from {source}")
+            }
+            Self::AddressMismatch { asked: None, source } => {
+                write!(
+                    f,
+                    "the packet is for whatever source it has ({source}), which this client's entry does not allow"
+                )
+            }
+            Self::ServiceNotAllowed(Some(service)) => {
+                write!(f, "there is no service {service} that the client may open")
+            }
+            Self::ServiceNotAllowed(None) => f.write_str("the client may open no service"),
+            Self::Replayed => f.write_str("the packet was accepted before"),
+            Self::ReplayMemoryFull => f.write_str("the memory against replays is full"),
+        }
+    }
+}
+
+impl fmt::Display for Staleness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sign, millis) =
+            (if self.difference_ms < 0 { '-' } else { '+' }, self.difference_ms.unsigned_abs());
+        write!(
+            f,
+            "the stamp is {sign}{}.{:03} s off the daemon's clock",
+            millis / 1000,
+            millis % 1000
+        )?;
+        match self.bound {
+            StaleBound::Skew => Ok(()),
+            StaleBound::Forgotten => {
+                f.write_str(", and packets of that time may have been accepted and forgotten")
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Who holds which door open, and until when.
+//!
+//! An owner (client, address, service) holds the doors of its service's ports; a door stays open for
+//! as long as any owner holds it. This is the truth that the kernel's sets are made to match.
+//!
+//! # Security considerations
+//! - A door's time is max(old, new): only its owners' closing shortens it, so that no packet, and no
+//!   neighbour behind the same address, shuts anybody out.
+//! - A door is by address and port. Services that share a port must lead to the same place, which the
+//!   configuration checks.
+//! - At most [`Grants::MAX`] owners: then nobody new is let in. What is held stays held.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use common::UnicastAddress;
+
+use super::{
+    clock::Uptime,
+    directory::{ClientId, Directory, ServiceId},
+    policy::Port,
+};
+
+/// Who holds doors open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Owner {
+    /// The address that the doors are for. First, so that one address's owners stand side by side.
+    pub address: UnicastAddress,
+    /// The client that knocked.
+    pub client: ClientId,
+    /// The service whose ports are open.
+    pub service: ServiceId,
+}
+
+/// A door: one element of the kernel's sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Door {
+    /// The address that it is open for.
+    pub address: UnicastAddress,
+    /// The port that it leads to.
+    pub port: Port,
+}
+
+/// What is to become of a door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The door.
+    pub door: Door,
+    /// Until when it is open; `None` to shut it now.
+    pub until: Option<Uptime>,
+}
+
+/// How an owner stood before a change, to undo it by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "without it the change can't be undone"]
+pub struct Before {
+    /// The owner that was changed.
+    pub owner: Owner,
+    /// Until when it held its doors; `None` if it held none.
+    pub until: Option<Uptime>,
+}
+
+/// There are [`Grants::MAX`] owners already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} grants are held, and no more fit", Grants::MAX)]
+pub struct TooMany;
+
+/// All grants that are live.
+#[derive(Default)]
+pub struct Grants {
+    owners: BTreeMap<Owner, Uptime>,
+    ends: BTreeSet<(Uptime, Owner)>,
+    doors: HashMap<Door, Uptime>,
+}
+
+impl Grants {
+    /// The most owners that can hold doors at once; also the size of each of the kernel's sets.
+    pub const MAX: usize = 1 << 20;
+
+    /// Lets an owner hold its service's doors until then, or for as long as it does, whichever is longer.
+    /// The changes that follow for the kernel go to `changes`.
+    ///
+    /// # Errors
+    /// [`TooMany`] if there is no room for another owner.
+    pub fn open(
+        &mut self,
+        owner: Owner,
+        until: Uptime,
+        directory: &Directory,
+        changes: &mut Vec<Change>,
+    ) -> Result<Before, TooMany> {
+        let before = self.owners.get(&owner).copied();
+        if before.is_none() && self.owners.len() >= Self::MAX {
+            return Err(TooMany);
+        }
+        if before.is_none_or(|held| held < until) {
+            self.set(owner, Some(until));
+        }
+        for port in &directory.service(owner.service).ports {
+            let door = Door { address: owner.address, port: *port };
+            let open_until = self.doors.entry(door).or_insert(until);
+            *open_until = until.max(*open_until);
+            changes.push(Change { door, until: Some(*open_until) });
+        }
+        Ok(Before { owner, until: before })
+    }
+
+    /// Ends an owner's hold. Doors that others hold stay open for as long as those do.
+    pub fn close(
+        &mut self,
+        owner: Owner,
+        directory: &Directory,
+        changes: &mut Vec<Change>,
+    ) -> Before {
+        let before = self.owners.get(&owner).copied();
+        if before.is_some() {
+            self.set(owner, None);
+            self.settle(owner, directory, changes);
+        }
+        Before { owner, until: before }
+    }
+
+    /// Undoes a change that did not come to pass. What the kernel then holds is unchanged.
+    pub fn undo(&mut self, before: Before, directory: &Directory) {
+        self.set(before.owner, before.until);
+        self.settle(before.owner, directory, &mut Vec::new());
+    }
+
+    /// Lets go of the owners whose time is over; the kernel has shut their doors by itself.
+    pub fn expire(&mut self, now: Uptime, directory: &Directory) -> Vec<Owner> {
+        let mut expired = Vec::new();
+        while let Some((_, owner)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
+            self.set(owner, None);
+            for port in &directory.service(owner.service).ports {
+                let door = Door { address: owner.address, port: *port };
+                if self.doors.get(&door).is_some_and(|end| *end <= now) {
+                    self.doors.remove(&door);
+                }
+            }
+            expired.push(owner);
+        }
+        expired
+    }
+
+    /// Who holds doors, and until when.
+    pub fn owners(&self) -> impl ExactSizeIterator<Item = (&Owner, &Uptime)> {
+        self.owners.iter()
+    }
+
+    /// Which doors are open, and until when.
+    pub fn doors(&self) -> impl ExactSizeIterator<Item = (&Door, &Uptime)> {
+        self.doors.iter()
+    }
+
+    /// Until when a door is open; `None` if it is shut.
+    #[must_use]
+    pub fn open_until(&self, door: &Door) -> Option<Uptime> {
+        self.doors.get(door).copied()
+    }
+
+    /// Until when an owner holds its doors.
+    #[must_use]
+    pub fn held_until(&self, owner: &Owner) -> Option<Uptime> {
+        self.owners.get(owner).copied()
+    }
+
+    fn set(&mut self, owner: Owner, until: Option<Uptime>) {
+        let before = match until {
+            Some(until) => self.owners.insert(owner, until),
+            None => self.owners.remove(&owner),
+        };
+        if let Some(before) = before {
+            self.ends.remove(&(before, owner));
+        }
+        if let Some(until) = until {
+            self.ends.insert((until, owner));
+        }
+    }
+
+    /// Makes the doors of an owner's service follow from those who still hold them.
+    fn settle(&mut self, owner: Owner, directory: &Directory, changes: &mut Vec<Change>) {
+        for port in &directory.service(owner.service).ports {
+            let door = Door { address: owner.address, port: *port };
+            let until = self.longest_hold(door, directory);
+            match until {
+                Some(until) => self.doors.insert(door, until),
+                None => self.doors.remove(&door),
+            };
+            changes.push(Change { door, until });
+        }
+    }
+
+    fn longest_hold(&self, door: Door, directory: &Directory) -> Option<Uptime> {
+        let first =
+            Owner { address: door.address, client: ClientId::FIRST, service: ServiceId::FIRST };
+        self.owners
+            .range(first..)
+            .take_while(|(owner, _)| owner.address == door.address)
+            .filter(|(owner, _)| directory.service(owner.service).ports.contains(&door.port))
+            .map(|(_, until)| *until)
+            .max()
+    }
+}

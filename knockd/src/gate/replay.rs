@@ -1,0 +1,167 @@
+//! The memory of accepted packets: none is accepted twice. PROTOCOL.md, step 10 and "What is remembered".
+//!
+//! # Security considerations
+//! - Only authentic, fresh packets from the right address reach this memory, so that nobody without a
+//!   key can fill it. One client fills its own share (`replay.per-client`) and nobody else's.
+//! - A false "new" would let a captured packet open the door: packets are compared by their whole mac,
+//!   and one is forgotten only when its stamp can no longer pass step 6. The newest stamp ever forgotten
+//!   is kept, and nothing at or below it is accepted, so that a clock set back makes no packet new again.
+//! - When the memory is full, packets are refused. Nothing that must be remembered is ever evicted.
+//!
+//! Cost per remembered packet: about 130 bytes. Forgetting goes by the order of acceptance, so that a
+//! packet may be remembered for up to twice the allowed skew.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use common::{Mac, Timestamp};
+
+use super::{
+    directory::ClientId,
+    policy::{ClockSkew, ReplayLimits},
+};
+
+/// An accepted packet, as it is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// What it was stamped with.
+    pub timestamp: Timestamp,
+    /// What tells it from all others.
+    pub mac: Mac,
+    /// Who sent it; `None` if its client is no longer in the directory.
+    pub client: Option<ClientId>,
+}
+
+/// Why a packet can't be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotNew {
+    /// It was accepted before.
+    Replayed,
+    /// It could not be remembered.
+    Full,
+}
+
+/// Accepted packets in the order of their acceptance, numbered from 0 without a gap.
+pub struct ReplayMemory {
+    limits: ReplayLimits,
+    skew: ClockSkew,
+    order: VecDeque<Remembered>,
+    macs: HashSet<Mac>,
+    shares: HashMap<ClientId, u32>,
+    /// Number of the first packet in `order`.
+    oldest: u64,
+    forgotten: Option<Timestamp>,
+}
+
+impl ReplayMemory {
+    /// A memory with nothing in it, which takes no packet stamped at or before `forgotten`.
+    #[must_use]
+    pub fn new(limits: ReplayLimits, skew: ClockSkew, forgotten: Option<Timestamp>) -> Self {
+        Self {
+            limits,
+            skew,
+            order: VecDeque::new(),
+            macs: HashSet::new(),
+            shares: HashMap::new(),
+            oldest: 0,
+            forgotten,
+        }
+    }
+
+    /// Takes back what an earlier run of the daemon had accepted, oldest first.
+    ///
+    /// Beyond the capacity (which the admin may have lowered) the oldest are forgotten, and with them
+    /// every stamp up to theirs.
+    pub fn restore(&mut self, packets: impl IntoIterator<Item = Remembered>) {
+        for packet in packets {
+            if self.macs.insert(packet.mac) {
+                self.count(packet.client);
+                self.order.push_back(packet);
+            }
+            if self.order.len() > self.capacity() {
+                self.forget_oldest();
+            }
+        }
+    }
+
+    /// Step 10, one atomic check-and-insert: remembers the packet if it is new.
+    ///
+    /// # Errors
+    /// [`NotNew`] says why it must not be accepted.
+    pub fn check_and_insert(&mut self, packet: Remembered, now: Timestamp) -> Result<(), NotNew> {
+        if self.macs.contains(&packet.mac) {
+            return Err(NotNew::Replayed);
+        }
+        self.forget_stale(now);
+        let share = packet.client.and_then(|client| self.shares.get(&client)).copied().unwrap_or(0);
+        if self.order.len() >= self.capacity() || share >= self.limits.per_client {
+            return Err(NotNew::Full);
+        }
+        self.macs.insert(packet.mac);
+        self.count(packet.client);
+        self.order.push_back(packet);
+        Ok(())
+    }
+
+    /// Takes back the last `count` packets, which could not be written down and so were not accepted.
+    pub fn take_back(&mut self, count: usize) {
+        for _ in 0..count {
+            if let Some(packet) = self.order.pop_back() {
+                self.drop_traces(packet);
+            }
+        }
+    }
+
+    /// The newest stamp ever forgotten: nothing stamped at or before it is accepted.
+    #[must_use]
+    pub const fn forgotten(&self) -> Option<Timestamp> {
+        self.forgotten
+    }
+
+    /// The number of the oldest packet remembered, counted from the first one ever taken.
+    #[must_use]
+    pub const fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    /// The packets remembered, oldest first.
+    pub fn packets(&self) -> impl DoubleEndedIterator<Item = &Remembered> + ExactSizeIterator {
+        self.order.iter()
+    }
+
+    /// Forgets, in the order of acceptance, what step 6 would refuse by now.
+    fn forget_stale(&mut self, now: Timestamp) {
+        let still_fresh = now.as_millis().saturating_sub(self.skew.as_millis());
+        while self.order.front().is_some_and(|first| first.timestamp.as_millis() < still_fresh) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(packet) = self.order.pop_front() {
+            self.oldest += 1;
+            self.forgotten = self.forgotten.max(Some(packet.timestamp));
+            self.drop_traces(packet);
+        }
+    }
+
+    fn drop_traces(&mut self, packet: Remembered) {
+        self.macs.remove(&packet.mac);
+        let Some(client) = packet.client else { return };
+        if let Some(share) = self.shares.get_mut(&client) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&client);
+            }
+        }
+    }
+
+    fn count(&mut self, client: Option<ClientId>) {
+        if let Some(client) = client {
+            *self.shares.entry(client).or_insert(0) += 1;
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        usize::try_from(self.limits.capacity).unwrap_or(usize::MAX)
+    }
+}

@@ -1,0 +1,287 @@
+//! The file of accepted packets. PROTOCOL.md, "What is remembered, and what if it can't be".
+//!
+//! A header and a ring of fixed-size records. Records are written first, then the header that counts
+//! them: what the header doesn't count was never acted on, so that a torn end is no damage, and a file
+//! that is cut anywhere holds fewer records than its header counts. The ring has as many places as
+//! packets can be remembered (`replay.capacity`), and starts anew whenever nothing is: the file cleans
+//! itself, and never grows beyond 64 bytes for each.
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind, Read as _},
+    os::unix::fs::FileExt as _,
+};
+
+use common::{Mac, Timestamp};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    BootId, DaemonId, StateError, StateFolder, Writer,
+    codec::{Decoder, Encoder},
+    replace,
+};
+
+/// The file's name in the state folder.
+pub const FILE_NAME: &str = "seen";
+
+const MAGIC: &[u8; 16] = b"knockd seen v1\0\0";
+const HEADER_LEN: usize = 128;
+const RECORD_LEN: usize = 64;
+
+/// Stands for a client's name in a record: the first 8 bytes of its SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NameHash(u64);
+
+impl NameHash {
+    /// The hash of a client's name.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let digest: [u8; 32] = Sha256::digest(name).into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+/// An accepted packet, as the file holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What it was stamped with.
+    pub timestamp: Timestamp,
+    /// What tells it from all others.
+    pub mac: Mac,
+    /// Whose it is.
+    pub client: NameHash,
+}
+
+/// What is remembered at one moment: which packets, by their numbers, and the newest stamp forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Number of the oldest packet remembered.
+    pub oldest: u64,
+    /// Number that the next packet gets.
+    pub next: u64,
+    /// The newest stamp ever forgotten.
+    pub forgotten: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    writer: Writer,
+    capacity: u64,
+    /// Number of the packet in the ring's first place.
+    base: u64,
+    span: Span,
+}
+
+impl Header {
+    fn to_bytes(self) -> [u8; HEADER_LEN] {
+        let forgotten = self.span.forgotten.map_or([0; 9], |stamp| {
+            let [a, b, c, d, e, f, g, h] = stamp.as_millis().to_be_bytes();
+            [1, a, b, c, d, e, f, g, h]
+        });
+        Encoder::new()
+            .put(MAGIC)
+            .put(&self.writer.boot.0)
+            .put(&self.writer.daemon.0)
+            .put(&self.capacity.to_be_bytes())
+            .put(&self.base.to_be_bytes())
+            .put(&self.span.oldest.to_be_bytes())
+            .put(&self.span.next.to_be_bytes())
+            .put(&forgotten)
+            .finish()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut decoder = Decoder::new(bytes)?;
+        if decoder.take::<16>()? != *MAGIC {
+            return None;
+        }
+        let writer = Writer { boot: BootId(decoder.take()?), daemon: DaemonId(decoder.take()?) };
+        let (capacity, base) = (decoder.take_u64()?, decoder.take_u64()?);
+        let (oldest, next) = (decoder.take_u64()?, decoder.take_u64()?);
+        let forgotten = match decoder.take::<1>()? {
+            [0] => None,
+            _ => Some(Timestamp::from_millis(decoder.take_u64()?)),
+        };
+        let is_sound =
+            capacity > 0 && base <= oldest && oldest <= next && next - oldest <= capacity;
+        is_sound.then_some(Self { writer, capacity, base, span: Span { oldest, next, forgotten } })
+    }
+
+    /// Where a packet's record stands in the file.
+    fn offset(&self, number: u64) -> u64 {
+        HEADER_LEN as u64 + (number - self.base) % self.capacity * RECORD_LEN as u64
+    }
+}
+
+fn encode(number: u64, record: &Record) -> [u8; RECORD_LEN] {
+    Encoder::new()
+        .put(&number.to_be_bytes())
+        .put(&record.timestamp.as_millis().to_be_bytes())
+        .put(&record.client.0.to_be_bytes())
+        .put(record.mac.as_bytes())
+        .finish()
+}
+
+fn decode(bytes: &[u8]) -> Option<(u64, Record)> {
+    let mut decoder = Decoder::new(bytes)?;
+    let number = decoder.take_u64()?;
+    let timestamp = Timestamp::from_millis(decoder.take_u64()?);
+    let client = NameHash(decoder.take_u64()?);
+    let mac = Mac::from_bytes(decoder.take()?);
+    Some((number, Record { timestamp, mac, client }))
+}
+
+/// What an earlier run left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Whether it can be relied on to be whole.
+    pub condition: Condition,
+    /// The accepted packets that could be read, oldest first.
+    pub packets: Vec<Record>,
+    /// The newest stamp that was ever forgotten, if that could be read.
+    pub forgotten: Option<Timestamp>,
+}
+
+/// Whether the file can be relied on to hold every packet that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It can.
+    Intact,
+    /// There is none.
+    Missing,
+    /// It was written before a reboot, and not synced.
+    EarlierBoot,
+    /// It isn't as it was written.
+    Damaged(Damage),
+}
+
+/// What is wrong with a damaged file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The first bytes are none of a header.
+    #[error("its header is not one of ours")]
+    Header,
+    /// Packets that the header counts are missing or unreadable.
+    #[error("{missing} of {counted} packets in it can't be read")]
+    Records {
+        /// How many.
+        missing: u64,
+        /// Of how many that the header counts.
+        counted: u64,
+    },
+}
+
+/// Reads what an earlier run left behind.
+///
+/// # Errors
+/// If there is a file and it can't be read at all.
+pub fn load(folder: &StateFolder, boot: BootId) -> Result<Found, StateError> {
+    let path = folder.seen();
+    let mut bytes = Vec::new();
+    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => Ok(parse(&bytes, boot)),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Ok(Found { condition: Condition::Missing, packets: Vec::new(), forgotten: None })
+        }
+        Err(error) => Err(StateError::Io { path, error }),
+    }
+}
+
+/// Reads a file's content. No content whatever makes it panic.
+#[must_use]
+pub fn parse(bytes: &[u8], boot: BootId) -> Found {
+    let Some(header) = bytes.get(..HEADER_LEN).and_then(Header::from_bytes) else {
+        let condition = Condition::Damaged(Damage::Header);
+        return Found { condition, packets: Vec::new(), forgotten: None };
+    };
+    let read = |number| {
+        let start = usize::try_from(header.offset(number)).ok()?;
+        let (found, record) = decode(bytes.get(start..start.checked_add(RECORD_LEN)?)?)?;
+        (found == number).then_some(record)
+    };
+    let counted = header.span.next - header.span.oldest;
+    // A header may lie about how many there are, but no more fit than the file has places for.
+    let places = (bytes.len() / RECORD_LEN) as u64;
+    let first_read = header.span.oldest.max(header.span.next.saturating_sub(places));
+    let packets: Vec<Record> = (first_read..header.span.next).filter_map(read).collect();
+    let missing = counted - packets.len() as u64;
+    let condition = if missing > 0 {
+        Condition::Damaged(Damage::Records { missing, counted })
+    } else if header.writer.boot != boot {
+        Condition::EarlierBoot
+    } else {
+        Condition::Intact
+    };
+    Found { condition, packets, forgotten: header.span.forgotten }
+}
+
+/// The file, open for more packets.
+#[derive(Debug)]
+pub struct SeenFile {
+    file: File,
+    header: Header,
+}
+
+impl SeenFile {
+    /// Puts a new file with these packets, numbered from `span.oldest`, in the old one's place.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn create(
+        folder: &StateFolder,
+        writer: Writer,
+        capacity: u32,
+        span: Span,
+        packets: impl IntoIterator<Item = Record>,
+    ) -> Result<Self, StateError> {
+        let header =
+            Header { writer, capacity: u64::from(capacity).max(1), base: span.oldest, span };
+        let mut content = header.to_bytes().to_vec();
+        for (number, packet) in (span.oldest..).zip(packets) {
+            content.extend_from_slice(&encode(number, &packet));
+        }
+        Ok(Self { file: replace(&folder.seen(), &content)?, header })
+    }
+
+    /// Writes packets behind the others: one write of records (two where the ring wraps), one of the
+    /// header. `span` is what is remembered with them.
+    ///
+    /// # Errors
+    /// If they could not be written. None of them counts then, whatever stands in the file.
+    pub fn append(&mut self, packets: &[Record], span: Span) -> io::Result<()> {
+        let count = packets.len() as u64;
+        let first = span.next - count;
+        let mut header = Header { span, ..self.header };
+        if span.oldest == first {
+            header.base = first;
+        }
+        // Records about to be overwritten must not be counted by the header that a crash would leave.
+        if header.base != self.header.base
+            || span.next - self.header.span.oldest > self.header.capacity
+        {
+            self.write_header(Header { span: Span { next: first, ..span }, ..header })?;
+        }
+        let until_wrap = header.capacity - (first - header.base) % header.capacity;
+        let split = packets.len().min(usize::try_from(until_wrap).unwrap_or(usize::MAX));
+        let (before_wrap, after_wrap) = packets.split_at(split);
+        self.write_records(&header, first, before_wrap)?;
+        self.write_records(&header, first + split as u64, after_wrap)?;
+        self.write_header(header)
+    }
+
+    fn write_records(&self, header: &Header, first: u64, packets: &[Record]) -> io::Result<()> {
+        if packets.is_empty() {
+            return Ok(());
+        }
+        let bytes: Vec<u8> =
+            (first..).zip(packets).flat_map(|(number, packet)| encode(number, packet)).collect();
+        self.file.write_all_at(&bytes, header.offset(first))
+    }
+
+    fn write_header(&mut self, header: Header) -> io::Result<()> {
+        self.file.write_all_at(&header.to_bytes(), 0)?;
+        self.header = header;
+        Ok(())
+    }
+}

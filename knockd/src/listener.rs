@@ -1,0 +1,178 @@
+//! Receives knocks: some hundred datagrams in one system call, each with its source.
+//!
+//! # Security considerations
+//! - Nothing is ever sent.
+//! - A datagram longer than a packet is cut off one byte behind it, so that its length still shows that
+//!   it is none; memory is what was set aside at start, whatever arrives.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSliceMut},
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsRawFd as _, OwnedFd},
+    task::Poll,
+};
+
+use common::DATAGRAM_LEN;
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, recvmmsg,
+        setsockopt, socket, sockopt,
+    },
+};
+use tokio::{io::Interest, net::UdpSocket};
+
+/// Datagrams taken in one system call at most.
+const BATCH: usize = 256;
+/// One byte more than a packet has: enough to see that a datagram is too long.
+const BUFFER_LEN: usize = DATAGRAM_LEN + 1;
+/// Room for the packets of a whole fleet that comes back at once: the kernel counts some 768 bytes for
+/// each, so that this holds more than 20,000 until the daemon gets to them.
+const RECEIVE_BUFFER: usize = 16 << 20;
+
+/// The sockets that knocks come in at.
+pub struct Listener {
+    sockets: Vec<UdpSocket>,
+    /// Where to look first, so that no socket starves another.
+    turn: usize,
+    headers: MultiHeaders<SockaddrStorage>,
+    buffers: Vec<[u8; BUFFER_LEN]>,
+    /// Length and source of each datagram of the batch.
+    received: Vec<(usize, IpAddr)>,
+}
+
+/// Why an address can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on udp {address}: {error}{hint}", hint = hint(.error))]
+pub struct ListenError {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program has this port: see `ss -ulpn`",
+        io::ErrorKind::AddrNotAvailable => "; this host doesn't have that address (listen = …)",
+        io::ErrorKind::Unsupported => "; where IPv6 is off, write listen = [\"0.0.0.0:62201\"]",
+        io::ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+impl Listener {
+    /// Binds a socket to each of these addresses. Call it inside a tokio runtime.
+    ///
+    /// `[::]` takes IPv4 as well, unless an IPv4 address is listed beside it.
+    ///
+    /// # Errors
+    /// [`ListenError`] names the address.
+    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, ListenError> {
+        let has_ipv4 = addresses.iter().any(SocketAddr::is_ipv4);
+        let sockets = addresses
+            .iter()
+            .map(|address| {
+                open(*address, has_ipv4).map_err(|error| ListenError { address: *address, error })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            sockets,
+            turn: 0,
+            headers: MultiHeaders::preallocate(BATCH, None),
+            buffers: vec![[0; BUFFER_LEN]; BATCH],
+            received: Vec::with_capacity(BATCH),
+        })
+    }
+
+    /// Waits for datagrams and takes as many as there are, up to a batch. Nothing is lost if it is
+    /// dropped while it waits.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub async fn receive(&mut self) -> io::Result<impl Iterator<Item = (&[u8], IpAddr)>> {
+        loop {
+            let at = self.readable().await?;
+            if self.take_batch(at)? {
+                break;
+            }
+        }
+        Ok(self.buffers.iter().zip(&self.received).map(|(buffer, (length, source))| {
+            (buffer.get(..*length).unwrap_or(buffer.as_slice()), *source)
+        }))
+    }
+
+    /// The index of a socket that has something.
+    async fn readable(&mut self) -> io::Result<usize> {
+        let (sockets, turn) = (&self.sockets, self.turn);
+        let at = poll_fn(|context| {
+            let in_turn = sockets.iter().enumerate().cycle().skip(turn).take(sockets.len());
+            for (at, socket) in in_turn {
+                if let Poll::Ready(ready) = socket.poll_recv_ready(context) {
+                    return Poll::Ready(ready.map(|()| at));
+                }
+            }
+            Poll::Pending
+        })
+        .await?;
+        self.turn = (at + 1) % self.sockets.len();
+        Ok(at)
+    }
+
+    /// Takes a batch from a socket; false if there was nothing after all.
+    fn take_batch(&mut self, at: usize) -> io::Result<bool> {
+        self.received.clear();
+        let Some(socket) = self.sockets.get(at) else { return Ok(false) };
+        let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+            self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let result = socket.try_io(Interest::READABLE, || {
+            let batch = recvmmsg(
+                socket.as_raw_fd(),
+                &mut self.headers,
+                slices.iter_mut(),
+                MsgFlags::MSG_DONTWAIT,
+                None,
+            )?;
+            self.received.extend(batch.map(|message| (message.bytes, source(message.address))));
+            Ok(())
+        });
+        match result {
+            Ok(()) => Ok(true),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A datagram's source; the kernel always gives one of the socket's family.
+fn source(address: Option<SockaddrStorage>) -> IpAddr {
+    let of_ipv4 =
+        address.and_then(|address| address.as_sockaddr_in().map(|from| IpAddr::V4(from.ip())));
+    let of_ipv6 =
+        address.and_then(|address| address.as_sockaddr_in6().map(|from| IpAddr::V6(from.ip())));
+    of_ipv4.or(of_ipv6).unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).to_canonical()
+}
+
+fn open(address: SocketAddr, has_ipv4: bool) -> io::Result<UdpSocket> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let socket: OwnedFd =
+        socket(family, SockType::Datagram, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6V6Only, &has_ipv4)?;
+    }
+    // Beyond net.core.rmem_max with CAP_NET_ADMIN, up to it without.
+    if let Err(Errno::EPERM) = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    UdpSocket::from_std(socket.into())
+}

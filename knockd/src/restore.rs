@@ -1,0 +1,180 @@
+//! What an earlier run of the daemon left behind, taken up again at start.
+//!
+//! # Security considerations
+//! - Where the file of accepted packets can't be relied on, nothing stamped at or before *start + skew* is
+//!   accepted: a packet that was accepted before is stamped earlier than that.
+//! - A door in the kernel that no live grant stands for is shut; a live grant's door that is missing is
+//!   opened again, for the time that is left of it.
+
+use std::collections::HashMap;
+
+use common::Timestamp;
+
+use crate::{
+    admission::{Admission, span},
+    firewall::{Firewall, FirewallError},
+    gate::{
+        Gate,
+        clock::Now,
+        directory::{ClientId, Directory},
+        grants::{Change, Door, Grants, Owner},
+        policy::Policy,
+        replay::{Remembered, ReplayMemory},
+    },
+    journal::{
+        StateError, StateFolder, Writer,
+        held::{self, HeldFile, StoredGrant},
+        seen::{self, Condition, NameHash, Record, SeenFile},
+    },
+};
+
+/// What was found, to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Whether the file of accepted packets could be relied on.
+    pub seen: Condition,
+    /// How many packets are remembered.
+    pub packets: usize,
+    /// Nothing stamped at or before this is accepted.
+    pub forgotten: Option<Timestamp>,
+    /// Whether the file of grants could be read.
+    pub grants: GrantsCondition,
+    /// How many grants are live.
+    pub live: usize,
+    /// How many of the doors in the kernel had to be changed to match them.
+    pub mended: usize,
+}
+
+/// Whether the file of grants could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantsCondition {
+    /// It could, or there was none to read.
+    Sound,
+    /// It isn't as it was written: grants that were live are over.
+    Damaged,
+}
+
+/// Why an earlier run can't be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The state folder can't be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The kernel's doors can't be read or changed.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+}
+
+/// Takes up what an earlier run left behind in this folder.
+///
+/// # Errors
+/// [`RestoreError`]; then the daemon must not start.
+pub fn restore<F: Firewall>(
+    policy: &Policy,
+    directory: Directory,
+    folder: &StateFolder,
+    writer: Writer,
+    mut firewall: F,
+    now: Now,
+) -> Result<(Admission<F>, Restored), RestoreError> {
+    let found = seen::load(folder, writer.boot)?;
+    let forgotten = match found.condition {
+        Condition::Intact => found.forgotten,
+        Condition::Missing | Condition::EarlierBoot | Condition::Damaged(_) => {
+            let start = now.utc.as_millis().saturating_add(policy.clock_skew.as_millis());
+            found.forgotten.max(Some(Timestamp::from_millis(start)))
+        }
+    };
+    let ids = directory.clients_by_name();
+    let mut replay = ReplayMemory::new(policy.replay, policy.clock_skew, forgotten);
+    replay.restore(remembered(&found.packets, &ids));
+
+    let (stored, condition) = match held::load(&folder.held(), writer.boot)? {
+        held::Found::Grants(grants) => (grants, GrantsCondition::Sound),
+        held::Found::None => (Vec::new(), GrantsCondition::Sound),
+        held::Found::Damaged => (Vec::new(), GrantsCondition::Damaged),
+    };
+    let mut grants = Grants::default();
+    let mut live = Vec::new();
+    for stored in stored.into_iter().filter(|stored| stored.until > now.uptime) {
+        let Some(owner) = owner(&stored, &directory, &ids, now) else { continue };
+        if grants.open(owner, stored.until, &directory, &mut Vec::new()).is_ok() {
+            live.push((owner, stored));
+        }
+    }
+    let restored = Restored {
+        seen: found.condition,
+        packets: replay.packets().len(),
+        forgotten: replay.forgotten(),
+        grants: condition,
+        live: live.len(),
+        mended: mend(&mut firewall, &grants, now)?,
+    };
+    drop(ids);
+
+    let gate = Gate::new(directory, replay, policy.grant, policy.clock_skew);
+    let seen = write_seen(&gate, &found.packets, folder, writer, policy)?;
+    let held = HeldFile::create(folder, writer, live)?;
+    Ok((Admission::new(gate, grants, seen, held, firewall), restored))
+}
+
+fn remembered(
+    packets: &[Record],
+    ids: &HashMap<&str, ClientId>,
+) -> impl Iterator<Item = Remembered> {
+    let by_hash: HashMap<NameHash, ClientId> =
+        ids.iter().map(|(name, client)| (NameHash::of(name), *client)).collect();
+    packets.iter().map(move |packet| Remembered {
+        timestamp: packet.timestamp,
+        mac: packet.mac,
+        client: by_hash.get(&packet.client).copied(),
+    })
+}
+
+/// A new file with what is remembered, each packet under its client's name even if that client is gone.
+fn write_seen(
+    gate: &Gate,
+    found: &[Record],
+    folder: &StateFolder,
+    writer: Writer,
+    policy: &Policy,
+) -> Result<SeenFile, StateError> {
+    let by_mac: HashMap<_, _> = found.iter().map(|record| (record.mac, *record)).collect();
+    let records = gate.replay().packets().filter_map(|packet| by_mac.get(&packet.mac).copied());
+    SeenFile::create(folder, writer, policy.replay.capacity, span(gate), records)
+}
+
+/// The owner that a stored grant stands for, if it still may hold its doors.
+fn owner(
+    stored: &StoredGrant,
+    directory: &Directory,
+    ids: &HashMap<&str, ClientId>,
+    now: Now,
+) -> Option<Owner> {
+    let client = *ids.get(stored.client.as_str())?;
+    let service = directory.service_named(stored.service)?;
+    let entry = directory.entry(client)?;
+    (entry.check_standing(now.utc).is_ok() && entry.services.contains(&service)).then_some(Owner {
+        address: stored.address,
+        client,
+        service,
+    })
+}
+
+/// Makes the kernel's doors those of the live grants. Returns how many had to be changed.
+fn mend(firewall: &mut impl Firewall, grants: &Grants, now: Now) -> Result<usize, FirewallError> {
+    let open: HashMap<Door, _> = firewall.doors()?.into_iter().collect();
+    let stray = open
+        .keys()
+        .filter(|door| grants.open_until(door).is_none())
+        .map(|door| Change { door: *door, until: None });
+    let missing = grants
+        .doors()
+        .filter(|(door, _)| !open.contains_key(door))
+        .map(|(door, until)| Change { door: *door, until: Some(*until) });
+    let changes: Vec<Change> = stray.chain(missing).collect();
+    if !changes.is_empty() {
+        firewall.apply(&changes, now.uptime)?;
+    }
+    Ok(changes.len())
+}

@@ -1,0 +1,129 @@
+//! What happened, told: one event for each decision that matters, with the same fields everywhere.
+//!
+//! | field | content |
+//! | --- | --- |
+//! | `client` | the client's name; missing for strangers |
+//! | `source` | where the datagram came from |
+//! | `service` | the services, separated by commas |
+//! | `decision` | `granted`, `closed` or `refused` |
+//! | `reason` | why it was refused: a name that never changes |
+//! | `expires` | when the grant ends, RFC 3339 in UTC |
+//!
+//! Under systemd the events go to the journal, each field prefixed with `KNOCKD_` and in capitals; elsewhere
+//! to stderr. `KNOCKD_LOG` (error, warn, info, debug) says how much is told; info unless given.
+//!
+//! # Security considerations
+//! - What strangers send is told at debug only, so that nobody without a key can fill a disk with lines.
+//! - No field holds a byte of a datagram, and no name that isn't in the configuration.
+
+use std::{io, net::IpAddr, os::unix::fs::MetadataExt as _};
+
+use common::Timestamp;
+use tracing::{Level, debug, error, info, level_filters::LevelFilter};
+use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use crate::{
+    admission::{Failure, Outcome},
+    gate::{
+        clock::Now,
+        decision::Refusal,
+        directory::{Directory, ServiceId},
+    },
+};
+
+/// Sends events to the journal when systemd runs this process, and to stderr otherwise.
+///
+/// # Errors
+/// A value of `KNOCKD_LOG` that is no level, or a journal that can't be reached.
+pub fn start() -> io::Result<()> {
+    let level = match std::env::var("KNOCKD_LOG") {
+        Ok(level) => level.parse::<Level>().map_err(|_| {
+            io::Error::other(format!("KNOCKD_LOG={level}: write error, warn, info or debug"))
+        })?,
+        Err(_) => Level::INFO,
+    };
+    let level = LevelFilter::from_level(level);
+    let registry = tracing_subscriber::registry();
+    if stderr_is_the_journal() {
+        let journal = tracing_journald::layer()?
+            .with_field_prefix(Some("KNOCKD".to_owned()))
+            .with_syslog_identifier("knockd".to_owned());
+        registry.with(journal.with_filter(level)).init();
+    } else {
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(false)
+            .with_target(false);
+        registry.with(lines.with_filter(level)).init();
+    }
+    Ok(())
+}
+
+/// Whether stderr is connected to the journal: systemd.exec(5), `$JOURNAL_STREAM`.
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+/// Tells how a datagram was dealt with.
+pub fn report(outcome: &Outcome, source: IpAddr, directory: &Directory, now: Now) {
+    match outcome {
+        Outcome::Granted { client, services, until, .. } => info!(
+            client = %directory.name(*client),
+            %source,
+            service = %names(services, directory),
+            decision = "granted",
+            expires = %rfc3339(now.utc_of(*until)),
+            "door opened"
+        ),
+        Outcome::Closed { client, services, .. } => info!(
+            client = %directory.name(*client),
+            %source,
+            service = %names(services, directory),
+            decision = "closed",
+            "door closed"
+        ),
+        Outcome::Refused(Refusal { client: Some(client), reason }) => info!(
+            client = %directory.name(*client),
+            %source,
+            decision = "refused",
+            reason = reason.name(),
+            "{reason}"
+        ),
+        Outcome::Refused(Refusal { client: None, reason }) => {
+            debug!(%source, decision = "refused", reason = reason.name(), "{reason}");
+        }
+        Outcome::Failed { client, services, failure } => error!(
+            client = %directory.name(*client),
+            %source,
+            service = %names(services, directory),
+            decision = "refused",
+            reason = failure.name(),
+            "{failure}"
+        ),
+    }
+    if let Outcome::Closed { warning: Some(failure), client, .. } = outcome {
+        warn_of(failure, directory.name(*client).as_str());
+    }
+}
+
+fn warn_of(failure: &Failure, client: &str) {
+    error!(client = %client, reason = failure.name(), "{failure}");
+}
+
+fn names(services: &[ServiceId], directory: &Directory) -> String {
+    let names: Vec<String> =
+        services.iter().map(|service| directory.service(*service).name.to_string()).collect();
+    names.join(",")
+}
+
+/// A timestamp as people and tools read it, in UTC to the second; in milliseconds if it is beyond what a
+/// calendar holds.
+#[must_use]
+pub fn rfc3339(timestamp: Timestamp) -> String {
+    i64::try_from(timestamp.as_millis() / 1000)
+        .ok()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok())
+        .map_or_else(|| format!("{} ms", timestamp.as_millis()), |time| time.to_string())
+}
