@@ -1,1 +1,46 @@
-//! e2e
+//! A small internet for end-to-end tests: hosts that are network namespaces, joined by a wire, with
+//! the real `knockd`, `knock`, nftables, mosquitto and nmap running on them.
+//!
+//! Works as root and as an ordinary user: everything happens inside a user namespace of its own, so
+//! nothing here can touch the machine's own firewall, network or processes. When a [`World`] goes,
+//! by `Drop`, by panic or because the test was killed, everything in it goes too.
+//!
+//! From the bottom up:
+//!
+//! - [`process`] runs commands, [`until`] waits for conditions instead of sleeping,
+//! - [`world`] and [`topology`] make the hosts, [`wire`] makes raw packets for the `packet` tool,
+//! - [`binaries`] builds the programs under test,
+//! - [`probe`], [`capture`], [`echo`], [`mosquitto`] and [`foreign`] are the real parts around them,
+//! - [`door`] is `knockd` with its configuration and its devices,
+//! - [`story`] tells the demo.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test harness fails by panicking, with a message that says what it was doing"
+)]
+
+pub mod binaries;
+pub mod capture;
+pub mod door;
+pub mod echo;
+pub mod foreign;
+pub mod mosquitto;
+pub mod probe;
+pub mod process;
+pub mod story;
+pub mod topology;
+pub mod until;
+pub mod wire;
+pub mod world;
+
+pub use capture::Capture;
+pub use door::{Daemon, Device, Door, Settings};
+pub use echo::{Echo, Talk};
+pub use foreign::Foreign;
+pub use mosquitto::Mosquitto;
+pub use probe::State;
+pub use process::{Output, Process};
+pub use until::until;
+pub use world::{Host, World};

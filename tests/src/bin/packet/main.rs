@@ -1,0 +1,170 @@
+//! A tool for the end-to-end tests: serves, connects, and sends what no honest program sends.
+//! Everything it does is bounded in count and time.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's tool fails by panicking, with a message that says what it was doing"
+)]
+
+mod serve;
+mod sniff;
+mod talk;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use e2e::wire::{Segment, tcp_flags, udp_packet};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// The most packets that one run sends.
+const MOST: u32 = 100_000;
+
+#[derive(Parser)]
+enum Command {
+    /// Echo server on ports such as tcp/8883 and udp/5683; the line "reset" is answered with a RST.
+    Serve { ports: Vec<String> },
+    /// Connects, sends each line of standard input, prints what comes back.
+    Talk {
+        protocol: String,
+        to: SocketAddr,
+        #[arg(long, default_value_t = 0)]
+        from_port: u16,
+    },
+    /// Prints each IP packet that passes by: source address, a space, the packet in hex.
+    Sniff {
+        /// Only packets from these addresses.
+        #[arg(long)]
+        from: Vec<IpAddr>,
+        /// Only UDP datagrams to this port.
+        #[arg(long)]
+        udp_port: Option<u16>,
+        /// Stop after so many.
+        #[arg(long)]
+        count: Option<u32>,
+    },
+    /// Says in nmap's words what one TCP connection finds.
+    Probe { to: SocketAddr },
+    #[command(flatten)]
+    Raw(Raw),
+}
+
+#[derive(Subcommand)]
+enum Raw {
+    /// Sends TCP segments without data.
+    Tcp {
+        #[arg(long)]
+        from: SocketAddr,
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        flags: String,
+        #[arg(long, default_value_t = 1_000)]
+        seq: u32,
+        #[arg(long, default_value_t = 2_000)]
+        ack: u32,
+        /// Cut in two inside the TCP header.
+        #[arg(long)]
+        fragments: bool,
+    },
+    /// Sends UDP datagrams; with --from, with a forged source.
+    Udp {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        from: Option<SocketAddr>,
+        #[arg(long, conflicts_with = "size")]
+        hex: Option<String>,
+        /// So many zero bytes instead.
+        #[arg(long, default_value_t = 0)]
+        size: usize,
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+    },
+}
+
+fn main() {
+    match Command::parse() {
+        Command::Serve { ports } => serve::serve(&ports),
+        Command::Talk { protocol, to, from_port } => talk::talk(&protocol, to, from_port),
+        Command::Sniff { from, udp_port, count } => {
+            sniff::sniff(&from, udp_port, count).expect("sniff");
+        }
+        Command::Probe { to } => println!("{}", probe(to)),
+        Command::Raw(raw) => send(raw).expect("send"),
+    }
+}
+
+fn probe(to: SocketAddr) -> &'static str {
+    match std::net::TcpStream::connect_timeout(&to, Duration::from_millis(400)) {
+        Ok(_) => "open",
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => "closed",
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => "filtered",
+        Err(e) => panic!("connect to {to}: {e}"),
+    }
+}
+
+fn send(raw: Raw) -> io::Result<()> {
+    match raw {
+        Raw::Tcp { from, to, flags, seq, ack, fragments } => {
+            let segment = Segment { from, to, flags: tcp_flags(&flags), seq, ack };
+            let socket = raw_socket(to)?;
+            let address = without_port(to);
+            if fragments {
+                for part in segment.fragments(from.port()) {
+                    socket.send_to(&part, &address)?;
+                }
+            } else {
+                socket.send_to(&segment.packet(), &address)?;
+            }
+        }
+        Raw::Udp { to, from, hex, size, count } => {
+            let payload = hex.map_or_else(|| vec![0; size], |hex| unhex(&hex));
+            let (socket, packet, address) = match from {
+                Some(from) => (raw_socket(to)?, udp_packet(from, to, &payload), without_port(to)),
+                None => (udp_socket(to)?, payload, to.into()),
+            };
+            for _ in 0..count.min(MOST) {
+                socket.send_to(&packet, &address)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A socket that takes whole packets, IP header and all.
+fn raw_socket(to: SocketAddr) -> io::Result<Socket> {
+    // 255 is IPPROTO_RAW.
+    let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(255)))?;
+    if to.is_ipv6() {
+        socket.set_header_included_v6(true)?;
+    } else {
+        socket.set_header_included_v4(true)?;
+    }
+    Ok(socket)
+}
+
+fn udp_socket(to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
+    socket.set_broadcast(true)?;
+    let any: SocketAddr = if to.is_ipv6() {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    };
+    socket.bind(&any.into())?;
+    Ok(socket)
+}
+
+/// Raw sockets take no port.
+fn without_port(mut to: SocketAddr) -> SockAddr {
+    to.set_port(0);
+    to.into()
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    assert!(hex.is_ascii() && hex.len().is_multiple_of(2), "not hex: {hex:?}");
+    let byte = |at: usize| hex.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    (0..hex.len()).step_by(2).map(|at| byte(at).expect("a byte in hex")).collect()
+}

@@ -1,0 +1,41 @@
+//! The programs under test, built once per test program so that they are never stale.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent")
+}
+
+/// The path of a program of this workspace: `knockd`, `knock` or `packet`.
+pub fn path(name: &str) -> String {
+    let path = built().join(name);
+    assert!(path.is_file(), "{} was built but isn't there", path.display());
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// Builds all of them, into the folder that the running program itself is from.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let own = std::env::current_exe().expect("own path");
+        let mut folder = own.parent().expect("a program is in a folder");
+        if folder.ends_with("deps") {
+            folder = folder.parent().expect("deps/ has a parent");
+        }
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .current_dir(repository())
+            .args(["build", "--quiet", "--package", "knockd", "--package", "knock"])
+            .args(["--package", "e2e", "--bins", "--target-dir"])
+            .arg(folder.parent().expect("a profile's folder has a parent"));
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let status = cargo.status().expect("start cargo");
+        assert!(status.success(), "the programs under test don't build");
+        folder.to_owned()
+    })
+}

@@ -1,0 +1,81 @@
+//! What a sniffer sees, and the proof that there is nothing to see.
+
+use crate::binaries;
+use crate::process::Process;
+use crate::until::until_some;
+use crate::world::{Host, World};
+
+/// The port of the datagram that marks the end of a capture (9: discard).
+const END: u16 = 9;
+
+/// A running sniffer, `packet sniff`.
+#[derive(Debug)]
+pub struct Capture(Process);
+
+impl Capture {
+    /// Captures what reaches `host` from the broker's host, but for neighbour discovery.
+    #[track_caller]
+    pub fn answers_to(host: Host<'_>) -> Self {
+        let broker = host.world().broker();
+        let (v4, v6) = (broker.v4().to_string(), broker.v6().to_string());
+        let packet = binaries::path("packet");
+        Self::ready(host.spawn(&[&packet, "sniff", "--from", &v4, "--from", &v6], &[]))
+    }
+
+    /// Captures every datagram to this port on the wire, as one who sits on the path can.
+    #[track_caller]
+    pub fn on_the_wire(world: &World, port: u16) -> Self {
+        let (packet, port) = (binaries::path("packet"), port.to_string());
+        let argv = [packet.as_str(), "sniff", "--udp-port", &port];
+        Self::ready(world.on_the_wire(&argv, "wire-sniff"))
+    }
+
+    #[track_caller]
+    fn ready(mut process: Process) -> Self {
+        process.wait_for("sniffing");
+        Self(process)
+    }
+
+    /// All packets so far, in hex.
+    fn packets(&self) -> Vec<String> {
+        let text = self.0.stdout();
+        // The last line may not be complete yet.
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().skip(1).filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect()
+    }
+
+    /// The payload, in hex, of the first datagram over IPv4 that was captured.
+    #[track_caller]
+    pub fn first_payload(&self) -> String {
+        until_some("a datagram was captured", || {
+            // An IPv4 header of 20 bytes and a UDP header of 8.
+            let packet = self.packets().into_iter().find(|packet| packet.starts_with('4'))?;
+            packet.get((20 + 8) * 2..).map(str::to_owned)
+        })
+    }
+
+    /// Panics if the broker's host sent anything to `host` since the capture began.
+    ///
+    /// The broker's host sends one last datagram, and all that came before it is judged: packets
+    /// on one wire don't overtake each other.
+    #[track_caller]
+    pub fn saw_silence(self, host: Host<'_>) {
+        host.world().broker().send_udp(host.v4(), END, "00");
+        let end = format!("{END:04x}");
+        let is_end = |packet: &String| packet.starts_with('4') && packet.get(44..48) == Some(&end);
+        let answers = until_some("the capture has seen its end", || {
+            let mut packets = self.packets();
+            let last = packets.iter().position(is_end)?;
+            packets.truncate(last);
+            Some(packets)
+        });
+        assert!(answers.is_empty(), "the broker's host answered:\n{}", answers.join("\n"));
+    }
+
+    /// Panics unless the broker's host sent something: the counterpart, which shows that a
+    /// capture sees an answer where there is one.
+    #[track_caller]
+    pub fn saw_an_answer(self) {
+        until_some("an answer was captured", || self.packets().into_iter().next());
+    }
+}
