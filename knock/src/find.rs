@@ -1,7 +1,7 @@
 //! Finds the profile: in the system's file, then the user's, or in the one that `--config` names.
 
 use std::{
-    env,
+    env, fmt,
     path::{Path, PathBuf},
 };
 
@@ -54,22 +54,18 @@ impl Places {
             (Some(index), _) => Ok(Found { named: Some(profiles.swap_remove(index)), denied }),
             (None, None) => Ok(Found { named: None, denied }),
             (None, Some(wanted)) => {
-                Err(self.no_profile(&format!("\"{wanted}\""), &profiles, denied.as_deref()))
+                let what = format!("there is no profile \"{wanted}\"");
+                Err(self.missing(&what, &profiles, denied.as_deref()))
             }
         }
     }
 
-    /// Says that there is no such profile, where it was looked for, and how to make one.
-    pub(crate) fn no_profile(
-        &self,
-        wanted: &str,
-        others: &[Named],
-        denied: Option<&Path>,
-    ) -> Error {
+    /// Says what isn't there, where it was looked for, and how to come by it.
+    pub(crate) fn missing(&self, what: &str, others: &[Named], denied: Option<&Path>) -> Error {
         if let Some(denied) = denied {
             let denied = denied.display();
             return Error::Permission(format!(
-                "there is no profile {wanted} that this user may read; {denied} is there: run knock as its owner, or write a file of this user's own"
+                "{what} that this user may read; {denied} is there: run knock as the user whom it belongs to, or write a file of this user's own"
             ));
         }
         let advice = if others.is_empty() {
@@ -77,7 +73,7 @@ impl Places {
         } else {
             format!("there are: {}", names(others))
         };
-        Error::Config(format!("there is no profile {wanted} in {self}: {advice}"))
+        Error::Config(format!("{what} in {self}: {advice}"))
     }
 
     /// All profiles, and a file that is there but not for this user to read.
@@ -122,8 +118,8 @@ pub(crate) struct Found {
 const ADVICE: &str =
     "`knockd client add NAME --server HOST:PORT …` on the broker's host prints one to put there";
 
-impl std::fmt::Display for Places {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named(path) => path.display().fmt(f),
             Self::Usual(paths) => {
@@ -255,6 +251,15 @@ mod tests {
         let (code, text) = search(&places, Some("b")).unwrap_err();
         assert_eq!(code, 78);
         assert!(text.contains("system.toml:3: server"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_this_user_may_not_read_is_named_if_it_could_have_held_the_profile() {
+        let (folder, places) = places(None, Some(A));
+        let denied = folder.path().join("system.toml");
+        let error = places.missing("there is no profile \"b\"", &[], Some(&denied));
+        assert_eq!(error.code().number(), 77);
+        assert!(error.to_string().contains("system.toml is there"), "{error}");
     }
 
     #[test]

@@ -61,6 +61,9 @@ fn refuse(error: &clap::Error) -> Code {
 }
 
 /// Does what the command line says. With a command to run, it comes back only on a failure.
+///
+/// The JSON object tells of the knock and is out before the command takes over; that a command could not
+/// be run is told on standard error and by the exit code alone.
 fn run(args: &Args) -> Code {
     let output = Output::of(args);
     let mut report = Report::default();

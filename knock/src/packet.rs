@@ -51,8 +51,12 @@ impl Packet {
 
     /// Whether the clock that stamped this packet can have been set at all.
     pub(crate) fn is_plausibly_stamped(&self) -> bool {
-        self.request.timestamp >= PLAUSIBLE_SINCE
+        is_plausible(self.request.timestamp)
     }
+}
+
+fn is_plausible(timestamp: Timestamp) -> bool {
+    timestamp >= PLAUSIBLE_SINCE
 }
 
 fn now() -> Result<Timestamp, Error> {
@@ -63,4 +67,32 @@ fn now() -> Result<Timestamp, Error> {
 
 fn unusable_clock() -> Error {
     Error::System("the clock shows a time that a packet can't carry: set it".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Action, OpenFor, Realm, Secret};
+
+    use super::*;
+
+    #[test]
+    fn a_stamp_from_before_2020_comes_from_a_clock_that_was_never_set() {
+        assert!(!is_plausible(Timestamp::from_millis(0)));
+        assert!(!is_plausible(Timestamp::from_millis(PLAUSIBLE_SINCE.as_millis() - 1)));
+        assert!(is_plausible(PLAUSIBLE_SINCE));
+    }
+
+    #[test]
+    fn no_two_packets_share_a_nonce_even_when_they_ask_the_same() {
+        let keys = ClientKeys::derive(
+            &Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())).unwrap(),
+            &Realm::default(),
+        );
+        let ask = Ask { action: Action::Open, open_for: OpenFor::Default, service: None };
+        let nonces: std::collections::HashSet<[u8; NONCE_LEN]> = (0..1_000)
+            .map(|_| Packet::fresh(&keys, ask, ClientAddress::Observed).unwrap().datagram)
+            .map(|datagram| datagram[8..20].try_into().unwrap())
+            .collect();
+        assert_eq!(nonces.len(), 1_000);
+    }
 }

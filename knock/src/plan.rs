@@ -71,7 +71,10 @@ impl Plan {
             Some(name) => Error::Config(format!(
                 "profile \"{name}\" has no {what}: put it there, or give {flag}"
             )),
-            None => places.no_profile(&format!("(and no {flag})"), &[], found.denied.as_deref()),
+            None => {
+                let what = format!("{flag} isn't given, and there is no profile");
+                places.missing(&what, &[], found.denied.as_deref())
+            }
         };
         let realm = match &args.realm {
             Some(realm) => {

@@ -171,3 +171,66 @@ pub(crate) fn nothing_sent(unreachable: &[Unreachable], outcomes: &[Outcome<'_>]
         Error::NotSent(reasons)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// connect(2) refuses it on a socket that didn't ask for broadcasts.
+    const BROADCAST: &str = "255.255.255.255:62201";
+
+    fn to(addresses: &[&str]) -> Vec<SocketAddr> {
+        addresses.iter().map(|to| to.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_address_without_a_way_does_not_stand_in_the_way_of_the_others() {
+        let addresses = to(&[BROADCAST, "127.0.0.1:62201"]);
+        let (routes, unreachable) = routes(&addresses, AddressChoice::Observed);
+        assert_eq!(routes.iter().map(|route| route.to).collect::<Vec<_>>(), addresses[1..]);
+        assert_eq!(unreachable.iter().map(|failed| failed.to).collect::<Vec<_>>(), addresses[..1]);
+    }
+
+    #[test]
+    fn the_reason_is_given_for_each_address_if_nothing_was_sent() {
+        let (routes, unreachable) = routes(&to(&[BROADCAST, "127.0.0.1:9"]), AddressChoice::Auto);
+        assert!(routes.is_empty());
+        let error = nothing_sent(&unreachable, &[]);
+        assert_eq!(error.code().number(), 69);
+        let text = error.to_string();
+        for part in ["255.255.255.255:62201: Permission denied", "127.0.0.1:9: the local address"] {
+            assert!(text.contains(part), "{part:?} isn't in {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_system_without_sockets_is_told_apart_from_a_network_without_a_way() {
+        let failed = |error| Unreachable { to: to(&["192.0.2.7:1"])[0], error };
+        let none = || RouteError::Socket(io::Error::other("too many open files"));
+        let route = RouteError::Network(io::Error::other("no route"));
+        assert_eq!(nothing_sent(&[failed(none())], &[]).code().number(), 71);
+        assert_eq!(nothing_sent(&[failed(none()), failed(route)], &[]).code().number(), 69);
+    }
+
+    #[test]
+    fn a_datagram_that_met_no_listener_does_not_keep_the_next_from_being_sent() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let route = Route::find(address, AddressChoice::Observed).unwrap();
+        let keys = common::ClientKeys::derive(
+            &common::Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())).unwrap(),
+            &common::Realm::default(),
+        );
+        let ask = crate::plan::Ask {
+            action: common::Action::Open,
+            open_for: common::OpenFor::Default,
+            service: None,
+        };
+        let packet = Packet::fresh(&keys, ask, route.address).unwrap();
+        drop(listener);
+        route.send(&packet).unwrap();
+        let listener = std::net::UdpSocket::bind(address).unwrap();
+        route.send(&packet).unwrap();
+        assert_eq!(listener.recv(&mut [0; 200]).unwrap(), packet.datagram.len());
+    }
+}
