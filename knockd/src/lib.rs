@@ -4,9 +4,11 @@
 //! wires them. Imports run one way: `common` <- [`gate`] <- [`journal`], firewall, listener <- daemon.
 
 pub mod admission;
+pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod daemon;
 pub mod firewall;
 pub mod gate;
 pub mod journal;

@@ -1,1 +1,41 @@
-fn main() {}
+//! `knockd`: see the library for how it works.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use knockd::{
+    cli::{Cli, Command},
+    commands::{self, Exit, Failure, Format, Output},
+};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed stdout or stderr leaves nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
+    let mut output = Output::new(&mut stdout, &mut stderr, Format::from_flag(cli.json));
+    match dispatch(cli, &mut output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { exit, message }) => {
+            let _ = writeln!(io::stderr(), "knockd: {message}");
+            exit.into()
+        }
+    }
+}
+
+fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
+    let config = cli.config;
+    match cli.command {
+        Command::Run => commands::run::run(&config),
+        Command::Firewall(command) => commands::firewall::run(command, &config, output),
+        Command::Grants => commands::grants::run(&config, output),
+    }
+}

@@ -5,7 +5,10 @@
 
 use std::{fmt, process::ExitCode};
 
+pub mod firewall;
+pub mod grants;
 mod output;
+pub mod run;
 
 pub use output::{Format, Output};
 

@@ -11,6 +11,7 @@
 use std::{fmt::Write as _, net::IpAddr};
 
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 
 use crate::gate::{
     grants::Grants,
@@ -81,13 +82,14 @@ pub struct Base {
     pub priority: i32,
 }
 
-/// A rule, told from the others by its comment.
+/// A rule, told from all others by its comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// What it matches and does, in nft's words.
     pub text: String,
-    /// What it is for; no two rules of a chain have the same.
-    pub comment: &'static str,
+    /// What it is for, and a digest of its text: the kernel gives a rule back in other words, and a rule
+    /// that follows from an older configuration is told from a new one by it.
+    pub comment: String,
 }
 
 /// The whole table.
@@ -239,8 +241,10 @@ fn sorted(mut elements: Vec<String>) -> Vec<String> {
     elements
 }
 
-fn rule(comment: &'static str, text: impl Into<String>) -> Rule {
-    Rule { text: text.into(), comment }
+fn rule(purpose: &str, text: impl Into<String>) -> Rule {
+    let text = text.into();
+    let [a, b, c, ..]: [u8; 32] = Sha256::digest(&text).into();
+    Rule { comment: format!("{purpose} #{a:02x}{b:02x}{c:02x}"), text }
 }
 
 fn knock_ports(plan: &Plan<'_>) -> String {

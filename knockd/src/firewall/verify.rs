@@ -1,6 +1,7 @@
 //! Whether the table in the kernel is the one that ought to be there.
 //!
-//! Rules are told by their comments and their order, chains by where they hook in, sets by their names.
+//! Rules are told by their comments and their order, chains by where they hook in, sets by their names and
+//! fixed contents. Whoever changes a rule in place and copies its comment is not found out.
 
 use nftables::{
     schema::{NfListObject, NfObject, Nftables},
@@ -55,9 +56,10 @@ fn chain_differences(chain: &Chain, objects: &[&NfListObject<'_>]) -> Vec<String
             _ => None,
         })
         .collect();
-    let expected: Vec<Option<&str>> = chain.rules.iter().map(|rule| Some(rule.comment)).collect();
+    let expected: Vec<Option<&str>> =
+        chain.rules.iter().map(|rule| Some(rule.comment.as_str())).collect();
     for rule in &chain.rules {
-        if !comments.contains(&Some(rule.comment)) {
+        if !comments.contains(&Some(&rule.comment)) {
             differences
                 .push(format!("rule \"{}\" of chain {} is missing", rule.comment, chain.name));
         }

@@ -1,0 +1,59 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{commands::firewall::FirewallCommand, config::DEFAULT_PATH};
+
+/// Opens a port for one address, for a while, on a single authorization packet
+#[derive(Debug, Parser)]
+#[command(name = "knockd", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// The configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+
+    /// Answer in JSON, on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground: receive knocks, open and close doors
+    #[command(
+        after_help = "Example:\n  knockd --config ./knockd.toml run\n\nEvents go to the journal under systemd, to stderr otherwise;\nKNOCKD_LOG=error|warn|info|debug says how much is told."
+    )]
+    Run,
+    /// Print, install, inspect or remove the table in the kernel
+    #[command(
+        subcommand,
+        after_help = "Example:\n  knockd firewall install && knockd firewall status"
+    )]
+    Firewall(FirewallCommand),
+    /// List who is in, for what, for how long yet
+    #[command(after_help = "Example:\n  knockd grants --json")]
+    Grants,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  knockd check
+  knockd client add press-17 --service mqtts --server broker.example.com > knock.toml
+  knockd firewall install
+  knockd grants
+
+Exit status (sysexits.h):
+  0   done                          70  a fault of this program
+  64  wrong command line            71  the operating system refused
+  65  wrong data                    73  can't be made, or exists already
+  66  what was named isn't there    74  reading or writing failed
+  69  the table isn't whole, or     75  another daemon has the state folder
+      nft failed                    77  permissions of a file
+                                    78  wrong configuration";

@@ -1,0 +1,130 @@
+//! `knockd firewall print|install|status|remove`
+
+use std::path::Path;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Exit, Failure, Format, Output, run::firewall_exit};
+use crate::{
+    config, daemon,
+    firewall::{
+        FirewallError,
+        kernel::{self, Guarded, TableState},
+        ruleset::{Ruleset, TABLE},
+    },
+};
+
+/// What to do with the table.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum FirewallCommand {
+    /// Print the script that `install` gives to nft; changes nothing
+    Print,
+    /// Put the table in: protected ports are shut from then on, live grants stay
+    Install,
+    /// Say whether the table in the kernel is the one that ought to be there
+    Status,
+    /// Take the table out: everything that it guards is open then
+    Remove,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// A [`Failure`]; `status` fails with EX_UNAVAILABLE unless the table is whole.
+pub fn run(
+    command: FirewallCommand,
+    config: &Path,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    match command {
+        FirewallCommand::Print => print(&load(config)?, output),
+        FirewallCommand::Install => install(&load(config)?, output),
+        FirewallCommand::Status => status(&load(config)?, output),
+        FirewallCommand::Remove => remove(output),
+    }
+}
+
+fn load(config: &Path) -> Result<Ruleset, Failure> {
+    Ok(daemon::ruleset(&config::load(config)?))
+}
+
+fn print(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
+    match output.format() {
+        Format::Human => output.line(ruleset.script().trim_end()),
+        Format::Json => output.json(&json!({ "script": ruleset.script() })),
+    }
+}
+
+fn install(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
+    let changed = match kernel::state(ruleset).map_err(|error| failure(&error))? {
+        TableState::Whole => false,
+        TableState::Missing | TableState::Changed(_) => {
+            kernel::install(ruleset).map_err(|error| failure(&error))?;
+            true
+        }
+    };
+    match (output.format(), changed) {
+        (Format::Json, _) => output.json(&json!({ "changed": changed, "table": "whole" })),
+        (Format::Human, true) => {
+            output.line(format!("table {TABLE} is in: its ports are shut, live grants stay"))
+        }
+        (Format::Human, false) => {
+            output.line(format!("table {TABLE} was in already, and whole: nothing changed"))
+        }
+    }
+}
+
+fn status(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
+    let (state, differences) = match kernel::state(ruleset).map_err(|error| failure(&error))? {
+        TableState::Whole => ("whole", Vec::new()),
+        TableState::Missing => ("missing", Vec::new()),
+        TableState::Changed(differences) => ("changed", differences),
+    };
+    match output.format() {
+        Format::Json => output.json(&json!({ "table": state, "differences": differences }))?,
+        Format::Human => output.line(format!("table {TABLE}: {state}"))?,
+    }
+    let said = match state {
+        "whole" => return Ok(()),
+        "missing" => "every port that it guards is open".to_owned(),
+        _ => differences.join("\n"),
+    };
+    Err(Failure::new(
+        Exit::Unavailable,
+        format!("{said}\nPut it right with: knockd firewall install"),
+    ))
+}
+
+fn remove(output: &mut Output<'_>) -> Result<(), Failure> {
+    let guarded = kernel::remove().map_err(|error| failure(&error))?;
+    let Guarded { local, routed, open_doors } = guarded.clone().unwrap_or_default();
+    let mut ports: Vec<String> = local.iter().map(ToString::to_string).collect();
+    ports.extend(routed.iter().map(|(to, port)| format!("{port} of {to}")));
+    match (output.format(), guarded) {
+        (Format::Json, guarded) => output.json(&json!({
+            "changed": guarded.is_some(),
+            "opened": ports,
+            "grants-ended": open_doors,
+        })),
+        (Format::Human, None) => {
+            output.line(format!("table {TABLE} was not there: nothing changed"))
+        }
+        (Format::Human, Some(_)) => output.line(format!(
+            "table {TABLE} is gone: {} now open to everybody whom no other rule stops",
+            listed(&ports)
+        )),
+    }
+}
+
+fn listed(ports: &[String]) -> String {
+    match ports {
+        [] => "no port was guarded, and none is".to_owned(),
+        [port] => format!("{port} is"),
+        ports => format!("{} are", ports.join(", ")),
+    }
+}
+
+fn failure(error: &FirewallError) -> Failure {
+    Failure::new(firewall_exit(error), error.to_string())
+}

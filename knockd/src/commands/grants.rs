@@ -1,0 +1,131 @@
+//! `knockd grants`: who is in, for what, for how long yet. Asks the kernel and the state folder, so that
+//! it answers whether a daemon runs or not.
+
+use std::{collections::HashMap, path::Path, time::Duration};
+
+use serde::Serialize;
+
+use super::{Exit, Failure, Format, Output, run::firewall_exit};
+use crate::{
+    clock, config,
+    firewall::{Firewall as _, kernel::Kernel},
+    gate::{clock::Now, grants::Door, policy::Service},
+    journal::{
+        BootId,
+        held::{self, Found, StoredGrant},
+    },
+    telemetry::rfc3339,
+};
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Answer {
+    grants: Vec<Row>,
+}
+
+/// One grant, or a door that no grant is known for.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Row {
+    client: Option<String>,
+    address: String,
+    service: Option<String>,
+    ports: Vec<String>,
+    expires: String,
+    remaining_s: u64,
+}
+
+/// Lists the live grants.
+///
+/// # Errors
+/// A [`Failure`] if the kernel or the state folder can't be read.
+pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    let config = config::load(config)?;
+    let os_error = |error: std::io::Error| Failure::new(Exit::OsErr, error.to_string());
+    let boot = BootId::current().map_err(os_error)?;
+    let path = config.state.join(held::FILE_NAME);
+    let stored = match held::load(&path, boot)
+        .map_err(|error| Failure::new(Exit::NoPerm, format!("{error}; run it as root")))?
+    {
+        Found::Grants(grants) => grants,
+        Found::None => Vec::new(),
+        Found::Damaged => {
+            output.note(format!("{}: damaged; doors are listed without names", path.display()));
+            Vec::new()
+        }
+    };
+    let firewall_error = |error| Failure::new(firewall_exit(&error), error.to_string());
+    let doors = Kernel::open().and_then(|mut kernel| kernel.doors()).map_err(firewall_error)?;
+    let answer = Answer { grants: rows(&stored, doors, &config.policy.services, clock::now()) };
+    match output.format() {
+        Format::Json => output.json(&answer),
+        Format::Human => table(&answer, output),
+    }
+}
+
+/// A row for each grant that has a door in the kernel, and one for each door that has no grant.
+fn rows(
+    stored: &[StoredGrant],
+    doors: Vec<(Door, Duration)>,
+    services: &[Service],
+    now: Now,
+) -> Vec<Row> {
+    let mut nameless: HashMap<Door, Duration> = doors.into_iter().collect();
+    let open = nameless.clone();
+    let mut rows = Vec::new();
+    for grant in stored.iter().filter(|grant| grant.until > now.uptime) {
+        let Some(service) = services.iter().find(|service| service.name == grant.service) else {
+            continue;
+        };
+        let doors: Vec<Door> = service
+            .ports
+            .iter()
+            .map(|port| Door { address: grant.address, port: *port })
+            .filter(|door| open.contains_key(door))
+            .collect();
+        if doors.is_empty() {
+            continue;
+        }
+        nameless.retain(|door, _| !doors.contains(door));
+        rows.push(Row {
+            client: Some(grant.client.to_string()),
+            service: Some(grant.service.to_string()),
+            ..row(&doors, grant.until.since(now.uptime), now)
+        });
+    }
+    rows.extend(nameless.into_iter().map(|(door, left)| row(&[door], left, now)));
+    rows.sort_by(|a, b| (&a.client, &a.address, &a.ports).cmp(&(&b.client, &b.address, &b.ports)));
+    rows
+}
+
+fn row(doors: &[Door], left: Duration, now: Now) -> Row {
+    Row {
+        client: None,
+        address: doors.first().map(|door| door.address.to_string()).unwrap_or_default(),
+        service: None,
+        ports: doors.iter().map(|door| door.port.to_string()).collect(),
+        expires: rfc3339(now.utc_of(now.uptime + left)),
+        remaining_s: left.as_secs(),
+    }
+}
+
+fn table(answer: &Answer, output: &mut Output<'_>) -> Result<(), Failure> {
+    if answer.grants.is_empty() {
+        return output.line("nobody is in");
+    }
+    output.line(format!(
+        "{:<24} {:<40} {:<16} {:<20} LEFT",
+        "CLIENT", "ADDRESS", "SERVICE", "PORTS"
+    ))?;
+    for row in &answer.grants {
+        output.line(format!(
+            "{:<24} {:<40} {:<16} {:<20} {} s",
+            row.client.as_deref().unwrap_or("-"),
+            row.address,
+            row.service.as_deref().unwrap_or("-"),
+            row.ports.join(","),
+            row.remaining_s
+        ))?;
+    }
+    Ok(())
+}

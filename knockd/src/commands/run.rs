@@ -1,0 +1,39 @@
+//! `knockd run`
+
+use std::path::Path;
+
+use super::{Exit, Failure};
+use crate::{
+    config,
+    daemon::{self, StartError},
+    firewall::FirewallError,
+    journal::StateError,
+    telemetry,
+};
+
+/// Runs the daemon in the foreground until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A [`Failure`] if it can't start.
+pub fn run(config: &Path) -> Result<(), Failure> {
+    let config = config::load(config)?;
+    telemetry::start().map_err(|error| Failure::new(Exit::OsErr, error.to_string()))?;
+    daemon::run(config).map_err(|error| Failure::new(exit(&error), error.to_string()))
+}
+
+const fn exit(error: &StartError) -> Exit {
+    match error {
+        StartError::State(StateError::InUse { .. }) => Exit::TempFail,
+        StartError::State(StateError::Io { .. }) => Exit::CantCreat,
+        StartError::Firewall(error) => firewall_exit(error),
+        StartError::Listen(_) | StartError::System { .. } => Exit::OsErr,
+    }
+}
+
+/// How a command ends that the firewall failed.
+pub(super) const fn firewall_exit(error: &FirewallError) -> Exit {
+    match error {
+        FirewallError::Nft(_) | FirewallError::ReadBack(_) => Exit::Unavailable,
+        FirewallError::Refused(_) | FirewallError::Netlink(_) => Exit::OsErr,
+    }
+}

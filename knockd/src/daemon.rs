@@ -1,0 +1,235 @@
+//! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
+
+use std::{convert::Infallible, io, time::Duration};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use crate::{
+    admission::Admission,
+    clock,
+    config::{Config, InterfaceName},
+    firewall::{
+        FirewallError,
+        kernel::{self, Kernel, TableState},
+        ruleset::{Plan, Ruleset},
+    },
+    gate::directory::{Directory, TagCollision},
+    journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
+    listener::{ListenError, Listener},
+    restore::{GrantsCondition, RestoreError, Restored, restore},
+    telemetry,
+};
+
+/// How long to wait after a failure to receive, so that a lasting one doesn't take a whole core.
+const AFTER_A_FAILED_RECEIVE: Duration = Duration::from_millis(100);
+
+/// Why the daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder, or what is in it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The kernel's table.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// A socket to listen on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Something else of the system's.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel says.
+        error: io::Error,
+    },
+}
+
+impl From<RestoreError> for StartError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::State(error) => Self::State(error),
+            RestoreError::Firewall(error) => Self::Firewall(error),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT; the door then stays as it is.
+///
+/// # Errors
+/// [`StartError`] if it can't start; whatever was shut stays shut.
+pub fn run(config: Config) -> Result<(), StartError> {
+    let system = |what| move |error| StartError::System { what, error };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("the event loop"))?;
+    runtime.block_on(async {
+        // First of all, so that a signal during the start isn't lost.
+        let mut end = End::watch().map_err(system("signals"))?;
+        let daemon = Daemon::start(config)?;
+        tokio::select! {
+            never = daemon.serve() => match never {},
+            signal = end.awaited() => info!("{signal}: ending; the table and its doors stay as they are"),
+        }
+        Ok(())
+    })
+}
+
+/// The daemon at work.
+struct Daemon {
+    admission: Admission<Kernel>,
+    listener: Listener,
+    /// Its lock is held for as long as packets are accepted.
+    _folder: StateFolder,
+}
+
+impl Daemon {
+    /// Takes everything up in the order in which it must stand: the lock, the table, the past, the socket.
+    fn start(config: Config) -> Result<Self, StartError> {
+        let folder = StateFolder::open(&config.state)?;
+        let system = |what| move |error| StartError::System { what, error };
+        let writer = Writer {
+            boot: BootId::current().map_err(system("/proc/sys/kernel/random/boot_id"))?,
+            daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
+        };
+        install(&ruleset(&config))?;
+
+        let Config { policy, clients, listen, .. } = config;
+        let clients_count = clients.len();
+        let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
+        let (mut admission, restored) =
+            restore(&policy, directory, &folder, writer, Kernel::open()?, clock::now())?;
+        report_restored(&restored);
+        report_collisions(&admission.gate_mut().turn_to(clock::now().utc));
+
+        let listener = Listener::bind(listen.addresses())?;
+        let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
+        info!(
+            clients = clients_count,
+            services = policy.services.len(),
+            "listening on udp {}",
+            addresses.join(", ")
+        );
+        Ok(Self { admission, listener, _folder: folder })
+    }
+
+    /// Deals with one batch of datagrams after another.
+    async fn serve(mut self) -> Infallible {
+        loop {
+            let batch = match self.listener.receive().await {
+                Ok(batch) => batch,
+                Err(error) => {
+                    error!("can't receive: {error}");
+                    tokio::time::sleep(AFTER_A_FAILED_RECEIVE).await;
+                    continue;
+                }
+            };
+            let now = clock::now();
+            report_collisions(&self.admission.gate_mut().turn_to(now.utc));
+            self.admission.handle(batch, now, |outcome, source, gate| {
+                telemetry::report(outcome, source, gate.directory(), now);
+            });
+        }
+    }
+}
+
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// The table that follows from a configuration.
+#[must_use]
+pub fn ruleset(config: &Config) -> Ruleset {
+    Ruleset::of(&Plan {
+        knock_ports: &[config.listen.port().get()],
+        services: &config.policy.services,
+        allowed_interfaces: config.allow.interfaces.iter().map(InterfaceName::as_str).collect(),
+        allowed_networks: &config.allow.networks,
+        sessions: config.policy.grant.sessions,
+    })
+}
+
+/// Makes sure that the table is in the kernel and follows the configuration.
+fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
+    match kernel::state(ruleset)? {
+        TableState::Whole => return Ok(()),
+        TableState::Missing => {
+            warn!("table inet knockd was not there: every port that it guards was open until now")
+        }
+        TableState::Changed(differences) => {
+            warn!("table inet knockd is put right: {}", differences.join("; "))
+        }
+    }
+    kernel::install(ruleset)
+}
+
+fn report_restored(restored: &Restored) {
+    let bound = restored.forgotten.map(telemetry::rfc3339).unwrap_or_default();
+    match restored.seen {
+        Condition::Intact => {
+            info!(packets = restored.packets, "the memory of accepted packets is whole")
+        }
+        Condition::Missing => warn!(
+            "there is no memory of accepted packets: nothing stamped at or before {bound} is accepted"
+        ),
+        Condition::EarlierBoot => warn!(
+            packets = restored.packets,
+            "the memory of accepted packets is from before a reboot and may not be whole: nothing stamped at or before {bound} is accepted"
+        ),
+        Condition::Damaged(damage) => error!(
+            packets = restored.packets,
+            "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
+        ),
+    }
+    if restored.grants == GrantsCondition::Damaged {
+        error!("the file of grants is damaged: grants that were live are over");
+    }
+    if restored.mended > 0 {
+        warn!(doors = restored.mended, "doors in the kernel were made to match the live grants");
+    }
+    info!(grants = restored.live, "live grants taken up");
+}
+
+fn report_collisions(collisions: &[TagCollision]) {
+    for TagCollision { day, first, second } in collisions {
+        error!(
+            client = %second,
+            "it has the same tag as {first} on day {}: its packets are refused that day; a new key for it helps at once",
+            day.number()
+        );
+    }
+}
+
+/// What makes the daemon end.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl End {
+    fn watch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The name of the signal that came.
+    async fn awaited(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => {
+                    warn!("SIGHUP: a changed configuration takes effect at a restart; grants live on through it");
+                }
+            }
+        }
+    }
+}
