@@ -1,4 +1,9 @@
 //! What holds for every request, every key and every datagram.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that goes wrong ends with a panic"
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,5 +1,10 @@
 //! Every vector of `vectors/wire-format-1.json`, byte for byte, in both directions. They were made by
 //! an implementation that shares no code with this one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that goes wrong ends with a panic"
+)]
 
 use std::net::IpAddr;
 

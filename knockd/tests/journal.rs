@@ -1,0 +1,297 @@
+//! What the state folder holds, and what is made of it when it isn't as it was written.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that goes wrong ends with a panic"
+)]
+
+use std::{fs, net::IpAddr, os::unix::fs::FileExt as _, path::PathBuf};
+
+use common::{Mac, Timestamp, UnicastAddress};
+use knockd::{
+    gate::clock::Uptime,
+    journal::{
+        BootId, DaemonId, StateError, StateFolder, Writer,
+        held::{self, StoredGrant},
+        seen::{self, Condition, Damage, NameHash, Record, SeenFile, Span},
+    },
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+const BOOT: BootId = BootId::from_bytes([1; 16]);
+const OTHER_BOOT: BootId = BootId::from_bytes([2; 16]);
+const WRITER: Writer = Writer { boot: BOOT, daemon: DaemonId::from_random([3; 16]) };
+const HEADER_LEN: u64 = 128;
+const RECORD_LEN: u64 = 64;
+
+fn folder() -> (TempDir, StateFolder, PathBuf) {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = StateFolder::open(&temporary.path().join("state")).unwrap();
+    let seen = folder.seen();
+    (temporary, folder, seen)
+}
+
+fn record(number: u64) -> Record {
+    let mut mac = [0; 32];
+    mac[..8].copy_from_slice(&number.to_be_bytes());
+    Record {
+        timestamp: Timestamp::from_millis(1_000 + number),
+        mac: Mac::from_bytes(mac),
+        client: NameHash::of("press-17"),
+    }
+}
+
+fn span(oldest: u64, next: u64) -> Span {
+    let forgotten = oldest.checked_sub(1).map(|last| record(last).timestamp);
+    Span { oldest, next, forgotten }
+}
+
+fn empty(folder: &StateFolder, capacity: u32) -> SeenFile {
+    SeenFile::create(folder, WRITER, capacity, span(0, 0), []).unwrap()
+}
+
+fn append(file: &mut SeenFile, oldest: u64, numbers: std::ops::Range<u64>) {
+    let records: Vec<Record> = numbers.clone().map(record).collect();
+    file.append(&records, span(oldest, numbers.end)).unwrap();
+}
+
+fn numbers(records: &[Record]) -> Vec<u64> {
+    records.iter().map(|record| record.timestamp.as_millis() - 1_000).collect()
+}
+
+#[test]
+fn a_second_daemon_on_one_state_folder_is_refused() {
+    let (temporary, _folder, _) = folder();
+    let second = StateFolder::open(&temporary.path().join("state"));
+    assert!(matches!(second, Err(StateError::InUse { .. })));
+}
+
+#[test]
+fn the_state_folder_is_free_again_when_its_daemon_is_gone() {
+    let (temporary, folder, _) = folder();
+    drop(folder);
+    assert!(StateFolder::open(&temporary.path().join("state")).is_ok());
+}
+
+#[test]
+fn accepted_packets_are_found_again_in_their_order() {
+    let (_temporary, folder, _) = folder();
+    let mut file = empty(&folder, 100);
+    append(&mut file, 0, 0..3);
+    append(&mut file, 0, 3..4);
+    drop(file);
+    let found = seen::load(&folder, BOOT).unwrap();
+    assert_eq!((found.condition, numbers(&found.packets)), (Condition::Intact, vec![0, 1, 2, 3]));
+}
+
+#[test]
+fn a_missing_file_and_one_of_an_earlier_boot_are_told_apart() {
+    let (_temporary, folder, _) = folder();
+    assert_eq!(seen::load(&folder, BOOT).unwrap().condition, Condition::Missing);
+    append(&mut empty(&folder, 10), 0, 0..2);
+    let found = seen::load(&folder, OTHER_BOOT).unwrap();
+    assert_eq!((found.condition, numbers(&found.packets)), (Condition::EarlierBoot, vec![0, 1]));
+}
+
+#[test]
+fn a_file_cut_at_any_byte_is_damaged() {
+    let (_temporary, folder, path) = folder();
+    append(&mut empty(&folder, 10), 0, 0..4);
+    let whole = fs::read(&path).unwrap();
+    assert_eq!(whole.len() as u64, HEADER_LEN + 4 * RECORD_LEN);
+    for length in 0..whole.len() {
+        let condition = seen::parse(&whole[..length], BOOT).condition;
+        assert!(matches!(condition, Condition::Damaged(_)), "{length}: {condition:?}");
+    }
+    let missing_one = seen::parse(&whole[..whole.len() - 64], BOOT);
+    assert_eq!(
+        missing_one.condition,
+        Condition::Damaged(Damage::Records { missing: 1, counted: 4 })
+    );
+    assert_eq!(numbers(&missing_one.packets), [0, 1, 2]);
+}
+
+#[test]
+fn any_flipped_bit_is_damage() {
+    let (_temporary, folder, path) = folder();
+    append(&mut empty(&folder, 10), 0, 0..2);
+    let whole = fs::read(&path).unwrap();
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let condition = seen::parse(&flipped, BOOT).condition;
+        assert!(matches!(condition, Condition::Damaged(_)), "bit {bit}: {condition:?}");
+    }
+}
+
+#[test]
+fn a_torn_last_record_that_the_header_does_not_count_is_no_damage() {
+    let (_temporary, folder, path) = folder();
+    append(&mut empty(&folder, 10), 0, 0..2);
+    let mut torn = fs::read(&path).unwrap();
+    torn.extend_from_slice(&[7; 63]);
+    let found = seen::parse(&torn, BOOT);
+    assert_eq!((found.condition, numbers(&found.packets)), (Condition::Intact, vec![0, 1]));
+}
+
+#[test]
+fn the_file_never_grows_beyond_its_capacity_and_keeps_what_is_remembered() {
+    let (_temporary, folder, path) = folder();
+    let mut file = empty(&folder, 8);
+    for number in 0..1_000_u64 {
+        let oldest = number.saturating_sub(7);
+        append(&mut file, oldest, number..number + 1);
+        let found = seen::load(&folder, BOOT).unwrap();
+        assert_eq!(found.condition, Condition::Intact, "{number}");
+        assert_eq!(numbers(&found.packets), (oldest..=number).collect::<Vec<_>>());
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), HEADER_LEN + 8 * RECORD_LEN);
+}
+
+#[test]
+fn a_file_in_which_nothing_is_remembered_starts_anew_at_its_first_place() {
+    let (_temporary, folder, path) = folder();
+    let mut file = empty(&folder, 1_000_000);
+    for number in 0..500 {
+        append(&mut file, number, number..number + 1);
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), HEADER_LEN + RECORD_LEN);
+    assert_eq!(numbers(&seen::load(&folder, BOOT).unwrap().packets), [499]);
+}
+
+#[test]
+fn records_that_a_failed_write_left_behind_are_not_counted() {
+    let (_temporary, folder, path) = folder();
+    let mut file = empty(&folder, 10);
+    append(&mut file, 0, 0..2);
+    let header = fs::read(&path).unwrap()[..128].to_vec();
+    append(&mut file, 0, 2..5);
+    fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&header, 0).unwrap();
+    let found = seen::load(&folder, BOOT).unwrap();
+    assert_eq!((found.condition, numbers(&found.packets)), (Condition::Intact, vec![0, 1]));
+}
+
+fn grant(number: u64) -> StoredGrant {
+    StoredGrant {
+        client: "x".repeat(64).parse().unwrap(),
+        address: UnicastAddress::try_from("2001:db8::17".parse::<IpAddr>().unwrap()).unwrap(),
+        service: "telemetry-ingest".parse().unwrap(),
+        until: Uptime::from_millis(number),
+    }
+}
+
+#[test]
+fn a_file_of_grants_that_is_not_ours_is_damaged_and_one_of_an_earlier_boot_is_over() {
+    let (_temporary, folder, _) = folder();
+    held::HeldFile::create(&folder, WRITER, []).unwrap();
+    let whole = fs::read(folder.held()).unwrap();
+    assert_eq!(held::parse(&whole, BOOT), held::Found::Grants(Vec::new()));
+    assert_eq!(held::parse(&whole, OTHER_BOOT), held::Found::None);
+    for length in 0..whole.len() {
+        assert_eq!(held::parse(&whole[..length], BOOT), held::Found::Damaged);
+    }
+    assert_eq!(held::load(&folder.held().with_extension("gone"), BOOT).unwrap(), held::Found::None);
+}
+
+mod places {
+    use std::collections::BTreeMap;
+
+    use common::Realm;
+    use knockd::gate::{directory::Directory, grants::Owner, policy::Service};
+
+    use super::*;
+
+    fn owners() -> Vec<Owner> {
+        let service = Service {
+            name: "telemetry-ingest".parse().unwrap(),
+            ports: vec!["tcp/1".parse().unwrap()],
+            to: Vec::new(),
+        };
+        let directory = Directory::new(vec![service.clone()], clients(4), &Realm::default());
+        let service = directory.service_named(service.name).unwrap();
+        let address = grant(0).address;
+        let clients = directory.clients_by_name();
+        let mut owners: Vec<Owner> =
+            clients.values().map(|client| Owner { address, client: *client, service }).collect();
+        owners.sort();
+        owners
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_held_and_released_in_whatever_order_is_what_the_file_holds(
+            steps in proptest::collection::vec((0..4_usize, 0..3_u8, 1..1_000_u64), 0..40),
+        ) {
+            let (_temporary, folder, _) = folder();
+            let owners = owners();
+            let mut file = held::HeldFile::create(&folder, WRITER, []).unwrap();
+            let mut expected = BTreeMap::new();
+            let mut most = 0;
+            for (who, what, until) in steps {
+                match what {
+                    0 => {
+                        file.release(&owners[who]).unwrap();
+                        expected.remove(&who);
+                    }
+                    _ => {
+                        file.hold(owners[who], &grant(until)).unwrap();
+                        expected.insert(who, until);
+                    }
+                }
+                most = most.max(expected.len());
+            }
+            let held::Found::Grants(found) = held::load(&folder.held(), BOOT).unwrap() else {
+                panic!("not sound");
+            };
+            let mut found: Vec<u64> = found.iter().map(|grant| grant.until.as_millis()).collect();
+            let mut expected: Vec<u64> = expected.into_values().collect();
+            found.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(found, expected);
+            let places = (fs::metadata(folder.held()).unwrap().len() - 64) / 128;
+            prop_assert!(places <= most as u64);
+        }
+    }
+}
+
+/// Clients whose names differ, for their ids.
+fn clients(count: u8) -> Vec<knockd::gate::policy::Client> {
+    use knockd::gate::policy::{AddressPolicy, Client, Standing};
+
+    (0..count)
+        .map(|number| {
+            let mut secret = [number; 32];
+            secret[0] = 255;
+            Client {
+                name: format!("client-{number}").parse().unwrap(),
+                secret: common::Secret::new(secret).unwrap(),
+                services: vec!["telemetry-ingest".parse().unwrap()],
+                from: Vec::new(),
+                address: AddressPolicy::Strict,
+                expires: None,
+                standing: Standing::Enabled,
+            }
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn no_content_of_either_file_makes_reading_it_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..600),
+        damage in proptest::collection::vec((0..384_usize, any::<u8>()), 0..4),
+    ) {
+        let (_temporary, folder, path) = folder();
+        append(&mut empty(&folder, 10), 0, 0..4);
+        let mut content = fs::read(&path).unwrap();
+        for (at, byte) in damage {
+            content[at] = byte;
+        }
+        for bytes in [bytes, content] {
+            let _ = seen::parse(&bytes, BOOT);
+            let _ = held::parse(&bytes, BOOT);
+        }
+    }
+}
