@@ -18,6 +18,12 @@ pub const KNOCK_PORT: u16 = 62201;
 /// The port of the broker.
 pub const MQTTS: u16 = 8883;
 
+/// A skew wide enough that a replay isn't merely stale, in seconds.
+pub const WIDE: u64 = 20;
+const AHEAD_S: u64 = 19;
+/// Arguments of the foreign client for a clock almost [`WIDE`] ahead of the daemon's.
+pub const AHEAD: [&str; 2] = ["--clock-offset", "19"];
+
 /// What a test has to say about knockd.toml; the rest is the same for all.
 #[derive(Debug, Clone)]
 pub struct Settings<'a> {
@@ -132,6 +138,15 @@ impl<'w> Door<'w> {
         daemon
     }
 
+    /// Starts the daemon, and waits until it would accept a packet of a device whose clock is
+    /// ahead by [`AHEAD`]; for tests that want a wide skew and not to wait for it.
+    #[track_caller]
+    pub fn ready_for_ahead(&self) -> Daemon {
+        let daemon = self.start();
+        daemon.wait_out_ahead(self);
+        daemon
+    }
+
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&self) -> Daemon {
         let (knockd, config) = (binaries::path("knockd"), self.config());
@@ -196,6 +211,11 @@ impl Daemon {
         // Stamps are whole milliseconds: one more, to be above the mark.
         let end = self.listening_since + skew + Duration::from_millis(2);
         until("start + skew has passed", || now() > end);
+    }
+
+    /// Waits until a packet of a device whose clock is ahead by [`AHEAD`] would be accepted.
+    pub fn wait_out_ahead(&self, door: &Door<'_>) {
+        self.wait_out(door.skew - Duration::from_secs(AHEAD_S));
     }
 
     /// Ends it as `kill -9` does.

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use crate::binaries;
 use crate::until::until;
 use crate::world::Host;
 
@@ -61,8 +60,14 @@ impl Host<'_> {
     /// What one plain TCP connection finds, without nmap: quicker.
     #[track_caller]
     pub fn tcp(self, address: IpAddr, port: u16) -> State {
+        self.tcp_from(0, address, port)
+    }
+
+    /// What one plain TCP connection from this port of the host finds.
+    #[track_caller]
+    pub fn tcp_from(self, from_port: u16, address: IpAddr, port: u16) -> State {
         let target = std::net::SocketAddr::new(address, port).to_string();
-        let output = self.run(&[&binaries::path("packet"), "probe", &target]).success();
+        let output = self.packet(&["probe", &target, "--from-port", &from_port.to_string()]);
         State::of(output.stdout.trim())
     }
 

@@ -85,13 +85,13 @@ fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> 
 fn fragment(from: IpAddr, to: IpAddr, id: u16, offset: u16, more: bool, part: &[u8]) -> Vec<u8> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let field = offset / 8 | if more { 0x2000 } else { 0 };
+            let field = (offset / 8) | if more { 0x2000 } else { 0 };
             ipv4(from.octets(), to.octets(), TCP, id, field, part)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             // RFC 8200, 4.5: next header, reserved, offset and flags, identification.
             let mut header = vec![TCP, 0];
-            header.extend((offset & !7 | u16::from(more)).to_be_bytes());
+            header.extend(((offset & !7) | u16::from(more)).to_be_bytes());
             header.extend(u32::from(id).to_be_bytes());
             header.extend_from_slice(part);
             ipv6(from.octets(), to.octets(), 44, &header)

@@ -1,5 +1,11 @@
 //! The harness itself: a test that can't see an open port, an answer or a leak proves nothing.
-#![allow(clippy::expect_used, reason = "tests fail by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
 
 use e2e::door::MQTTS;
 use e2e::until::until;

@@ -11,7 +11,7 @@ mod sniff;
 mod talk;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -45,7 +45,11 @@ enum Command {
         count: Option<u32>,
     },
     /// Says in nmap's words what one TCP connection finds.
-    Probe { to: SocketAddr },
+    Probe {
+        to: SocketAddr,
+        #[arg(long, default_value_t = 0)]
+        from_port: u16,
+    },
     #[command(flatten)]
     Raw(Raw),
 }
@@ -91,14 +95,15 @@ fn main() {
         Command::Sniff { from, udp_port, count } => {
             sniff::sniff(&from, udp_port, count).expect("sniff");
         }
-        Command::Probe { to } => println!("{}", probe(to)),
+        Command::Probe { to, from_port } => println!("{}", probe(to, from_port)),
         Command::Raw(raw) => send(raw).expect("send"),
     }
 }
 
-fn probe(to: SocketAddr) -> &'static str {
-    match std::net::TcpStream::connect_timeout(&to, Duration::from_millis(400)) {
-        Ok(_) => "open",
+fn probe(to: SocketAddr, from_port: u16) -> &'static str {
+    let socket = talk::socket(Type::STREAM, to, from_port).expect("make a socket");
+    match socket.connect_timeout(&to.into(), Duration::from_millis(400)) {
+        Ok(()) => "open",
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => "closed",
         Err(e) if e.kind() == io::ErrorKind::TimedOut => "filtered",
         Err(e) => panic!("connect to {to}: {e}"),
@@ -146,14 +151,8 @@ fn raw_socket(to: SocketAddr) -> io::Result<Socket> {
 }
 
 fn udp_socket(to: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, None)?;
+    let socket = talk::socket(Type::DGRAM, to, 0)?;
     socket.set_broadcast(true)?;
-    let any: SocketAddr = if to.is_ipv6() {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    };
-    socket.bind(&any.into())?;
     Ok(socket)
 }
 

@@ -15,13 +15,7 @@ pub(crate) fn talk(protocol: &str, to: SocketAddr, from_port: u16) {
         "udp" => Type::DGRAM,
         other => panic!("unknown protocol {other:?}"),
     };
-    let socket = Socket::new(Domain::for_address(to), kind, None).expect("make a socket");
-    socket.set_reuse_address(true).expect("set SO_REUSEADDR");
-    let any: SocketAddr = match to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, from_port).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, from_port).into(),
-    };
-    socket.bind(&any.into()).expect("bind");
+    let socket = socket(kind, to, from_port).expect("make a socket");
     socket.connect_timeout(&to.into(), Duration::from_secs(5)).expect("connect");
     println!("connected");
 
@@ -44,4 +38,16 @@ fn print_all(mut from: Socket) {
         let mut out = io::stdout();
         let _ = out.write_all(buffer.get(..length).unwrap_or_default()).and_then(|()| out.flush());
     }
+}
+
+/// A socket that goes out from this port (0: any).
+pub(crate) fn socket(kind: Type, to: SocketAddr, from_port: u16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), kind, None)?;
+    socket.set_reuse_address(true)?;
+    let any: SocketAddr = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, from_port).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, from_port).into(),
+    };
+    socket.bind(&any.into())?;
+    Ok(socket)
 }

@@ -1,0 +1,44 @@
+# What CI calls and what you call are the same: `make test`, `make demo`.
+
+CARGO ?= cargo
+# Every end-to-end test has its own network namespaces and processes: a few at a time.
+E2E_THREADS ?= 4
+NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
+
+.PHONY: help demo test setup build fmt lint clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+demo: setup ## The main job as a story, in network namespaces of its own
+	@echo '==> demo'
+	@$(CARGO) run --quiet --package e2e --bin demo
+
+test: setup lint ## Everything that CI checks
+	@echo '==> proof that common needs no standard library'
+	@$(CARGO) build --quiet $(NO_STD)
+	@echo '==> tests of common, knock and knockd'
+	@$(CARGO) test --package common --package knock --package knockd
+	@echo '==> end-to-end tests'
+	@$(CARGO) test --package e2e -- --test-threads=$(E2E_THREADS)
+
+lint: ## Formatting, clippy and rustdoc, with warnings denied
+	@echo '==> formatting'
+	@$(CARGO) fmt --all --check
+	@echo '==> clippy'
+	@$(CARGO) clippy --quiet --workspace --all-targets -- --deny warnings
+	@echo '==> rustdoc'
+	@RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --quiet --workspace --no-deps --document-private-items
+
+setup: ## Install the Debian packages that the tests and the demo need, if any is missing
+	@tests/setup.sh
+
+build: ## The release binaries, in target/release
+	@$(CARGO) build --release --package knockd --package knock
+
+fmt: ## Format the code
+	@$(CARGO) fmt --all
+
+clean: ## Remove all that was built
+	@$(CARGO) clean

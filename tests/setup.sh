@@ -1,0 +1,60 @@
+#!/bin/sh
+# Installs the Debian packages that the tests and the demo need, and says so. Changes nothing else:
+# no service that a package brings is left running.
+set -eu
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+say() { echo "==> setup: $*"; }
+
+# A command of each package, and the package.
+missing=
+while read -r command package; do
+    command -v "$command" >/dev/null 2>&1 || missing="$missing $package"
+done <<END
+nft nftables
+ip iproute2
+sysctl procps
+mosquitto mosquitto
+mosquitto_sub mosquitto-clients
+nmap nmap
+openssl openssl
+python3 python3
+nsenter util-linux
+cc build-essential
+END
+
+if [ -n "$missing" ]; then
+    if ! command -v apt-get >/dev/null 2>&1; then
+        say "missing:$missing. This isn't Debian or Ubuntu: please install them by hand." >&2
+        exit 1
+    fi
+    root=
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null 2>&1; then
+            say "missing:$missing. Run as root: apt-get install$missing" >&2
+            exit 1
+        fi
+        root=sudo
+    fi
+    say "installing$missing"
+    $root apt-get update -q
+    # RUNLEVEL=1 keeps packages from starting their services while they are installed.
+    # shellcheck disable=SC2086 # one word each
+    $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -q -y --no-install-recommends $missing
+    case "$missing " in *" mosquitto "*)
+        # It would listen on this machine from the next boot on. Only if it was installed just now.
+        if [ -d /run/systemd/system ]; then
+            $root systemctl disable --quiet --now mosquitto.service
+            say "mosquitto.service was installed, and is switched off: the tests start their own"
+        fi ;;
+    esac
+fi
+
+if ! unshare --map-root-user --net --mount --pid --fork true 2>/dev/null; then
+    say "this system doesn't let this user make namespaces (unshare -rnm)." >&2
+    say "On Ubuntu: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" >&2
+    say "In a container: run it with --privileged, or on a plain machine." >&2
+    exit 1
+fi
+say "all there"

@@ -1,0 +1,145 @@
+//! `knockd firewall`: what is in the kernel, and how it gets there and away.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
+
+use e2e::door::{MQTTS, broker4};
+use e2e::{Door, Echo, Settings, State, World};
+
+fn installed(world: &World) -> (Echo, Door<'_>) {
+    let echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(world, &Settings::default());
+    (echo, door)
+}
+
+#[test]
+fn after_install_the_door_is_shut_without_any_daemon() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
+    door.run(&["firewall", "install"]).success();
+    for host in [world.client(), world.attacker()] {
+        assert_eq!(host.nmap(world.broker().v4(), MQTTS), State::Filtered);
+        assert_eq!(host.nmap(world.broker().v6(), MQTTS), State::Filtered);
+    }
+}
+
+#[test]
+fn install_twice_is_install_once_and_keeps_live_grants_and_sessions() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let device = door.enrol("press-17");
+    door.run(&["firewall", "install"]).success();
+    let once = world.broker().ruleset();
+    door.run(&["firewall", "install"]).success();
+    assert_eq!(world.broker().ruleset(), once);
+
+    let _daemon = door.ready();
+    device.opens(&["--open-for", "600s"]);
+    let before = door.grants();
+    door.run(&["firewall", "install"]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Filtered);
+    assert_eq!(door.grants().len(), before.len());
+    door.run(&["firewall", "status"]).success();
+}
+
+#[test]
+fn install_follows_a_changed_configuration_and_keeps_live_grants() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883", "tcp/1883"]);
+    let door = Door::new(&world, &Settings::default());
+    let device = door.enrol("press-17");
+    let _daemon = door.ready();
+    device.opens(&["--open-for", "600s"]);
+    assert_eq!(world.attacker().tcp(broker4(&world), 1883), State::Open);
+    let services = "[[service]]\nname = \"mqtts\"\nports = [\"tcp/8883\"]\n\
+                    [[service]]\nname = \"mqtt\"\nports = [\"tcp/1883\"]\n";
+    door.configure(&Settings { services, ..Settings::default() });
+    door.run(&["firewall", "install"]).success();
+    assert_eq!(world.attacker().tcp(broker4(&world), 1883), State::Filtered);
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
+}
+
+#[test]
+fn print_shows_a_table_that_nft_takes_and_that_is_the_one_installed() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let before = world.broker().ruleset();
+    let printed = door.run(&["firewall", "print"]).success();
+    assert_eq!(world.broker().ruleset(), before, "print changes nothing");
+    world.broker().nft(&printed.stdout);
+    let by_hand = world.broker().ruleset();
+    door.run(&["firewall", "status"]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+    door.run(&["firewall", "install"]).success();
+    assert_eq!(world.broker().ruleset(), by_hand);
+}
+
+#[test]
+fn install_touches_no_other_table() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    world.broker().nft("table inet filter { chain input { type filter hook input priority 0; }; }");
+    let before = world.broker().ruleset();
+    door.run(&["firewall", "install"]).success();
+    assert!(world.broker().ruleset().contains(before.trim()));
+    door.run(&["firewall", "remove"]).success();
+    assert_eq!(world.broker().ruleset(), before);
+}
+
+#[test]
+fn status_tells_a_missing_table_a_missing_rule_and_a_foreign_rule() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    door.run(&["firewall", "status"]).exits(69).says("install");
+    door.run(&["firewall", "install"]).success();
+    door.run(&["firewall", "status"]).success();
+    assert!(door.run(&["firewall", "status", "--json"]).success().json().is_object());
+
+    // The last rule of the gate is the one that drops.
+    let list = ["nft", "--handle", "--json", "list", "chain", "inet", "knockd", "gate"];
+    let chain = world.broker().run(&list).success().json();
+    let rules = chain["nftables"].as_array().expect("a list");
+    let last = rules.iter().filter_map(|item| item["rule"]["handle"].as_u64()).next_back();
+    let handle = last.expect("a rule").to_string();
+    let delete = ["nft", "delete", "rule", "inet", "knockd", "gate", "handle", &handle];
+    world.broker().run(&delete).success();
+    door.run(&["firewall", "status"]).exits(69).says("gate");
+    door.run(&["firewall", "install"]).success();
+    door.run(&["firewall", "status"]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+
+    let open =
+        ["nft", "insert", "rule", "inet", "knockd", "gate", "tcp", "dport", "8883", "accept"];
+    world.broker().run(&open).success();
+    door.run(&["firewall", "status"]).exits(69).says("gate");
+    door.run(&["firewall", "install"]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+}
+
+#[test]
+fn remove_says_what_it_opens_up_and_opens_it() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let before = world.broker().ruleset();
+    door.run(&["firewall", "install"]).success();
+    door.run(&["firewall", "remove"]).success().says("8883");
+    assert_eq!(world.broker().ruleset(), before);
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Open);
+}
+
+#[test]
+fn run_puts_the_table_in_and_says_so_when_there_is_none() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let daemon = door.start();
+    door.run(&["firewall", "status"]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+    daemon.terminate();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+}
