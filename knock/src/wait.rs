@@ -16,7 +16,8 @@ use socket2::{Domain, Socket, Type};
 use crate::{endpoint::ServicePort, exit::Error, plan::Wait, send::Route};
 
 const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_millis(1_000);
+/// More than a round trip over any link that devices have, satellites and NB-IoT included.
+const LONGEST: Duration = Duration::from_millis(4_096);
 
 /// The port accepted.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ pub(crate) struct Opened {
     pub(crate) after: Duration,
 }
 
-/// How long each attempt may take: doubling, up to a second.
+/// How long each attempt may take: doubling, up to four seconds.
 fn attempts() -> impl Iterator<Item = Duration> {
     iter::successors(Some(SHORTEST), |time| Some(LONGEST.min(*time * 2)))
 }
