@@ -98,6 +98,13 @@ impl Realm {
         Ok(Self { salt, len: SALT_PREFIX.len() + name.len() })
     }
 
+    /// The realm's name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let name = self.salt.get(SALT_PREFIX.len()..self.len).unwrap_or_default();
+        core::str::from_utf8(name).unwrap_or_default()
+    }
+
     fn salt(&self) -> &[u8] {
         self.salt.get(..self.len).unwrap_or_default()
     }
@@ -205,7 +212,7 @@ mod tests {
     #[test]
     fn a_realm_is_at_most_64_printable_ascii_characters() {
         for good in ["", "plant 7/gate-2", &"x".repeat(64)] {
-            assert!(Realm::new(good).is_ok(), "{good:?}");
+            assert_eq!(Realm::new(good).unwrap().as_str(), good);
         }
         for bad in ["é", "a\n", "a\0", &"x".repeat(65)] {
             assert_eq!(Realm::new(bad), Err(InvalidRealm), "{bad:?}");

@@ -5,10 +5,15 @@
 
 use std::{fmt, process::ExitCode};
 
+pub mod check;
+pub mod client;
 pub mod firewall;
 pub mod grants;
+pub mod moment;
 mod output;
 pub mod run;
+#[cfg(test)]
+pub(crate) mod test_support;
 
 pub use output::{Format, Output};
 

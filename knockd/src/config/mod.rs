@@ -29,7 +29,7 @@ mod services;
 mod settings;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use allow::{Allow, InterfaceName, InvalidInterfaceName};
 pub use listen::Listen;
@@ -43,7 +43,9 @@ use section::Section;
 use settings::Settings;
 use source::Report;
 
-use crate::gate::policy::{Client, Policy};
+use zeroize::Zeroizing;
+
+use crate::gate::policy::{Client, Policy, Service};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/knockd/knockd.toml";
@@ -100,6 +102,48 @@ pub(crate) fn load_located(path: &Path, environment: &Environment) -> Result<Loc
             );
             Err(Mistakes::one(unknown))
         }
+    }
+}
+
+/// The folder of the clients that the main file names, without a look at what is in it.
+///
+/// # Errors
+/// Every mistake of the configuration, if the main file doesn't tell.
+pub(crate) fn clients_dir(path: &Path, environment: &Environment) -> Result<PathBuf, Mistakes> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    match read_settings(path, folder, environment, &mut Vec::new()).and_then(|it| it.clients_dir) {
+        Some(clients_dir) => Ok(clients_dir),
+        None => load_located(path, environment).map(|located| located.config.clients_dir),
+    }
+}
+
+/// Checks what a file of clients says, or would say; how many clients are in it.
+///
+/// # Errors
+/// Every mistake in it.
+pub(crate) fn check_clients(
+    file: &Path,
+    text: &str,
+    services: &[Service],
+) -> Result<usize, Mistakes> {
+    let mut mistakes = Vec::new();
+    let services: Vec<_> = services.iter().map(|service| service.name).collect();
+    let mut clients = Clients::new(Some(&services));
+    clients.read_text(file, text, &mut mistakes);
+    Mistakes::sorted(mistakes).map_or(Ok(clients.clients.len()), Err)
+}
+
+/// The text of a file of clients.
+///
+/// # Errors
+/// What is wrong with the file as a whole.
+pub(crate) fn read_clients_text(file: &Path) -> Result<Zeroizing<Vec<u8>>, Mistakes> {
+    let mut mistakes = Vec::new();
+    let text = files::read(file, Guard::Keys, &mut mistakes);
+    match (Mistakes::sorted(mistakes), text) {
+        (None, Some(text)) => Ok(text),
+        (Some(mistakes), _) => Err(mistakes),
+        (None, None) => Ok(Zeroizing::default()),
     }
 }
 

@@ -1,0 +1,194 @@
+//! `knockd client add`: a new client, and its device's `knock.toml`.
+
+use std::{fmt::Write as _, path::Path};
+
+use clap::{Args, ValueEnum};
+use common::{SECRET_LEN, Secret, ServiceName};
+use ipnet::IpNet;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::{
+    folder::Folder,
+    profile::{self, Server},
+};
+use crate::{
+    commands::{
+        Exit, Failure, Format, Output,
+        moment::{self, Moment},
+        output::to_json,
+    },
+    config::{self, Config, Located, network, secret},
+    gate::policy::{AddressPolicy, Client, ClientName, Standing},
+};
+
+/// A new client, as the command line has it.
+#[derive(Args, Clone, Debug)]
+pub struct AddArgs {
+    /// The client's name, which no other has: 1 to 64 of a-z, 0-9, '.', '_' and '-'
+    pub name: ClientName,
+    /// A service that it may open; several with commas between them, or by several options
+    #[arg(long = "service", value_name = "SERVICE", required = true, value_delimiter = ',')]
+    pub services: Vec<ServiceName>,
+    /// A network that it may knock from, as 10.3.0.0/16; several likewise. Without it, any
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network::parse)]
+    pub from: Vec<IpNet>,
+    /// Which address it may open the door for
+    #[arg(long, value_enum, default_value_t = AddressChoice::Strict)]
+    pub address: AddressChoice,
+    /// When its entry ends: 2027-12-31T00:00:00Z, or 2027-12-31 for the start of that day in UTC
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<Moment>,
+    /// Where the device reaches knockd: it goes into the device's knock.toml
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: Option<Server>,
+}
+
+/// Which address a client may open the door for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AddressChoice {
+    /// The one in its packet, which must be the packet's source
+    Strict,
+    /// Also the packet's source, whatever that is: for clients behind NAT
+    Observed,
+}
+
+impl From<AddressChoice> for AddressPolicy {
+    fn from(choice: AddressChoice) -> Self {
+        match choice {
+            AddressChoice::Strict => Self::Strict,
+            AddressChoice::Observed => Self::Observed,
+        }
+    }
+}
+
+/// The answer as `--json` has it.
+#[derive(Serialize)]
+struct Added<'a> {
+    changed: bool,
+    client: &'a str,
+    file: String,
+    profile: &'a str,
+}
+
+/// Makes a key, writes the client's entry, and prints the device's `knock.toml`.
+///
+/// # Errors
+/// [`Exit::Usage`] for a service that isn't there or a time that is past, [`Exit::CantCreat`] for a name
+/// that is taken, and whatever stands in the way of writing: nothing has changed then.
+pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let folder = Folder::lock(config)?;
+    let Located { config, origins } = &folder.located;
+    check_services(args, config)?;
+    if args.expires.is_some_and(|expires| moment::now().is_ok_and(|now| expires <= now)) {
+        return Err(Failure::new(Exit::Usage, "--expires is in the past: give a later time"));
+    }
+    if let Some((_, origin)) =
+        config.clients.iter().zip(origins).find(|(client, _)| client.name == args.name)
+    {
+        let message = format!(
+            "there is a client {} already, at {origin}: take another name, or remove it first \
+             (knockd client remove {})",
+            args.name, args.name
+        );
+        return Err(Failure::new(Exit::CantCreat, message));
+    }
+
+    let client = Client {
+        name: args.name.clone(),
+        secret: new_secret(&config.clients)?,
+        services: args.services.clone(),
+        from: args.from.clone(),
+        address: args.address.into(),
+        expires: args.expires.map(Into::into),
+        standing: Standing::Enabled,
+    };
+    let text = entry(&client);
+    let file_name = format!("{}.toml", client.name);
+    config::check_clients(&folder.path().join(&file_name), &text, &config.policy.services)?;
+
+    let profile = profile::text(&client, args.server.as_ref(), config);
+    let file = folder.create(&file_name, &text)?;
+    let answer = match output.format() {
+        Format::Human => profile,
+        Format::Json => {
+            let (client, file) = (client.name.as_str(), file.display().to_string());
+            let mut json =
+                Zeroizing::new(to_json(&Added { changed: true, client, file, profile: &profile })?);
+            json.push('\n');
+            json
+        }
+    };
+    if let Err(error) = output.deliver(&answer) {
+        // The key is told once. Nobody got it, so nobody can use the entry.
+        folder.remove(&file)?;
+        let message = format!("can't print the device's knock.toml ({error}): nothing was added");
+        return Err(Failure::new(Exit::IoErr, message));
+    }
+    if args.server.is_none() {
+        output.note("warning: the server in this knock.toml is a placeholder: --server says which");
+    }
+    output.note(format!(
+        "{} is written to {}; restart knockd to load it: systemctl restart knockd",
+        client.name,
+        file.display()
+    ));
+    Ok(())
+}
+
+fn check_services(args: &AddArgs, config: &Config) -> Result<(), Failure> {
+    let known = &config.policy.services;
+    for (index, name) in args.services.iter().enumerate() {
+        if !known.iter().any(|service| service.name == *name) {
+            let names: Vec<_> = known.iter().map(|service| service.name.as_str()).collect();
+            let message = format!("there is no service {name}: name one of {}", names.join(", "));
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        if args.services.iter().take(index).any(|before| before == name) {
+            return Err(Failure::new(Exit::Usage, format!("{name} is named twice: name it once")));
+        }
+    }
+    Ok(())
+}
+
+/// A secret that nobody has. That random bytes come a second time means that they aren't random.
+fn new_secret(others: &[Client]) -> Result<Secret, Failure> {
+    let mut bytes = Zeroizing::new([0; SECRET_LEN]);
+    getrandom::fill(bytes.as_mut_slice())
+        .map_err(|error| Failure::new(Exit::OsErr, format!("can't get random bytes: {error}")))?;
+    Secret::new(*bytes)
+        .ok()
+        .filter(|secret| !others.iter().any(|other| other.secret.is_same(secret)))
+        .ok_or_else(|| Failure::new(Exit::OsErr, "the kernel's random bytes aren't random"))
+}
+
+/// The client's entry. What is as it is by default is left out.
+fn entry(client: &Client) -> Zeroizing<String> {
+    // With room for all of it from the start, the text never moves and leaves a copy behind.
+    let room = 512 + 64 * (client.services.len() + client.from.len());
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    // Writing to a text can't fail, here and below.
+    let _ = writeln!(text, "[[client]]");
+    let _ = writeln!(text, "name = \"{}\"", client.name);
+    let _ = writeln!(text, "key = \"{}\"", *secret::to_text(&client.secret));
+    let _ = writeln!(text, "services = {}", list(&client.services));
+    if !client.from.is_empty() {
+        let _ = writeln!(text, "from = {}", list(&client.from));
+    }
+    match client.address {
+        AddressPolicy::Strict => {}
+        AddressPolicy::Observed => {
+            let _ = writeln!(text, "address = \"observed\"");
+        }
+    }
+    if let Some(expires) = client.expires {
+        let _ = writeln!(text, "expires = {}", Moment::from(expires));
+    }
+    text
+}
+
+/// A list of things whose text needs no escape.
+fn list(things: &[impl ToString]) -> String {
+    let quoted: Vec<_> = things.iter().map(|it| format!("\"{}\"", it.to_string())).collect();
+    format!("[{}]", quoted.join(", "))
+}

@@ -1,0 +1,164 @@
+//! The folder of the clients while it is changed: one command at a time, each file whole or not at all.
+//!
+//! # Security considerations
+//! A new file is made under a hidden name that only its owner can read, gets its mode on the open
+//! descriptor, and its name last. So no other user ever sees a key, and a crash at any point leaves
+//! either the old state or the new one.
+
+use std::{
+    fs::{self, File, Metadata, Permissions, TryLockError},
+    io::{self, ErrorKind, Write as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::NamedTempFile;
+
+use crate::{
+    commands::{Exit, Failure},
+    config::{self, Environment, Located},
+};
+
+/// How long to wait for another command that is at work.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait before looking again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Mode of a client's file: its group, the daemon's, may read it.
+const MODE: u32 = 0o640;
+
+/// The folder, which no other `knockd client` changes as long as this lives.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Locked.
+    folder: File,
+    pub(super) located: Located,
+}
+
+impl Folder {
+    /// Locks the folder, and loads the configuration.
+    ///
+    /// # Errors
+    /// The configuration's mistakes; [`Exit::TempFail`] if another command is at work and stays so.
+    pub(super) fn lock(config: &Path) -> Result<Self, Failure> {
+        let environment = Environment::of_process();
+        // Only the folder's name is needed yet; all else is read once nobody can change it any more.
+        let path = config::clients_dir(config, &environment)?;
+        let folder = match File::open(&path) {
+            Ok(folder) => folder,
+            Err(error) => {
+                // The mistake that is told of it also says how to mend it.
+                config::load_located(config, &environment)?;
+                return Err(cant_change(&path, &error));
+            }
+        };
+        wait_for(&folder, &path)?;
+        let located = config::load_located(config, &environment)?;
+        Ok(Self { path, folder, located })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a file of this name and text, which isn't there yet.
+    ///
+    /// # Errors
+    /// [`Exit::CantCreat`] if it is there, or can't be made.
+    pub(super) fn create(&self, name: &str, text: &str) -> Result<PathBuf, Failure> {
+        let path = self.path.join(name);
+        let make = || -> io::Result<NamedTempFile> {
+            let mut file = hidden(&self.path)?;
+            file.write_all(text.as_bytes())?;
+            // The daemon reads it as a member of the folder's group. Who may not give it to that group
+            // keeps it to a group of his own.
+            match fchown(file.as_file(), None, Some(self.folder.metadata()?.gid())) {
+                Err(error) if error.kind() != ErrorKind::PermissionDenied => return Err(error),
+                _ => {}
+            }
+            file.as_file().set_permissions(Permissions::from_mode(MODE))?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        };
+        let file = make().map_err(|error| cant_change(&self.path, &error))?;
+        file.persist_noclobber(&path).map_err(|error| match error.error.kind() {
+            ErrorKind::AlreadyExists => Failure::new(
+                Exit::CantCreat,
+                format!("{} is there already, for other clients: rename it", path.display()),
+            ),
+            _ => cant_change(&self.path, &error.error),
+        })?;
+        self.sync()?;
+        Ok(path)
+    }
+
+    /// Gives a file that is there a new text, and leaves it its owner, group and mode.
+    ///
+    /// # Errors
+    /// [`Exit::CantCreat`] if it can't be written.
+    pub(super) fn replace(&self, path: &Path, text: &[u8]) -> Result<(), Failure> {
+        let replace = || -> io::Result<()> {
+            // What a link leads to is replaced, and not the link.
+            let path = fs::canonicalize(path)?;
+            let old: Metadata = fs::metadata(&path)?;
+            let mut file = hidden(path.parent().unwrap_or(&self.path))?;
+            file.write_all(text)?;
+            fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+            file.as_file().set_permissions(old.permissions())?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        replace().map_err(|error| cant_change(path, &error))?;
+        self.sync()
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// [`Exit::CantCreat`] if it can't be removed.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), Failure> {
+        fs::remove_file(path).map_err(|error| cant_change(path, &error))?;
+        self.sync()
+    }
+
+    /// Makes what changed in the folder outlast a power cut.
+    fn sync(&self) -> Result<(), Failure> {
+        self.folder.sync_all().map_err(|error| cant_change(&self.path, &error))
+    }
+}
+
+/// A file that only its owner can read, and that isn't taken for a client's.
+fn hidden(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(".client-").suffix(".new").tempfile_in(folder)
+}
+
+fn wait_for(folder: &File, path: &Path) -> Result<(), Failure> {
+    let start = Instant::now();
+    loop {
+        match folder.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!(
+                    "another knockd client has been changing {} for {} s: try again later",
+                    path.display(),
+                    PATIENCE.as_secs()
+                );
+                return Err(Failure::new(Exit::TempFail, message));
+            }
+            Err(TryLockError::Error(error)) => return Err(cant_change(path, &error)),
+        }
+    }
+}
+
+fn cant_change(path: &Path, error: &io::Error) -> Failure {
+    let (exit, advice) = if error.kind() == ErrorKind::PermissionDenied {
+        (Exit::NoPerm, ": run this as root")
+    } else {
+        (Exit::CantCreat, "")
+    };
+    Failure::new(exit, format!("can't change {}: {error}{advice}", path.display()))
+}

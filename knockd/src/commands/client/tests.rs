@@ -1,0 +1,219 @@
+//! The commands on real files, from the command line's words to what is loaded after.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, thread};
+
+use clap::Parser;
+
+use super::*;
+use crate::{
+    commands::{
+        Exit, Format,
+        test_support::{Told, run_to_end},
+    },
+    config::tests::{Folder, KEYS, MAIN, client},
+};
+
+#[derive(Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: ClientCommand,
+}
+
+/// Runs `client` with these words.
+fn knockd(folder: &Folder, format: Format, words: &str) -> Told {
+    let words = std::iter::once("client").chain(words.split_whitespace());
+    let line = Line::try_parse_from(words).unwrap();
+    run_to_end(format, |output| run(&line.command, &folder.main(), output))
+}
+
+fn names(folder: &Folder) -> Vec<String> {
+    folder.load().unwrap().config.clients.iter().map(|client| client.name.to_string()).collect()
+}
+
+#[test]
+fn an_added_client_is_loaded_as_it_was_asked_for() {
+    let folder = Folder::new(MAIN);
+    let words = "add press-17 --service mqtts --from 10.3.0.0/16,2001:db8::/32 --address observed \
+                 --expires 2999-12-31 --server broker.example.com";
+    let told = knockd(&folder, Format::Human, words);
+    assert_eq!(told.result, Ok(()));
+    let config = folder.load().unwrap().config;
+    let [client] = config.clients.as_slice() else { panic!("one client") };
+    assert_eq!(client.name.as_str(), "press-17");
+    assert_eq!(client.services, ["mqtts".parse().unwrap()]);
+    assert_eq!(client.from, ["10.3.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+    assert_eq!(client.address, crate::gate::policy::AddressPolicy::Observed);
+    assert_eq!(client.expires.unwrap().as_millis(), 32_503_593_600_000);
+
+    let key = crate::config::secret::to_text(&client.secret);
+    let profile: toml::Table = toml::from_str(&told.answer).unwrap();
+    let expected = toml::toml! {
+        [broker]
+        server = "broker.example.com:62201"
+        service = "mqtts"
+        port = "tcp/8883"
+        address = "observed"
+    };
+    let mut without_key = profile;
+    let removed = without_key["broker"].as_table_mut().unwrap().remove("key");
+    assert_eq!(removed.unwrap().as_str(), Some(key.as_str()));
+    assert_eq!(without_key, expected);
+    let file = folder.clients_dir().join("press-17.toml");
+    assert_eq!(
+        told.notes,
+        format!(
+            "press-17 is written to {}; restart knockd to load it: systemctl restart knockd\n",
+            file.display()
+        )
+    );
+    assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o7777, 0o640);
+}
+
+#[test]
+fn a_realm_and_several_services_are_in_the_profile_as_the_device_needs_them() {
+    let main =
+        format!("realm = 'a\"b\\c'\n{MAIN}[[service]]\nname = \"coap\"\nports = [\"udp/5684\"]\n");
+    let folder = Folder::new(&main);
+    let told = knockd(&folder, Format::Human, "add a --service coap --service mqtts");
+    assert_eq!(told.result, Ok(()));
+    let profile: toml::Table = toml::from_str(&told.answer).unwrap();
+    assert_eq!(profile["broker"]["realm"].as_str(), Some("a\"b\\c"));
+    assert_eq!(profile["broker"]["port"].as_str(), Some("tcp/8883"));
+    assert!(profile["broker"].get("service").is_none());
+    assert!(told.notes.contains("warning: the server"), "{}", told.notes);
+}
+
+#[test]
+fn json_tells_the_file_and_the_profile() {
+    let folder = Folder::new(MAIN);
+    let told = knockd(&folder, Format::Json, "add a --service mqtts");
+    let answer: serde_json::Value = serde_json::from_str(&told.answer).unwrap();
+    assert_eq!((&answer["changed"], &answer["client"]), (&true.into(), &"a".into()));
+    assert!(answer["file"].as_str().unwrap().ends_with("/clients.d/a.toml"));
+    assert!(toml::from_str::<toml::Table>(answer["profile"].as_str().unwrap()).is_ok());
+}
+
+#[test]
+fn a_name_that_is_taken_in_any_file_is_refused_with_the_place() {
+    let folder = Folder::with_clients(MAIN, &client("a", KEYS[0], ""));
+    let failure = knockd(&folder, Format::Human, "add a --service mqtts").result.unwrap_err();
+    assert_eq!(failure.exit, Exit::CantCreat);
+    assert!(failure.message.contains("clients.d/clients.toml:1"), "{failure}");
+    let failure = knockd(&folder, Format::Human, "add clients --service mqtts").result.unwrap_err();
+    assert_eq!(failure.exit, Exit::CantCreat, "{failure}");
+    assert_eq!(names(&folder), ["a"]);
+}
+
+#[test]
+fn what_cannot_be_added_changes_nothing() {
+    let folder = Folder::new(MAIN);
+    for (words, exit, said) in [
+        ("add a --service http", Exit::Usage, "name one of mqtts"),
+        ("add a --service mqtts,mqtts", Exit::Usage, "twice"),
+        ("add a --service mqtts --expires 2020-01-01", Exit::Usage, "in the past"),
+    ] {
+        let failure = knockd(&folder, Format::Human, words).result.unwrap_err();
+        assert_eq!(failure.exit, exit, "{words}");
+        assert!(failure.message.contains(said), "{failure}");
+    }
+    for words in ["add A --service mqtts", "add a", "add a --service mqtts --from 10.0.0.1/8"] {
+        let words = std::iter::once("client").chain(words.split_whitespace());
+        assert!(Line::try_parse_from(words).is_err());
+    }
+    folder.write("clients.d/broken.toml", "x = 1");
+    let failure = knockd(&folder, Format::Human, "add a --service mqtts").result.unwrap_err();
+    assert_eq!(failure.exit, Exit::Config);
+    assert_eq!(fs::read_dir(folder.clients_dir()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_client_whose_profile_cannot_be_printed_is_not_added() {
+    struct Closed;
+    impl std::io::Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let folder = Folder::new(MAIN);
+    let line = Line::try_parse_from(["client", "add", "a", "--service", "mqtts"]).unwrap();
+    let (mut answer, mut notes) = (Closed, Vec::new());
+    let mut output = Output::new(&mut answer, &mut notes, Format::Human);
+    let failure = run(&line.command, &folder.main(), &mut output).unwrap_err();
+    assert_eq!(failure.exit, Exit::IoErr);
+    assert_eq!(names(&folder), [""; 0]);
+}
+
+#[test]
+fn of_many_that_add_at_once_each_name_is_added_once() {
+    let folder = Folder::new(MAIN);
+    let added = thread::scope(|scope| {
+        let add = |index: usize| {
+            let name = format!("add c{} --service mqtts", index % 8);
+            knockd(&folder, Format::Human, &name).result.is_ok()
+        };
+        let threads: Vec<_> = (0..16).map(|index| scope.spawn(move || add(index))).collect();
+        threads.into_iter().map(|it| it.join().unwrap()).filter(|ok| *ok).count()
+    });
+    assert_eq!(added, 8);
+    assert_eq!(names(&folder).len(), 8);
+    assert_eq!(fs::read_dir(folder.clients_dir()).unwrap().count(), 8);
+}
+
+#[test]
+fn the_list_tells_all_but_the_keys() {
+    let more = "from = [\"10.3.0.0/16\"]\naddress = \"observed\"\nexpires = 2027-12-31T00:00:00Z\n\
+                enabled = false";
+    let text = client("press-17", KEYS[0], more) + &client("b", KEYS[1], "");
+    let folder = Folder::with_clients(MAIN, &text);
+    let told = knockd(&folder, Format::Human, "list");
+    let lines: Vec<Vec<_>> =
+        told.answer.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        lines[1][..6],
+        ["press-17", "mqtts", "10.3.0.0/16", "observed", "2027-12-31T00:00:00Z", "no"]
+    );
+    assert_eq!(lines[2][..6], ["b", "mqtts", "anywhere", "strict", "never", "yes"]);
+
+    let json = knockd(&folder, Format::Json, "list").answer;
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(answer["clients"][0]["expires"], "2027-12-31T00:00:00Z");
+    assert_eq!(answer["clients"][1]["from"], serde_json::json!([]));
+    assert_eq!(answer["clients"][1]["enabled"], true);
+    for key in KEYS {
+        assert!(!told.answer.contains(&key[..8]) && !json.contains(&key[..8]));
+    }
+}
+
+#[test]
+fn a_removed_client_leaves_its_neighbours_byte_for_byte_and_the_file_its_mode() {
+    let (a, b) = (client("a", KEYS[0], "# mine\n"), client("b", KEYS[1], ""));
+    let folder = Folder::with_clients(MAIN, &format!("{a}{b}"));
+    let file = folder.clients_dir().join("clients.toml");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+    assert_eq!(knockd(&folder, Format::Human, "remove a").result, Ok(()));
+    assert_eq!(fs::read_to_string(&file).unwrap(), b);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o400);
+
+    let told = knockd(&folder, Format::Json, "remove b");
+    let answer: serde_json::Value = serde_json::from_str(&told.answer).unwrap();
+    assert_eq!((&answer["changed"], &answer["client"]), (&true.into(), &"b".into()));
+    assert!(!file.exists());
+    let failure = knockd(&folder, Format::Human, "remove b").result.unwrap_err();
+    assert_eq!(failure.exit, Exit::NoInput);
+    assert!(failure.message.contains("knockd client list"), "{failure}");
+}
+
+#[test]
+fn a_file_behind_a_link_is_changed_where_it_is() {
+    let folder = Folder::new(MAIN);
+    let two = client("a", KEYS[0], "") + &client("b", KEYS[1], "");
+    let target = folder.write("kept.toml", &two);
+    let link = folder.clients_dir().join("link.toml");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    assert_eq!(knockd(&folder, Format::Human, "remove a").result, Ok(()));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(&target).unwrap(), client("b", KEYS[1], ""));
+}
