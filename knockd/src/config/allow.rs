@@ -26,10 +26,9 @@ impl Allow {
     pub(super) fn read(section: &mut Section<'_, '_, '_>) -> Option<Self> {
         let interfaces = section.texts(&INTERFACES, |text| {
             text.parse().map_err(|error: InvalidInterfaceName| {
-                Wrong::with(
-                    "has something in it that no interface is called",
-                    format!("write a name: {error}"),
-                )
+                Wrong::new(format!(
+                    "has something in it that no interface is called: a name is {error}"
+                ))
             })
         });
         let networks = section.texts(&NETWORKS, network_or_wrong);

@@ -40,9 +40,8 @@ impl Rest {
 /// they are wrong themselves.
 pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]>) -> Read {
     let name = table.text(&CLIENT_NAME, |text| {
-        text.parse::<ClientName>().map_err(|error| {
-            Wrong::with("is nothing that a client can be called", format!("mind that {error}"))
-        })
+        text.parse::<ClientName>()
+            .map_err(|error| Wrong::new(format!("is nothing that a client can be called: {error}")))
     });
     let secret = table.text(&KEY, secret::parse);
     let services = table.texts(&SERVICES, |text| service(text, known));
@@ -85,7 +84,7 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
 /// The name of a service that there is.
 fn service(text: &str, known: Option<&[ServiceName]>) -> Result<ServiceName, Wrong> {
     let name: ServiceName = text.parse().map_err(|error| {
-        Wrong::with("has something in it that no service is called", format!("mind that {error}"))
+        Wrong::new(format!("has something in it that no service is called: {error}"))
     })?;
     match known {
         Some(known) if !known.contains(&name) => {

@@ -58,9 +58,8 @@ fn read_one(
 ) -> Option<(Service, Placed)> {
     let name = table.text(&SERVICE_NAME, service_name);
     let ports = table.texts(&PORTS, |text| {
-        text.parse::<Port>().map_err(|error| {
-            Wrong::with("has something in it that is no port", format!("mind that {error}"))
-        })
+        text.parse::<Port>()
+            .map_err(|error| Wrong::new(format!("has something in it that is no port: {error}")))
     });
     let to = table.texts(&TO, address_behind);
     let name = table.required(&SERVICE_NAME, name);
@@ -144,9 +143,8 @@ fn contradiction(
 }
 
 fn service_name(text: &str) -> Result<ServiceName, Wrong> {
-    text.parse().map_err(|error| {
-        Wrong::with("is nothing that a service can be called", format!("mind that {error}"))
-    })
+    text.parse()
+        .map_err(|error| Wrong::new(format!("is nothing that a service can be called: {error}")))
 }
 
 /// An address behind this host.

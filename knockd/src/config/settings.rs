@@ -119,9 +119,8 @@ fn socket_path(section: &mut Section<'_, '_, '_>, path: PathBuf) -> Option<PathB
 
 fn policy(section: &mut Section<'_, '_, '_>, knock_port: Option<NonZeroU16>) -> Option<Policy> {
     let realm = section.text(&REALM, |text| {
-        Realm::new(text).map_err(|error| {
-            Wrong::with("is nothing that a realm can be", format!("mind that {error}"))
-        })
+        Realm::new(text)
+            .map_err(|error| Wrong::new(format!("is nothing that a realm can be: {error}")))
     });
     let clock_skew = section.text(&CLOCK_SKEW, |text| {
         let skew = duration_or_wrong(text)?;
@@ -151,8 +150,7 @@ fn policy(section: &mut Section<'_, '_, '_>, knock_port: Option<NonZeroU16>) -> 
 }
 
 fn duration_or_wrong(text: &str) -> Result<Duration, Wrong> {
-    duration::parse(text)
-        .map_err(|error| Wrong::with("is no duration", format!("mind that {error}")))
+    duration::parse(text).map_err(|error| Wrong::new(format!("is no duration: {error}")))
 }
 
 fn grant(table: &mut Section<'_, '_, '_>) -> Option<GrantPolicy> {
