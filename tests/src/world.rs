@@ -165,9 +165,10 @@ impl World {
             .arg(host.map_or("--net".to_owned(), |host| {
                 format!("--net=/proc/{}/root/run/netns/{host}", self.pid)
             }))
-            .arg("--")
-            .args(argv)
-            .current_dir(self.dir());
+            // Entering a mount namespace goes to its root.
+            .args(["--", "env", "--chdir"])
+            .arg(self.dir())
+            .args(argv);
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"));
         command.env("LC_ALL", "C.UTF-8");
