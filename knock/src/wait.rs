@@ -126,9 +126,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_begin_at_a_millisecond_and_double_up_to_a_second() {
-        let millis: Vec<_> = attempts().take(13).map(|time| time.as_millis()).collect();
-        assert_eq!(millis, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000, 1000]);
+    fn attempts_begin_at_a_millisecond_and_double_up_to_four_seconds() {
+        let millis: Vec<_> = attempts().take(15).map(|time| time.as_millis()).collect();
+        assert_eq!(millis, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 4096, 4096]);
     }
 
     #[test]
