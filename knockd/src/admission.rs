@@ -21,6 +21,7 @@ use crate::{
         held::{HeldFile, StoredGrant},
         seen::{NameHash, Record, SeenFile, Span},
     },
+    tags::{TagKeeper, Upkeep},
 };
 
 /// What became of a datagram.
@@ -145,6 +146,14 @@ impl<F: Firewall> Admission<F> {
     /// The live grants.
     pub const fn grants(&self) -> &Grants {
         &self.grants
+    }
+
+    /// Lets some more of the clients' tags past the kernel's filter, if any are missing.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn keep_tags(&mut self, keeper: &mut TagKeeper, now: Now) -> Result<Upkeep, FirewallError> {
+        keeper.keep(self.gate.directory(), &mut self.firewall, now)
     }
 
     /// Deals with a batch of datagrams that were received at `now`. `tell` hears of each what became of it:

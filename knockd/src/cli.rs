@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{commands::firewall::FirewallCommand, config::DEFAULT_PATH};
+use crate::{
+    commands::{check::CheckArgs, client::ClientCommand, firewall::FirewallCommand},
+    config::DEFAULT_PATH,
+};
 
 /// Opens a port for one address, for a while, on a single authorization packet
 #[derive(Debug, Parser)]
@@ -31,6 +34,11 @@ pub enum Command {
         after_help = "Example:\n  knockd --config ./knockd.toml run\n\nEvents go to the journal under systemd, to stderr otherwise;\nKNOCKD_LOG=error|warn|info|debug says how much is told."
     )]
     Run,
+    /// Say whether the configuration is sound: every mistake in one run
+    Check(CheckArgs),
+    /// Enrol a client, list them, or remove one
+    #[command(subcommand)]
+    Client(ClientCommand),
     /// Print, install, inspect or remove the table in the kernel
     #[command(
         subcommand,

@@ -1,26 +1,33 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{convert::Infallible, io, net::IpAddr, time::Duration};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep, sleep_until},
+};
 use tracing::{error, info, warn};
 
 use crate::{
     admission::Admission,
     clock,
-    config::{Config, InterfaceName},
+    config::{AUTO_LIMIT, Config, InterfaceName, PrefilterMode},
     firewall::{
         FirewallError,
         kernel::{self, Kernel, TableState},
-        ruleset::{Plan, Ruleset},
+        ruleset::{Plan, Prefilter, Ruleset},
     },
-    gate::directory::{Directory, TagCollision},
+    gate::directory::Directory,
+    house::Housekeeping,
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
     restore::{GrantsCondition, RestoreError, Restored, restore},
+    tags::TagKeeper,
     telemetry,
 };
 
+/// How long after a burst the kernel's drops are looked at.
+const AFTER_A_BURST: Duration = Duration::from_secs(1);
 /// How long to wait after a failure to receive, so that a lasting one doesn't take a whole core.
 const AFTER_A_FAILED_RECEIVE: Duration = Duration::from_millis(100);
 
@@ -81,12 +88,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
 struct Daemon {
     admission: Admission<Kernel>,
     listener: Listener,
+    house: Housekeeping,
     /// Its lock is held for as long as packets are accepted.
     _folder: StateFolder,
 }
 
 impl Daemon {
-    /// Takes everything up in the order in which it must stand: the lock, the table, the past, the socket.
+    /// Takes everything up in the order in which it must stand: the lock, the table, the past, the tags,
+    /// the socket.
     fn start(config: Config) -> Result<Self, StartError> {
         let folder = StateFolder::open(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
@@ -96,43 +105,73 @@ impl Daemon {
         };
         install(&ruleset(&config))?;
 
-        let Config { policy, clients, listen, .. } = config;
-        let clients_count = clients.len();
+        let Config { policy, clients, listen, prefilter, .. } = config;
+        let count = clients.len();
+        let filters = prefilter.filters(count);
+        if !filters && prefilter.mode == PrefilterMode::Auto {
+            warn!(
+                clients = count,
+                "the kernel doesn't filter by tags: with more than {AUTO_LIMIT} clients that would make every listing of the ruleset slow"
+            );
+        }
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
         let (mut admission, restored) =
             restore(&policy, directory, &folder, writer, Kernel::open()?, clock::now())?;
         report_restored(&restored);
-        report_collisions(&admission.gate_mut().turn_to(clock::now().utc));
+        let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)));
+        house.prepare_today(&mut admission, count);
+        house.let_all_tags_in(&mut admission)?;
 
         let listener = Listener::bind(listen.addresses())?;
         let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
         info!(
-            clients = clients_count,
+            clients = count,
             services = policy.services.len(),
             "listening on udp {}",
             addresses.join(", ")
         );
-        Ok(Self { admission, listener, _folder: folder })
+        Ok(Self { admission, listener, house, _folder: folder })
     }
 
-    /// Deals with one batch of datagrams after another.
+    /// Deals with one batch of datagrams after another, and keeps house between them.
     async fn serve(mut self) -> Infallible {
+        let mut due = Instant::now();
         loop {
-            let batch = match self.listener.receive().await {
-                Ok(batch) => batch,
-                Err(error) => {
-                    error!("can't receive: {error}");
-                    tokio::time::sleep(AFTER_A_FAILED_RECEIVE).await;
+            tokio::select! {
+                // First, so that no flood keeps it from being done.
+                biased;
+                () = sleep_until(due) => {
+                    due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
                     continue;
                 }
-            };
-            let now = clock::now();
-            report_collisions(&self.admission.gate_mut().turn_to(now.utc));
-            self.admission.handle(batch, now, |outcome, source, gate| {
-                telemetry::report(outcome, source, gate.directory(), now);
-            });
+                received = self.listener.receive() => match received {
+                    Ok(()) => deal_with(self.listener.batch(), &mut self.admission, &mut self.house),
+                    Err(error) => {
+                        error!("can't receive: {error}");
+                        sleep(AFTER_A_FAILED_RECEIVE).await;
+                    }
+                },
+            }
+            if self.listener.was_full() {
+                due = due.min(Instant::now() + AFTER_A_BURST);
+            }
         }
     }
+}
+
+fn deal_with<'a>(
+    batch: impl Iterator<Item = (&'a [u8], IpAddr)>,
+    admission: &mut Admission<Kernel>,
+    house: &mut Housekeeping,
+) {
+    let now = clock::now();
+    if admission.gate().lacks_tags_at(now.utc) {
+        let clients = admission.gate().directory().len();
+        house.prepare_today(admission, clients);
+    }
+    admission.handle(batch, now, |outcome, source, gate| {
+        telemetry::report(outcome, source, gate.directory(), now);
+    });
 }
 
 fn random() -> io::Result<[u8; 16]> {
@@ -146,6 +185,13 @@ fn random() -> io::Result<[u8; 16]> {
 pub fn ruleset(config: &Config) -> Ruleset {
     Ruleset::of(&Plan {
         knock_ports: &[config.listen.port().get()],
+        prefilter: match config.prefilter.filters(config.clients.len()) {
+            true => Prefilter::On {
+                junk_budget: config.prefilter.junk_budget,
+                clients: config.clients.len(),
+            },
+            false => Prefilter::Off,
+        },
         services: &config.policy.services,
         allowed_interfaces: config.allow.interfaces.iter().map(InterfaceName::as_str).collect(),
         allowed_networks: &config.allow.networks,
@@ -192,16 +238,6 @@ fn report_restored(restored: &Restored) {
         warn!(doors = restored.mended, "doors in the kernel were made to match the live grants");
     }
     info!(grants = restored.live, "live grants taken up");
-}
-
-fn report_collisions(collisions: &[TagCollision]) {
-    for TagCollision { day, first, second } in collisions {
-        error!(
-            client = %second,
-            "it has the same tag as {first} on day {}: its packets are refused that day; a new key for it helps at once",
-            day.number()
-        );
-    }
 }
 
 /// What makes the daemon end.

@@ -23,6 +23,8 @@ use nix::{
 };
 use tokio::{io::Interest, net::UdpSocket};
 
+use crate::drops::{self, SocketInode};
+
 /// Datagrams taken in one system call at most.
 const BATCH: usize = 256;
 /// One byte more than a packet has: enough to see that a datagram is too long.
@@ -34,6 +36,7 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 /// The sockets that knocks come in at.
 pub struct Listener {
     sockets: Vec<UdpSocket>,
+    inodes: Vec<SocketInode>,
     /// Where to look first, so that no socket starves another.
     turn: usize,
     headers: MultiHeaders<SockaddrStorage>,
@@ -69,14 +72,17 @@ impl Listener {
     /// [`ListenError`] names the address.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, ListenError> {
         let has_ipv4 = addresses.iter().any(SocketAddr::is_ipv4);
-        let sockets = addresses
-            .iter()
-            .map(|address| {
-                open(*address, has_ipv4).map_err(|error| ListenError { address: *address, error })
-            })
-            .collect::<Result<_, _>>()?;
+        let mut sockets = Vec::new();
+        let mut inodes = Vec::new();
+        for address in addresses {
+            let fail = |error| ListenError { address: *address, error };
+            let socket = open(*address, has_ipv4).map_err(fail)?;
+            inodes.push(SocketInode::of(&socket).map_err(fail)?);
+            sockets.push(socket);
+        }
         Ok(Self {
             sockets,
+            inodes,
             turn: 0,
             headers: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; BUFFER_LEN]; BATCH],
@@ -84,21 +90,39 @@ impl Listener {
         })
     }
 
-    /// Waits for datagrams and takes as many as there are, up to a batch. Nothing is lost if it is
-    /// dropped while it waits.
+    /// How many datagrams the kernel has dropped for want of room in the sockets' buffers.
+    ///
+    /// # Errors
+    /// If the kernel's tables can't be read.
+    pub fn dropped(&self) -> io::Result<u64> {
+        drops::dropped(&self.inodes)
+    }
+
+    /// Whether the last batch was as large as one can be, so that more may be waiting.
+    #[must_use]
+    pub fn was_full(&self) -> bool {
+        self.received.len() == BATCH
+    }
+
+    /// Waits for datagrams and takes as many as there are, up to a batch: then they are in
+    /// [`Listener::batch`]. Nothing is lost if it is dropped while it waits.
     ///
     /// # Errors
     /// What the kernel says.
-    pub async fn receive(&mut self) -> io::Result<impl Iterator<Item = (&[u8], IpAddr)>> {
+    pub async fn receive(&mut self) -> io::Result<()> {
         loop {
             let at = self.readable().await?;
             if self.take_batch(at)? {
-                break;
+                return Ok(());
             }
         }
-        Ok(self.buffers.iter().zip(&self.received).map(|(buffer, (length, source))| {
+    }
+
+    /// The datagrams that were received last, each with its source.
+    pub fn batch(&self) -> impl Iterator<Item = (&[u8], IpAddr)> {
+        self.buffers.iter().zip(&self.received).map(|(buffer, (length, source))| {
             (buffer.get(..*length).unwrap_or(buffer.as_slice()), *source)
-        }))
+        })
     }
 
     /// The index of a socket that has something.

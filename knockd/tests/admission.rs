@@ -13,7 +13,7 @@ use std::{
 
 use common::{
     Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request,
-    SealedDatagram, Secret, Timestamp, UnicastAddress, seal,
+    SealedDatagram, Secret, Tag, Timestamp, UnicastAddress, seal,
 };
 use knockd::{
     admission::{Admission, Outcome},
@@ -49,6 +49,10 @@ struct Shared(Rc<RefCell<MemoryFirewall>>);
 impl Firewall for Shared {
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
         self.0.borrow_mut().apply(changes, now)
+    }
+
+    fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {
+        self.0.borrow_mut().admit_tags(tags)
     }
 
     fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
@@ -128,7 +132,7 @@ impl Host {
         let writer = Writer { boot: self.boot, daemon: DaemonId::from_random([9; 16]) };
         let (mut admission, restored) =
             restore(&policy, directory, &folder, writer, self.firewall.clone(), now).unwrap();
-        admission.gate_mut().turn_to(now.utc);
+        let _ = admission.gate_mut().prepare(now.utc, usize::MAX, &mut Vec::new());
         self.running = Some((admission, folder));
         restored
     }
@@ -242,7 +246,8 @@ fn a_replay_after_a_restart_is_refused() {
 #[test]
 fn a_replay_after_the_file_was_lost_damaged_or_written_before_a_reboot_is_refused() {
     let knock = open(1, at(31));
-    let disturbances: [(&str, fn(&mut Host)); 3] = [
+    type Disturbance = fn(&mut Host);
+    let disturbances: [(&str, Disturbance); 3] = [
         ("lost", |host| fs::remove_file(host.state("seen")).unwrap()),
         ("damaged", |host| fs::write(host.state("seen"), b"nonsense").unwrap()),
         ("reboot", |host| host.boot = BootId::from_bytes([2; 16])),

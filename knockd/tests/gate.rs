@@ -17,7 +17,7 @@ use knockd::gate::{
     Gate,
     clock::{Now, Uptime},
     decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
-    directory::Directory,
+    directory::{Directory, Progress},
     policy::{
         AddressPolicy, Client, ClockSkew, GrantPolicy, Port, ReplayLimits, Service, Sessions,
         Standing,
@@ -76,8 +76,15 @@ fn gate_with(clients: Vec<Client>, limits: ReplayLimits, forgotten: Option<u64>)
     let directory = Directory::new(services(), clients, &Realm::default());
     let replay = ReplayMemory::new(limits, skew, forgotten.map(Timestamp::from_millis));
     let mut gate = Gate::new(directory, replay, grant, skew);
-    assert!(gate.turn_to(Timestamp::from_millis(NOON)).is_empty());
+    prepare(&mut gate, NOON);
     gate
+}
+
+/// Makes all tags of the days around this time.
+fn prepare(gate: &mut Gate, now: u64) {
+    let mut collisions = Vec::new();
+    let progress = gate.prepare(Timestamp::from_millis(now), usize::MAX, &mut collisions);
+    assert_eq!((progress, collisions), (Progress::Complete, Vec::new()));
 }
 
 fn gate(clients: Vec<Client>) -> Gate {
@@ -253,10 +260,10 @@ fn no_step_of_the_clock_makes_a_used_packet_new_again() {
     let old = Knock::new().sealed();
     let _ = accepted(gate.decide(&old, ip("10.77.0.2"), at(NOON)));
     let later = NOON + DAY_MS / 2;
-    gate.turn_to(Timestamp::from_millis(later));
+    prepare(&mut gate, later);
     let _ =
         accepted(gate.decide(&Knock::new().stamped(later).sealed(), ip("10.77.0.2"), at(later)));
-    gate.turn_to(Timestamp::from_millis(NOON));
+    prepare(&mut gate, NOON);
     let refused = reason(gate.decide(&old, ip("10.77.0.2"), at(NOON)));
     assert!(
         matches!(refused, Reason::Stale(Staleness { bound: StaleBound::Forgotten, .. })),
@@ -391,13 +398,35 @@ fn tags_of_yesterday_and_tomorrow_are_known_and_those_of_two_days_off_are_not() 
 }
 
 #[test]
+fn tags_that_are_made_in_steps_are_found_today_first_and_all_in_the_end() {
+    let clients: Vec<Client> = (1..=5).map(|seed| client(&format!("press-{seed}"), seed)).collect();
+    let mut directory = Directory::new(services(), clients, &Realm::default());
+    let today = Day::of(Timestamp::from_millis(NOON)).unwrap();
+    let tag = |directory: &Directory, day, at| directory.tags_on(day, at..at + 1).next().unwrap();
+    let mut steps = 0;
+    while directory.prepare(today, 2, &mut Vec::new()) == Progress::More {
+        steps += 1;
+        let made =
+            (0..5).filter(|at| directory.find(tag(&directory, today, *at)).is_some()).count();
+        assert_eq!(made, 5.min(steps * 2));
+    }
+    assert_eq!(steps, 7);
+    for day in [today.previous().unwrap(), today, today.next().unwrap()] {
+        for at in 0..5 {
+            let (_, entry, found) = directory.find(tag(&directory, day, at)).unwrap();
+            assert_eq!((entry.name.as_str(), found), (format!("press-{}", at + 1).as_str(), day));
+        }
+    }
+}
+
+#[test]
 fn across_midnight_a_fresh_packet_of_either_day_is_accepted() {
     let midnight = (NOON / DAY_MS + 1) * DAY_MS;
     for (nonce, stamp, now) in
         [(1, midnight - 1, midnight), (2, midnight, midnight - 1), (3, midnight, midnight)]
     {
         let mut gate = gate(vec![client("press-17", 1)]);
-        gate.turn_to(Timestamp::from_millis(now));
+        prepare(&mut gate, now);
         let datagram = Knock::new().numbered(nonce).stamped(stamp).sealed();
         let _ = accepted(gate.decide(&datagram, ip("10.77.0.2"), at(now)));
     }
@@ -469,7 +498,7 @@ fn each_of_the_refused_vectors_is_refused_with_its_reason() {
     entry.secret = Secret::new(hex(&file.secret).try_into().unwrap()).unwrap();
     entry.services = file.client_services.iter().map(|name| name.parse().unwrap()).collect();
     let mut gate = gate(vec![entry]);
-    gate.turn_to(Timestamp::from_millis(file.now_ms));
+    prepare(&mut gate, file.now_ms);
     assert!(!file.vectors.is_empty());
     for vector in file.vectors {
         let refused = reason(gate.decide(&hex(&vector.datagram), file.source, at(file.now_ms)));

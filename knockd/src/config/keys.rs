@@ -25,6 +25,10 @@ pub(super) const OPEN_FOR: Key = Key::new("open-for", r#""30s""#);
 pub(super) const MAX: Key = Key::new("max", r#""1h""#);
 pub(super) const SESSIONS: Key = Key::new("sessions", r#""keep" or "cut""#);
 
+pub(super) const PREFILTER: &str = "prefilter";
+pub(super) const MODE: Key = Key::new("mode", r#""auto", "on" or "off""#);
+pub(super) const JUNK_BUDGET: Key = Key::new("junk-budget", "1000");
+
 pub(super) const REPLAY: &str = "replay";
 pub(super) const CAPACITY: Key = Key::new("capacity", "1048576");
 pub(super) const PER_CLIENT: Key = Key::new("per-client", "131072");

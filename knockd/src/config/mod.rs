@@ -23,6 +23,7 @@ mod listen;
 mod mistake;
 mod near;
 pub mod network;
+mod prefilter;
 pub(crate) mod secret;
 mod section;
 mod services;
@@ -34,6 +35,7 @@ pub(crate) mod tests;
 pub use allow::{Allow, InterfaceName, InvalidInterfaceName};
 pub use listen::Listen;
 pub use mistake::{Mistake, MistakeKind, Mistakes};
+pub use prefilter::{AUTO_LIMIT, Prefilter, PrefilterMode};
 pub use settings::Environment;
 pub use source::Origin;
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub policy: Policy,
     /// Who needs no knock.
     pub allow: Allow,
+    /// What the kernel does about junk.
+    pub prefilter: Prefilter,
     /// The clients, no two of one name or one key, in the order of the files' names.
     pub clients: Vec<Client>,
 }
@@ -171,6 +175,7 @@ fn try_load(
             clients_dir: settings.clients_dir?,
             policy: policy?,
             allow: settings.allow?,
+            prefilter: settings.prefilter?,
             clients,
         },
         origins,

@@ -15,10 +15,11 @@ use super::{
     duration::{self, Written},
     field::{Field, Key},
     keys::{
-        ALLOW, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, OPEN_FOR, PER_CLIENT, REALM,
-        REPLAY, SESSIONS, STATE,
+        ALLOW, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, OPEN_FOR, PER_CLIENT, PREFILTER,
+        REALM, REPLAY, SESSIONS, STATE,
     },
     listen::Listen,
+    prefilter::Prefilter,
     section::Section,
     services,
     source::Wrong,
@@ -62,13 +63,14 @@ pub(super) struct Settings {
     pub(super) clients_dir: Option<PathBuf>,
     pub(super) policy: Option<Policy>,
     pub(super) allow: Option<Allow>,
+    pub(super) prefilter: Option<Prefilter>,
 }
 
 impl Settings {
     /// Nothing known but where the clients are, if that.
     pub(super) const fn unknown(clients_dir: Option<PathBuf>) -> Self {
         let (listen, state, control, policy, allow) = (None, None, None, None, None);
-        Self { listen, state, control, clients_dir, policy, allow }
+        Self { listen, state, control, clients_dir, policy, allow, prefilter: None }
     }
 
     /// Reads them. Paths are relative to the folder that the file is in.
@@ -87,6 +89,7 @@ impl Settings {
             clients_dir: path(section, &CLIENTS, folder, folder.join("clients.d")),
             policy: policy(section, listen.as_ref().map(Listen::port)),
             allow: section.table(ALLOW, Allow::read).flatten(),
+            prefilter: section.table(PREFILTER, Prefilter::read).flatten(),
             listen,
         }
     }

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use common::UnicastAddress;
+use common::{Tag, UnicastAddress};
 
 use super::{
     Firewall, FirewallError,
     netlink::{Element, Netlink, Step},
     nft,
-    ruleset::{DOOR4, DOOR6, Ruleset, TABLE},
+    ruleset::{DOOR4, DOOR6, Ruleset, TABLE, TAGS},
     verify::differences,
 };
 use crate::gate::{
@@ -169,9 +169,9 @@ impl Kernel {
     }
 }
 
-/// Doors changed in one transaction: what three elements each for as many takes stays below the size
+/// Elements changed in one transaction: what three elements each for as many takes stays below the size
 /// of a netlink socket's send buffer (net.core.wmem_default, 212,992 bytes).
-const DOORS_PER_TRANSACTION: usize = 1024;
+const PER_TRANSACTION: usize = 1024;
 
 impl Firewall for Kernel {
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
@@ -179,8 +179,29 @@ impl Firewall for Kernel {
         let last: BTreeMap<Door, Option<Uptime>> =
             changes.iter().map(|change| (change.door, change.until)).collect();
         let last: Vec<(Door, Option<Uptime>)> = last.into_iter().collect();
-        for changes in last.chunks(DOORS_PER_TRANSACTION) {
+        for changes in last.chunks(PER_TRANSACTION) {
             self.netlink.transact(steps(changes, now)).map_err(FirewallError::Refused)?;
+        }
+        Ok(())
+    }
+
+    fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {
+        let elements: Vec<Element> = tags
+            .iter()
+            .map(|(tag, timeout)| Element {
+                set: TAGS,
+                key: tag.as_bytes().to_vec(),
+                timeout: Some(*timeout),
+            })
+            .collect();
+        for elements in elements.chunks(PER_TRANSACTION) {
+            let elements = elements.to_vec();
+            let steps = vec![
+                Step::Add(elements.clone()),
+                Step::Delete(elements.clone()),
+                Step::Add(elements),
+            ];
+            self.netlink.transact(steps).map_err(FirewallError::Refused)?;
         }
         Ok(())
     }

@@ -1,6 +1,12 @@
 //! The firewall's twin in memory, for tests: doors with an end, and faults on demand.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    time::Duration,
+};
+
+use common::Tag;
 
 use super::{Firewall, FirewallError};
 use crate::gate::{
@@ -13,6 +19,7 @@ use crate::gate::{
 pub struct MemoryFirewall {
     doors: BTreeMap<Door, Uptime>,
     now: Option<Uptime>,
+    tags: HashMap<Tag, Duration>,
     fault: Option<io::ErrorKind>,
 }
 
@@ -20,6 +27,12 @@ impl MemoryFirewall {
     /// Makes every transaction from now on fail; `None` makes them succeed again.
     pub const fn fail_with(&mut self, fault: Option<io::ErrorKind>) {
         self.fault = fault;
+    }
+
+    /// The tags that were let past, each with the time that it was given last.
+    #[must_use]
+    pub const fn tags(&self) -> &HashMap<Tag, Duration> {
+        &self.tags
     }
 
     /// Whether a door is open at this time.
@@ -41,6 +54,14 @@ impl Firewall for MemoryFirewall {
                 None => self.doors.remove(&change.door),
             };
         }
+        Ok(())
+    }
+
+    fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {
+        if let Some(kind) = self.fault {
+            return Err(FirewallError::Refused(kind.into()));
+        }
+        self.tags.extend(tags.iter().copied());
         Ok(())
     }
 

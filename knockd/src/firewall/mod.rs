@@ -19,6 +19,8 @@ pub mod verify;
 
 use std::{io, time::Duration};
 
+use common::Tag;
+
 use crate::gate::{
     clock::Uptime,
     grants::{Change, Door},
@@ -31,6 +33,12 @@ pub trait Firewall {
     /// # Errors
     /// [`FirewallError`] if it made none.
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError>;
+
+    /// Lets packets with these tags past the kernel's filter, each for this long.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if not all of them could be added.
+    fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError>;
 
     /// The doors that are open, and for how long yet.
     ///

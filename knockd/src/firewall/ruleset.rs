@@ -8,7 +8,7 @@
 //! - `notrack` for knocks, so that one sniffed tag can't fill the host's conntrack table.
 //! - `closed` keeps the host from telling by an ICMP "port unreachable" that no daemon runs.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, num::NonZeroU32};
 
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
@@ -27,6 +27,23 @@ pub const DOOR4: &str = "door4";
 /// Doors for IPv6 addresses.
 pub const DOOR6: &str = "door6";
 
+/// Tags of the days that the allowed skew reaches now.
+pub const TAGS: &str = "tags";
+
+/// What the kernel does about junk, before any process wakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefilter {
+    /// Packets with a client's tag always pass, others within a budget.
+    On {
+        /// Packets a second without a client's tag that reach the daemon.
+        junk_budget: NonZeroU32,
+        /// How many clients there are: each has a tag or two in the kernel.
+        clients: usize,
+    },
+    /// Every packet reaches the daemon.
+    Off,
+}
+
 /// All that the table is made from.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
@@ -40,6 +57,8 @@ pub struct Plan<'a> {
     pub allowed_networks: &'a [IpNet],
     /// What happens to established connections when a grant ends.
     pub sessions: Sessions,
+    /// What the kernel does about junk.
+    pub prefilter: Prefilter,
 }
 
 /// A set and how its contents come about.
@@ -113,8 +132,14 @@ impl Ruleset {
     #[must_use]
     pub fn of(plan: &Plan<'_>) -> Self {
         Self {
-            sets: sets(plan.services),
-            chains: vec![early(plan), knock(), door(plan), gate(plan.sessions), closed(plan)],
+            sets: sets(plan),
+            chains: vec![
+                early(plan),
+                knock(plan.prefilter),
+                door(plan),
+                gate(plan.sessions),
+                closed(plan),
+            ],
         }
     }
 
@@ -184,7 +209,8 @@ fn put(script: &mut String, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(script, "{line}");
 }
 
-fn sets(services: &[Service]) -> Vec<Set> {
+fn sets(plan: &Plan<'_>) -> Vec<Set> {
+    let services = plan.services;
     let size = Grants::MAX;
     let kept = |name, definition| Set { name, definition, contents: Contents::Kept };
     let fixed = |name, definition: &str, elements: Vec<String>| Set {
@@ -200,6 +226,10 @@ fn sets(services: &[Service]) -> Vec<Set> {
     vec![
         kept(DOOR4, door("ipv4_addr")),
         kept(DOOR6, door("ipv6_addr")),
+        kept(
+            TAGS,
+            format!("typeof @th,64,64; flags timeout; timeout 2d; size {};", tags(plan.prefilter)),
+        ),
         fixed("protected", "type inet_proto . inet_service;", protected(services)),
         fixed(
             "routed4",
@@ -212,6 +242,15 @@ fn sets(services: &[Service]) -> Vec<Set> {
             routed(services, IpAddr::is_ipv6),
         ),
     ]
+}
+
+/// Room for the tags of two days: near midnight both count.
+fn tags(prefilter: Prefilter) -> usize {
+    let clients = match prefilter {
+        Prefilter::On { clients, .. } => clients,
+        Prefilter::Off => 0,
+    };
+    (2 * clients).next_power_of_two().max(1 << 18)
 }
 
 /// The ports of services on this host, Docker-published ones too.
@@ -268,12 +307,24 @@ fn early(plan: &Plan<'_>) -> Chain {
     }
 }
 
-fn knock() -> Chain {
-    Chain {
-        name: "knock",
-        base: None,
-        rules: vec![rule("to the daemon", "notrack counter accept")],
-    }
+/// What of it reaches the daemon. A datagram's first 8 bytes are its tag, and its UDP length is 8 more
+/// than a packet's.
+fn knock(prefilter: Prefilter) -> Chain {
+    let filter = match prefilter {
+        Prefilter::Off => Vec::new(),
+        Prefilter::On { junk_budget, .. } => vec![
+            rule(
+                "a client's tag: always through",
+                format!(
+                    "udp length {} @th,64,64 @{TAGS} notrack counter accept",
+                    common::DATAGRAM_LEN + 8
+                ),
+            ),
+            rule("the junk budget", format!("limit rate over {junk_budget}/second counter drop")),
+        ],
+    };
+    let to_the_daemon = rule("to the daemon", "notrack counter accept");
+    Chain { name: "knock", base: None, rules: filter.into_iter().chain([to_the_daemon]).collect() }
 }
 
 /// Who wants to reach a protected port; after conntrack, before destination NAT.

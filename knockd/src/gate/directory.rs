@@ -2,8 +2,9 @@
 //!
 //! Holds the tags of yesterday, today and tomorrow: the allowed skew is at most 12 hours, so that no
 //! packet of another day could be fresh, and an honest device whose clock is further off can be told so.
+//! Today's come first when they are made, and another day's are only needed to tell a reason.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use common::{ClientKeys, Day, Realm, ServiceName, Tag, Timestamp};
 use ipnet::IpNet;
@@ -19,6 +20,10 @@ pub struct ClientId(u32);
 
 impl ClientId {
     pub(super) const FIRST: Self = Self(0);
+
+    fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
 }
 
 /// A service's place in the policy's list.
@@ -74,23 +79,34 @@ pub struct TagCollision {
     pub second: ClientName,
 }
 
-#[derive(Clone, Copy)]
-struct TagOwner {
-    client: ClientId,
+/// The tags of one day, in the making or complete.
+struct DayTags {
     day: Day,
+    owners: HashMap<Tag, ClientId>,
+    /// How many clients' tags are in.
+    done: usize,
+}
+
+/// How far the tags of a day and its neighbours are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// All of them are there.
+    Complete,
+    /// Some are still missing: [`Directory::prepare`] wants to be called again.
+    More,
 }
 
 /// All clients and services, by id, by name and by tag.
 pub struct Directory {
     clients: Vec<Entry>,
     services: Vec<Service>,
-    tags: HashMap<Tag, TagOwner>,
-    /// The days whose tags are held.
-    days: Vec<Day>,
+    /// Today's tags, tomorrow's and yesterday's, in the order in which they are made.
+    tags: Vec<DayTags>,
 }
 
 impl Directory {
-    /// A directory of these clients, without tags: [`Directory::turn_to`] makes them.
+    /// A directory of these clients, without tags: [`Directory::prepare`] makes them.
     ///
     /// Services of a client that don't exist are left out: the configuration has none.
     #[must_use]
@@ -114,45 +130,88 @@ impl Directory {
                 standing: client.standing,
             })
             .collect();
-        Self { clients, services, tags: HashMap::new(), days: Vec::new() }
+        Self { clients, services, tags: Vec::new() }
     }
 
-    /// Makes `today` the middle one of the three days whose tags are held. Returns the pairs of clients
-    /// that share a tag on a day that is new.
-    pub fn turn_to(&mut self, today: Day) -> Vec<TagCollision> {
-        let days: Vec<Day> =
-            [today.previous(), Some(today), today.next()].into_iter().flatten().collect();
-        self.tags.retain(|_, owner| days.contains(&owner.day));
-        let mut collisions = Vec::new();
-        for day in days.iter().filter(|day| !self.days.contains(day)) {
-            for (entry, client) in self.clients.iter().zip((0..).map(ClientId)) {
-                let owner = TagOwner { client, day: *day };
-                let first = *self.tags.entry(entry.keys.tag(*day)).or_insert(owner);
-                if (first.client, first.day) != (client, *day) {
-                    collisions.push(TagCollision {
-                        day: *day,
-                        first: self.name(first.client).clone(),
-                        second: entry.name.clone(),
-                    });
-                }
+    /// Makes tags of today, tomorrow and yesterday, in this order, for at most `budget` clients and days;
+    /// those of other days are let go. Pairs of clients that share a tag go to `collisions`.
+    ///
+    /// Each tag is a hash: a million clients take about a second, so that a large directory is prepared in
+    /// steps between packets.
+    pub fn prepare(
+        &mut self,
+        today: Day,
+        budget: usize,
+        collisions: &mut Vec<TagCollision>,
+    ) -> Progress {
+        let days = [Some(today), today.next(), today.previous()];
+        self.tags.retain(|tags| days.contains(&Some(tags.day)));
+        let mut left = budget;
+        for day in days.into_iter().flatten() {
+            left -= self.prepare_day(day, left, collisions);
+            if left == 0 {
+                break;
             }
         }
-        self.days = days;
-        collisions
+        // Most packets are of today: theirs are looked for first.
+        self.tags.sort_by_key(|tags| days.iter().position(|day| *day == Some(tags.day)));
+        let is_complete =
+            |day| self.tags_of(day).is_some_and(|tags| tags.done == self.clients.len());
+        match days.into_iter().flatten().all(is_complete) {
+            true => Progress::Complete,
+            false => Progress::More,
+        }
     }
 
-    /// Whether the tags held are those around this day.
+    /// Makes at most `budget` tags of a day, and returns how many it made.
+    fn prepare_day(
+        &mut self,
+        day: Day,
+        budget: usize,
+        collisions: &mut Vec<TagCollision>,
+    ) -> usize {
+        let at = self.tags.iter().position(|tags| tags.day == day).unwrap_or_else(|| {
+            let owners = HashMap::with_capacity(self.clients.len());
+            self.tags.push(DayTags { day, owners, done: 0 });
+            self.tags.len() - 1
+        });
+        let Some(tags) = self.tags.get_mut(at) else { return 0 };
+        let before = tags.done;
+        for (entry, client) in
+            self.clients.iter().zip((0..).map(ClientId)).skip(before).take(budget)
+        {
+            let first = *tags.owners.entry(entry.keys.tag(day)).or_insert(client);
+            if let Some(other) = self.clients.get(first.index()).filter(|_| first != client) {
+                let (first, second) = (other.name.clone(), entry.name.clone());
+                collisions.push(TagCollision { day, first, second });
+            }
+            tags.done += 1;
+        }
+        tags.done - before
+    }
+
+    /// Whether tags of this day are there, or at least begun.
     #[must_use]
-    pub fn is_turned_to(&self, today: Day) -> bool {
-        self.days.contains(&today)
-            && today.next().is_none_or(|tomorrow| self.days.contains(&tomorrow))
+    pub fn has_tags_of(&self, day: Day) -> bool {
+        self.tags_of(day).is_some()
+    }
+
+    fn tags_of(&self, day: Day) -> Option<&DayTags> {
+        self.tags.iter().find(|tags| tags.day == day)
+    }
+
+    /// The tags of some clients on a day, by their places: for the kernel's filter.
+    pub fn tags_on(&self, day: Day, clients: Range<usize>) -> impl Iterator<Item = Tag> {
+        let of_range = self.clients.get(clients).unwrap_or_default();
+        of_range.iter().map(move |entry| entry.keys.tag(day))
     }
 
     /// Step 2: whose tag this is, and of which day.
     #[must_use]
     pub fn find(&self, tag: Tag) -> Option<(ClientId, &Entry, Day)> {
-        let owner = self.tags.get(&tag)?;
-        Some((owner.client, self.entry(owner.client)?, owner.day))
+        let (client, day) =
+            self.tags.iter().find_map(|tags| Some((*tags.owners.get(&tag)?, tags.day)))?;
+        Some((client, self.entry(client)?, day))
     }
 
     /// The service of this name.
@@ -173,7 +232,7 @@ impl Directory {
     /// The entry of a client; `None` for an id of another directory.
     #[must_use]
     pub fn entry(&self, client: ClientId) -> Option<&Entry> {
-        self.clients.get(usize::try_from(client.0).ok()?)
+        self.clients.get(client.index())
     }
 
     /// A client's name.

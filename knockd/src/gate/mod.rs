@@ -24,7 +24,7 @@ use common::{Action, ClientAddress, Datagram, Day, OpenError, Request, Timestamp
 use self::{
     clock::Now,
     decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
-    directory::{ClientId, Directory, Entry, ServiceId, TagCollision},
+    directory::{ClientId, Directory, Entry, Progress, ServiceId, TagCollision},
     policy::{AddressPolicy, ClockSkew, GrantPolicy},
     replay::{NotNew, Remembered, ReplayMemory},
 };
@@ -49,13 +49,24 @@ impl Gate {
         Self { directory, replay, grant, skew }
     }
 
-    /// Makes the tags of the days around `now`, if they aren't there yet. To be called at start and
-    /// whenever the day changes. Returns the pairs of clients that share a tag on a day that is new.
-    pub fn turn_to(&mut self, now: Timestamp) -> Vec<TagCollision> {
+    /// Makes tags of the days around `now`, for at most `budget` clients and days: see
+    /// [`Directory::prepare`]. To be called at start, and again whenever the day has changed.
+    pub fn prepare(
+        &mut self,
+        now: Timestamp,
+        budget: usize,
+        collisions: &mut Vec<TagCollision>,
+    ) -> Progress {
         match Day::of(now) {
-            Some(today) if !self.directory.is_turned_to(today) => self.directory.turn_to(today),
-            _ => Vec::new(),
+            Some(today) => self.directory.prepare(today, budget, collisions),
+            None => Progress::Complete,
         }
+    }
+
+    /// Whether no packet stamped now could be told from junk: after a step of the clock to another day.
+    #[must_use]
+    pub fn lacks_tags_at(&self, now: Timestamp) -> bool {
+        Day::of(now).is_some_and(|today| !self.directory.has_tags_of(today))
     }
 
     /// Decides a datagram: PROTOCOL.md, "What the daemon checks, in this order". An accepted packet is

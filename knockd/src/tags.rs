@@ -1,0 +1,231 @@
+//! Keeps the kernel's set of tags right: those of the days that the allowed skew reaches now.
+//!
+//! # Security considerations
+//! - A day's tags are in before the first packet under them can be fresh, and until the last one has
+//!   become stale: there is no gap at midnight (UTC), whichever way a device's clock is off.
+//! - Each element ends by itself, so that a daemon that is dead leaves no tag behind for ever.
+//! - A tag in the kernel opens nothing: it only lets a packet reach the daemon.
+
+use std::time::Duration;
+
+use common::{Day, Tag, Timestamp};
+
+use crate::{
+    firewall::{Firewall, FirewallError},
+    gate::{clock::Now, directory::Directory, policy::ClockSkew},
+};
+
+/// How long before a day's tags are needed they begin to go in, and how long after it they stay: the
+/// turnover of a large fleet is spread over this time, and no knock waits for it.
+const MARGIN: Duration = Duration::from_mins(10);
+/// Tags that go in at once: less than two milliseconds of the kernel's time.
+const STEP: usize = 1_000;
+
+/// The upkeep of the kernel's set of tags.
+#[derive(Debug)]
+pub struct TagKeeper {
+    skew_ms: u64,
+    /// The days whose tags are in, or on their way: with how many clients are done.
+    days: Vec<(Day, usize)>,
+}
+
+/// Whether there is more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Upkeep {
+    /// Every tag that is needed now is in.
+    Done,
+    /// Some are still missing.
+    More,
+}
+
+impl TagKeeper {
+    /// A keeper of a set in which nothing is yet.
+    #[must_use]
+    pub fn new(skew: ClockSkew) -> Self {
+        Self { skew_ms: skew.as_millis(), days: Vec::new() }
+    }
+
+    /// Lets some more tags in, if any are missing. What the clock says counts: after a step of it, the
+    /// days that it now reaches.
+    ///
+    /// # Errors
+    /// [`FirewallError`]; the same tags are tried again the next time.
+    pub fn keep(
+        &mut self,
+        directory: &Directory,
+        firewall: &mut impl Firewall,
+        now: Now,
+    ) -> Result<Upkeep, FirewallError> {
+        let needed = self.days_needed(now.utc);
+        self.days.retain(|(day, _)| needed.contains(day));
+        for day in needed {
+            if !self.days.iter().any(|(begun, _)| *begun == day) {
+                self.days.push((day, 0));
+            }
+        }
+        let clients = directory.len();
+        let Some((day, done)) = self.days.iter_mut().find(|(_, done)| *done < clients) else {
+            return Ok(Upkeep::Done);
+        };
+        let timeout = time_left(*day, self.skew_ms, now.utc);
+        let step = *done..clients.min(*done + STEP);
+        let tags: Vec<(Tag, Duration)> =
+            directory.tags_on(*day, step.clone()).map(|tag| (tag, timeout)).collect();
+        firewall.admit_tags(&tags)?;
+        *done = step.end;
+        Ok(Upkeep::More)
+    }
+
+    /// The days that a fresh packet can be of, from now until [`MARGIN`] later; today first.
+    fn days_needed(&self, now: Timestamp) -> Vec<Day> {
+        let now = now.as_millis();
+        let earliest = now.saturating_sub(self.skew_ms);
+        let latest = now.saturating_add(self.skew_ms).saturating_add(millis(MARGIN));
+        [now, earliest, latest]
+            .into_iter()
+            .filter_map(|ms| Day::of(Timestamp::from_millis(ms)))
+            .collect()
+    }
+}
+
+/// How long a day's tags stay: until its last packet has become stale, and a margin.
+fn time_left(day: Day, skew_ms: u64, now: Timestamp) -> Duration {
+    let end = (u64::from(day.number()) + 1).saturating_mul(DAY_MS);
+    let last_use = end.saturating_add(skew_ms).saturating_add(millis(MARGIN));
+    Duration::from_millis(last_use.saturating_sub(now.as_millis()))
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use common::{Realm, Secret};
+
+    use super::*;
+    use crate::{
+        firewall::memory::MemoryFirewall,
+        gate::{
+            clock::Uptime,
+            policy::{AddressPolicy, Client, Standing},
+        },
+    };
+
+    const SKEW_MS: u64 = 30_000;
+    const MIDNIGHT: u64 = 20_718 * DAY_MS;
+    const CLIENTS: u32 = 2_500;
+
+    fn directory() -> Directory {
+        let clients = (0..CLIENTS)
+            .map(|number| {
+                let mut secret = [1; 32];
+                secret[..4].copy_from_slice(&number.to_be_bytes());
+                Client {
+                    name: format!("client-{number}").parse().unwrap(),
+                    secret: Secret::new(secret).unwrap(),
+                    services: Vec::new(),
+                    from: Vec::new(),
+                    address: AddressPolicy::Strict,
+                    expires: None,
+                    standing: Standing::Enabled,
+                }
+            })
+            .collect();
+        Directory::new(Vec::new(), clients, &Realm::default())
+    }
+
+    fn at(utc_ms: u64) -> Now {
+        Now { utc: Timestamp::from_millis(utc_ms), uptime: Uptime::from_millis(0) }
+    }
+
+    fn day_of(utc_ms: u64) -> Day {
+        Day::of(Timestamp::from_millis(utc_ms)).unwrap()
+    }
+
+    fn keeper() -> TagKeeper {
+        TagKeeper::new(ClockSkew::try_from(Duration::from_millis(SKEW_MS)).unwrap())
+    }
+
+    /// Keeps until all is done; the tags that are in then.
+    fn keep_all(keeper: &mut TagKeeper, directory: &Directory, now: u64) -> MemoryFirewall {
+        let mut firewall = MemoryFirewall::default();
+        let mut steps = 0;
+        while keeper.keep(directory, &mut firewall, at(now)).unwrap() == Upkeep::More {
+            steps += 1;
+            assert!(steps < 100);
+        }
+        firewall
+    }
+
+    fn has_all(firewall: &MemoryFirewall, directory: &Directory, day: Day) -> bool {
+        directory.tags_on(day, 0..directory.len()).all(|tag| firewall.tags().contains_key(&tag))
+    }
+
+    #[test]
+    fn at_noon_the_tags_of_today_are_in_and_no_others() {
+        let (directory, noon) = (directory(), MIDNIGHT + DAY_MS / 2);
+        let firewall = keep_all(&mut keeper(), &directory, noon);
+        assert!(has_all(&firewall, &directory, day_of(noon)));
+        assert_eq!(firewall.tags().len(), directory.len());
+    }
+
+    #[test]
+    fn around_midnight_the_tags_of_both_days_are_in_for_as_long_as_a_packet_of_either_can_be_fresh()
+    {
+        let directory = directory();
+        let (before, after) = (day_of(MIDNIGHT - 1), day_of(MIDNIGHT));
+        for now in [MIDNIGHT - SKEW_MS, MIDNIGHT - 1, MIDNIGHT, MIDNIGHT + SKEW_MS - 1] {
+            let firewall = keep_all(&mut keeper(), &directory, now);
+            assert!(has_all(&firewall, &directory, before), "{now}");
+            assert!(has_all(&firewall, &directory, after), "{now}");
+        }
+    }
+
+    #[test]
+    fn the_next_days_tags_go_in_step_by_step_before_the_first_packet_under_them_can_be_fresh() {
+        let directory = directory();
+        let mut keeper = keeper();
+        keep_all(&mut keeper, &directory, MIDNIGHT - DAY_MS / 2);
+        let start = MIDNIGHT - SKEW_MS - millis(MARGIN);
+        assert!(keep_all(&mut keeper, &directory, start - 1).tags().is_empty());
+        let mut firewall = MemoryFirewall::default();
+        for expected in [1_000, 2_000, 2_500] {
+            assert_eq!(keeper.keep(&directory, &mut firewall, at(start)).unwrap(), Upkeep::More);
+            assert_eq!(firewall.tags().len(), expected);
+        }
+        assert_eq!(keeper.keep(&directory, &mut firewall, at(start)).unwrap(), Upkeep::Done);
+    }
+
+    #[test]
+    fn a_tag_stays_until_its_last_packet_is_stale() {
+        let (directory, now) = (directory(), MIDNIGHT - 1_000);
+        let firewall = keep_all(&mut keeper(), &directory, now);
+        let tag = directory.tags_on(day_of(now), 0..1).next().unwrap();
+        let least = Duration::from_millis(1_000 + SKEW_MS);
+        assert_eq!(firewall.tags()[&tag], least + MARGIN);
+    }
+
+    #[test]
+    fn after_a_failure_the_same_tags_are_tried_again() {
+        let (directory, noon) = (directory(), MIDNIGHT + DAY_MS / 2);
+        let (mut keeper, mut firewall) = (keeper(), MemoryFirewall::default());
+        firewall.fail_with(Some(std::io::ErrorKind::OutOfMemory));
+        assert!(keeper.keep(&directory, &mut firewall, at(noon)).is_err());
+        assert!(has_all(&keep_all(&mut keeper, &directory, noon), &directory, day_of(noon)));
+    }
+
+    #[test]
+    fn after_a_step_of_the_clock_the_tags_of_the_new_day_go_in() {
+        let (directory, noon) = (directory(), MIDNIGHT + DAY_MS / 2);
+        let mut keeper = keeper();
+        keep_all(&mut keeper, &directory, noon);
+        for stepped in [noon + 100 * DAY_MS, noon] {
+            let firewall = keep_all(&mut keeper, &directory, stepped);
+            assert!(has_all(&firewall, &directory, day_of(stepped)));
+        }
+    }
+}
