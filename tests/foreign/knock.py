@@ -164,6 +164,7 @@ def main():
     parser.add_argument("--reserved", type=int, default=0)
     parser.add_argument("--service", default="")
     parser.add_argument("--nonce", help="24 hex digits instead of random ones")
+    parser.add_argument("--count", type=int, default=1, help="so many, each with a fresh nonce")
     parser.add_argument("--flip", type=int, metavar="BIT", help="flip a bit of the datagram")
     options = parser.parse_args()
     if options.check:
@@ -172,6 +173,16 @@ def main():
     if not options.key:
         parser.error("--key is missing")
 
+    for _ in range(options.count):
+        packet = make(options)
+        if options.hex:
+            print(packet.hex())
+        if options.to:
+            send(packet, options.to)
+
+
+def make(options):
+    """The datagram that the command line describes."""
     timestamp = options.timestamp
     if timestamp is None:
         timestamp = int((time.time() + options.clock_offset) * 1000)
@@ -189,14 +200,15 @@ def main():
     if options.flip is not None:
         packet = bytearray(packet)
         packet[options.flip // 8] ^= 0x80 >> options.flip % 8
-    if options.hex:
-        print(bytes(packet).hex())
-    if options.to:
-        host, port = options.to.rsplit(":", 1)
-        host = host.strip("[]")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as sender:
-            sender.sendto(packet, (host, int(port)))
+    return bytes(packet)
+
+
+def send(packet, to):
+    host, port = to.rsplit(":", 1)
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.sendto(packet, (host, int(port)))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,27 @@ fn client_list_shows_names_and_no_keys() {
 }
 
 #[test]
+fn every_command_answers_in_json_where_asked_to() {
+    let world = World::with(&["broker"]);
+    let door = Door::new(&world, &Settings::default());
+    let added = ["client", "add", "press-17", "--service", "mqtts", "--server", "broker", "--json"];
+    let answer = door.run(&added).success().json();
+    assert_eq!(answer["name"], "press-17", "{answer}");
+    door.run(&["firewall", "install", "--json"]).success();
+    let lines: [&[&str]; 5] = [
+        &["check"],
+        &["client", "list"],
+        &["grants"],
+        &["firewall", "status"],
+        &["client", "remove", "press-17"],
+    ];
+    for line in lines {
+        let answer = door.run(&[line, &["--json"]].concat()).success().json();
+        assert!(answer.is_object(), "{line:?}: {answer}");
+    }
+}
+
+#[test]
 fn a_removed_client_opens_nothing_any_more() {
     let world = World::new();
     let _echo = Echo::start(world.broker(), &["tcp/8883"]);

@@ -161,7 +161,7 @@ type Mishap = (&'static str, fn(&std::path::Path));
 #[test]
 fn a_missing_or_damaged_memory_is_reported_and_nothing_older_than_start_and_skew_is_accepted() {
     let mishaps: [Mishap; 4] = [
-        ("missing", |file| fs::remove_file(file).expect("remove")),
+        ("no memory", |file| fs::remove_file(file).expect("remove")),
         ("damaged", |file| fs::write(file, "nonsense").expect("write")),
         ("damaged", |file| {
             let mut content = fs::read(file).expect("read");
@@ -179,7 +179,7 @@ fn a_missing_or_damaged_memory_is_reported_and_nothing_older_than_start_and_skew
         running.take().expect("a daemon runs").terminate();
         mishap(&seen_file(&used.door));
         let daemon = used.door.start();
-        daemon.tells(&["WARN", word]);
+        daemon.tells(&["memory", word]);
         // The old packet, and a fresh one of an honest device: refused, both.
         used.opens_nothing(&daemon);
         Foreign(world.client()).knock(&used.device, &[]);
@@ -208,7 +208,7 @@ fn a_memory_cut_at_a_record_boundary_is_noticed() {
     let opened = fs::OpenOptions::new().write(true).open(&file).expect("open");
     opened.set_len(before).expect("cut");
     let daemon = used.door.start();
-    daemon.tells(&["WARN", "damaged"]);
+    daemon.tells(&["memory", "damaged"]);
 }
 
 #[test]
@@ -248,30 +248,48 @@ fn a_device_whose_clock_is_too_far_off_is_told_apart_with_the_difference() {
 fn a_full_disk_refuses_knocks_with_an_event_and_opens_nothing_unrecorded() {
     let world = World::new();
     let _echo = Echo::start(world.broker(), &["tcp/8883"]);
-    let door = Door::new(&world, &Settings::default());
+    let door = Door::new(&world, &SETTINGS);
     let device = door.enrol("press-17");
     let state = door.state().display().to_string();
     let broker = world.broker();
     broker.run(&["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", &state]).success();
-    let daemon = door.ready();
-    device.opens(&["--open-for", "1s"]);
+    let daemon = door.ready_for_ahead();
+    let knock = |count| {
+        let more = ["--open-for", "1", "--count", count];
+        Foreign(world.client()).knock(&device, &[&AHEAD[..], &more].concat());
+    };
+    knock("1");
+    world.client().tcp_until(broker4(&world), MQTTS, State::Open);
 
     let filler = format!("{state}/filler");
     broker.run(&["dd", "if=/dev/zero", &format!("of={filler}"), "bs=4k"]).exits(1);
-    // What is left of the file's last block takes a few packets more.
-    let many = ["-4", "--repeat", "100", "--open-for", "1s"];
-    e2e::until("a knock is refused, because it can't be recorded", || {
-        device.knock(world.client(), &many).success();
-        daemon.has_told(&["ERROR", "client=press-17", "decision=\"refused\""])
-    });
+    // What is left of the file's last block takes a few packets more, 64 at most.
+    knock("80");
+    daemon.tells(&["ERROR", "client=press-17", "decision=\"refused\"", "No space left"]);
     world.client().tcp_until(broker4(&world), MQTTS, State::Filtered);
     let granted = daemon.granted();
-    device.knock(world.client(), &many).success();
+    knock("3");
+    daemon.refuses("journal-failed", 84 - granted);
     assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
     assert_eq!(daemon.granted(), granted, "an event claims what did not happen");
 
     broker.run(&["rm", &filler]).success();
-    device.opens(&[]);
+    knock("1");
+    world.client().tcp_until(broker4(&world), MQTTS, State::Open);
+}
+
+#[test]
+fn a_daemon_that_cannot_write_its_state_says_so_and_leaves_the_door_shut() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &Settings::default());
+    door.run(&["firewall", "install"]).success();
+    let state = door.state().display().to_string();
+    world.broker().run(&["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", &state]).success();
+    let refused = door.run(&["run"]);
+    assert!(!refused.is_success(), "{refused}");
+    refused.says(&state);
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
 }
 
 /// The file of accepted packets: the one in the state folder whose name says so.
