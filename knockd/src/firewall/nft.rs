@@ -7,10 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use nftables::{
-    helper::{DEFAULT_NFT, NftablesError, get_current_ruleset_with_args},
-    schema::Nftables,
-};
+use nftables::helper::{DEFAULT_NFT, NftablesError, get_current_ruleset_raw};
+use serde::Deserialize;
 
 use super::{FirewallError, ruleset::TABLE_NAME};
 
@@ -39,20 +37,89 @@ pub fn run(script: &str) -> Result<(), FirewallError> {
 ///
 /// # Errors
 /// [`FirewallError::Nft`] if nft can't be run or understood.
-pub fn list_table() -> Result<Option<Nftables<'static>>, FirewallError> {
+pub fn list_table() -> Result<Option<Listing>, FirewallError> {
     let args = ["--terse", "list", "table", "inet", TABLE_NAME];
-    match get_current_ruleset_with_args(DEFAULT_NFT, args) {
-        Ok(listing) => Ok(Some(listing)),
+    let json = match get_current_ruleset_raw(DEFAULT_NFT, args) {
+        Ok(json) => json,
         Err(NftablesError::NftFailed { stderr, .. })
             if stderr.contains("No such file or directory") =>
         {
-            Ok(None)
+            return Ok(None);
         }
-        Err(NftablesError::NftFailed { stderr, .. }) => Err(FirewallError::Nft(explain(&stderr))),
-        Err(NftablesError::NftExecution { inner, .. }) => Err(cannot_run(&inner)),
+        Err(NftablesError::NftFailed { stderr, .. }) => {
+            return Err(FirewallError::Nft(explain(&stderr)));
+        }
+        Err(NftablesError::NftExecution { inner, .. }) => return Err(cannot_run(&inner)),
         Err(
             error @ (NftablesError::NftInvalidJson(_) | NftablesError::NftOutputEncoding { .. }),
-        ) => Err(FirewallError::Nft(error.to_string())),
+        ) => return Err(FirewallError::Nft(error.to_string())),
+    };
+    Listing::parse(&json)
+        .map(Some)
+        .map_err(|error| FirewallError::Nft(format!("its listing can't be understood: {error}")))
+}
+
+/// What matters of a listing: names, hooks and comments. What rules consist of is told in other words by
+/// every version of nft, and a set over raw bytes such as `tags` in words that no schema knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The names of the sets.
+    pub sets: Vec<String>,
+    /// The chains.
+    pub chains: Vec<ListedChain>,
+    /// The rules, in their order.
+    pub rules: Vec<ListedRule>,
+}
+
+/// A chain as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ListedChain {
+    /// Its name.
+    pub name: String,
+    /// Where it hooks in; none of the three for one that is only gone to.
+    pub hook: Option<String>,
+    /// At which priority.
+    pub prio: Option<i32>,
+    /// What happens to packets that no rule decides.
+    pub policy: Option<String>,
+}
+
+/// A rule as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ListedRule {
+    /// The name of its chain.
+    pub chain: String,
+    /// Its comment, if it has one.
+    pub comment: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    nftables: Vec<Object>,
+}
+
+/// One of the document's objects, all of which are told by their one key.
+#[derive(Deserialize)]
+struct Object {
+    set: Option<Named>,
+    chain: Option<ListedChain>,
+    rule: Option<ListedRule>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+impl Listing {
+    fn parse(json: &str) -> Result<Self, serde_json::Error> {
+        let mut listing = Self::default();
+        for Object { set, chain, rule } in serde_json::from_str::<Document>(json)?.nftables {
+            listing.sets.extend(set.map(|set| set.name));
+            listing.chains.extend(chain);
+            listing.rules.extend(rule);
+        }
+        Ok(listing)
     }
 }
 

@@ -3,99 +3,171 @@
 //! Rules are told by their comments and their order, chains by where they hook in, sets by their names and
 //! fixed contents. Whoever changes a rule in place and copies its comment is not found out.
 
-use nftables::{
-    schema::{NfListObject, NfObject, Nftables},
-    types::{NfChainPolicy, NfHook},
+use super::{
+    nft::Listing,
+    ruleset::{Chain, Ruleset},
 };
-
-use super::ruleset::{Base, Chain, Ruleset};
 
 /// What differs between the kernel's table and the one that ought to be there, in words; empty if nothing does.
 #[must_use]
-pub fn differences(ruleset: &Ruleset, listing: &Nftables<'_>) -> Vec<String> {
-    let objects: Vec<&NfListObject<'_>> = listing
-        .objects
+pub fn differences(ruleset: &Ruleset, listing: &Listing) -> Vec<String> {
+    let missing_sets = ruleset
+        .sets
         .iter()
-        .filter_map(|object| match object {
-            NfObject::ListObject(object) => Some(object),
-            NfObject::CmdObject(_) => None,
-        })
-        .collect();
-    let mut differences = Vec::new();
-    for set in &ruleset.sets {
-        let is_there = objects
-            .iter()
-            .any(|object| matches!(object, NfListObject::Set(found) if found.name == set.name));
-        if !is_there {
-            differences.push(format!("set {} is missing", set.name));
-        }
-    }
-    for chain in &ruleset.chains {
-        differences.extend(chain_differences(chain, &objects));
-    }
-    differences.extend(foreign_chains(ruleset, &objects));
-    differences
+        .filter(|set| !listing.sets.iter().any(|found| found == set.name))
+        .map(|set| format!("set {} is missing", set.name));
+    let chains = ruleset.chains.iter().flat_map(|chain| chain_differences(chain, listing));
+    let foreign_chains = listing
+        .chains
+        .iter()
+        .filter(|found| ruleset.chains.iter().all(|chain| chain.name != found.name))
+        .map(|found| format!("chain {} isn't ours", found.name));
+    missing_sets.chain(chains).chain(foreign_chains).collect()
 }
 
-fn chain_differences(chain: &Chain, objects: &[&NfListObject<'_>]) -> Vec<String> {
-    let found = objects.iter().find_map(|object| match object {
-        NfListObject::Chain(found) if found.name == chain.name => Some(found),
-        _ => None,
-    });
-    let Some(found) = found else { return vec![format!("chain {} is missing", chain.name)] };
+fn chain_differences(chain: &Chain, listing: &Listing) -> Vec<String> {
+    let name = chain.name;
+    let Some(found) = listing.chains.iter().find(|found| found.name == name) else {
+        return vec![format!("chain {name} is missing")];
+    };
     let mut differences = Vec::new();
-    let base =
-        found.hook.zip(found.prio).map(|(hook, priority)| Base { hook: hook_name(hook), priority });
-    if base != chain.base || found.policy.is_some_and(|policy| policy != NfChainPolicy::Accept) {
-        differences.push(format!("chain {} hooks in elsewhere, or has another policy", chain.name));
+    let base = found.hook.as_deref().zip(found.prio);
+    if base != chain.base.map(|base| (base.hook, base.priority)) {
+        differences.push(format!("chain {name} hooks in elsewhere"));
     }
-    let comments: Vec<Option<&str>> = objects
+    if found.policy.as_deref().is_some_and(|policy| policy != "accept") {
+        differences.push(format!("chain {name} has another policy"));
+    }
+    let comments: Vec<Option<&str>> = listing
+        .rules
         .iter()
-        .filter_map(|object| match object {
-            NfListObject::Rule(rule) if rule.chain == chain.name => Some(rule.comment.as_deref()),
-            _ => None,
-        })
+        .filter(|rule| rule.chain == name)
+        .map(|rule| rule.comment.as_deref())
         .collect();
     let expected: Vec<Option<&str>> =
         chain.rules.iter().map(|rule| Some(rule.comment.as_str())).collect();
-    for rule in &chain.rules {
-        if !comments.contains(&Some(&rule.comment)) {
-            differences
-                .push(format!("rule \"{}\" of chain {} is missing", rule.comment, chain.name));
-        }
+    for comment in expected.iter().filter(|comment| !comments.contains(comment)).flatten() {
+        differences.push(format!("rule \"{comment}\" of chain {name} is missing"));
     }
     let foreign = comments.iter().filter(|comment| !expected.contains(comment)).count();
     if foreign > 0 {
-        differences.push(format!("chain {} has {foreign} rules that aren't ours", chain.name));
+        differences.push(format!("chain {name} has {foreign} rules that aren't ours"));
     }
     if differences.is_empty() && comments != expected {
-        differences.push(format!("the rules of chain {} are in another order", chain.name));
+        differences.push(format!("the rules of chain {name} are in another order, or doubled"));
     }
     differences
 }
 
-fn foreign_chains(ruleset: &Ruleset, objects: &[&NfListObject<'_>]) -> Vec<String> {
-    objects
-        .iter()
-        .filter_map(|object| match object {
-            NfListObject::Chain(found)
-                if ruleset.chains.iter().all(|chain| chain.name != found.name) =>
-            {
-                Some(format!("chain {} isn't ours", found.name))
-            }
-            _ => None,
-        })
-        .collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            nft::{ListedChain, ListedRule},
+            ruleset::{Plan, Prefilter},
+        },
+        *,
+    };
+    use crate::gate::policy::{Service, Sessions};
 
-const fn hook_name(hook: NfHook) -> &'static str {
-    match hook {
-        NfHook::Ingress => "ingress",
-        NfHook::Prerouting => "prerouting",
-        NfHook::Forward => "forward",
-        NfHook::Input => "input",
-        NfHook::Output => "output",
-        NfHook::Postrouting => "postrouting",
-        NfHook::Egress => "egress",
+    fn ruleset(port: &str) -> Ruleset {
+        Ruleset::of(&Plan {
+            knock_ports: &[62201],
+            services: &[Service {
+                name: "mqtts".parse().unwrap(),
+                ports: vec![port.parse().unwrap()],
+                to: Vec::new(),
+            }],
+            allowed_interfaces: Vec::new(),
+            allowed_networks: &["192.0.2.0/24".parse().unwrap()],
+            sessions: Sessions::Keep,
+            prefilter: Prefilter::Off,
+        })
+    }
+
+    /// As nft lists it.
+    fn listing(ruleset: &Ruleset) -> Listing {
+        Listing {
+            sets: ruleset.sets.iter().map(|set| set.name.to_owned()).collect(),
+            chains: ruleset
+                .chains
+                .iter()
+                .map(|chain| ListedChain {
+                    name: chain.name.to_owned(),
+                    hook: chain.base.map(|base| base.hook.to_owned()),
+                    prio: chain.base.map(|base| base.priority),
+                    policy: chain.base.map(|_| "accept".to_owned()),
+                })
+                .collect(),
+            rules: ruleset
+                .chains
+                .iter()
+                .flat_map(|chain| {
+                    chain.rules.iter().map(|rule| ListedRule {
+                        chain: chain.name.to_owned(),
+                        comment: Some(rule.comment.clone()),
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_table_as_it_was_put_in_differs_in_nothing() {
+        let ruleset = ruleset("tcp/8883");
+        assert!(differences(&ruleset, &listing(&ruleset)).is_empty());
+    }
+
+    #[test]
+    fn whatever_is_missing_from_the_table_is_named() {
+        let ruleset = ruleset("tcp/8883");
+        let whole = listing(&ruleset);
+        for at in 0..whole.rules.len() {
+            let mut cut = whole.clone();
+            let rule = cut.rules.remove(at);
+            let said = differences(&ruleset, &cut).join("; ");
+            assert!(said.contains(&rule.comment.unwrap()), "{said}");
+        }
+        for at in 0..whole.chains.len() {
+            let mut cut = whole.clone();
+            let name = cut.chains.remove(at).name;
+            assert_eq!(differences(&ruleset, &cut), [format!("chain {name} is missing")]);
+        }
+        for at in 0..whole.sets.len() {
+            let mut cut = whole.clone();
+            let name = cut.sets.remove(at);
+            assert_eq!(differences(&ruleset, &cut), [format!("set {name} is missing")]);
+        }
+    }
+
+    #[test]
+    fn whatever_was_added_to_the_table_or_moved_in_it_is_told() {
+        let ruleset = ruleset("tcp/8883");
+        let whole = listing(&ruleset);
+        let tampered: [fn(&mut Listing); 6] = [
+            |listing| listing.rules.push(ListedRule { chain: "gate".into(), comment: None }),
+            |listing| listing.rules.push(listing.rules[0].clone()),
+            |listing| listing.rules.swap(0, 1),
+            |listing| listing.chains[0].policy = Some("drop".into()),
+            |listing| listing.chains[0].prio = Some(0),
+            |listing| {
+                let name = "mine".to_owned();
+                listing.chains.push(ListedChain { name, hook: None, prio: None, policy: None });
+            },
+        ];
+        for (at, tamper) in tampered.into_iter().enumerate() {
+            let mut listing = whole.clone();
+            tamper(&mut listing);
+            assert_eq!(differences(&ruleset, &listing).len(), 1, "{at}");
+        }
+    }
+
+    #[test]
+    fn a_table_of_an_older_configuration_is_told_from_the_new_ones() {
+        let mut older = ruleset("tcp/8883");
+        let newer = ruleset("tcp/8883");
+        let door = older.chains.iter_mut().find(|chain| chain.name == "door").unwrap();
+        door.rules[1].comment = "allowed IPv4 networks need no knock #000000".to_owned();
+        assert_eq!(differences(&newer, &listing(&older)).len(), 2);
     }
 }
