@@ -1,6 +1,6 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
-use std::{convert::Infallible, io, net::IpAddr, time::Duration};
+use std::{convert::Infallible, io, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -18,12 +18,12 @@ use crate::{
         ruleset::{Plan, Prefilter, Ruleset},
     },
     gate::directory::Directory,
-    house::Housekeeping,
+    house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
     restore::{GrantsCondition, RestoreError, Restored, restore},
     tags::TagKeeper,
-    telemetry,
+    telemetry::{self, Telemetry},
 };
 
 /// How long after a burst the kernel's drops are looked at.
@@ -89,6 +89,7 @@ struct Daemon {
     admission: Admission<Kernel>,
     listener: Listener,
     house: Housekeeping,
+    telemetry: Telemetry,
     /// Its lock is held for as long as packets are accepted.
     _folder: StateFolder,
 }
@@ -119,7 +120,7 @@ impl Daemon {
             restore(&policy, directory, &folder, writer, Kernel::open()?, clock::now())?;
         report_restored(&restored);
         let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)));
-        house.prepare_today(&mut admission, count);
+        house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
 
         let listener = Listener::bind(listen.addresses())?;
@@ -130,7 +131,7 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
-        Ok(Self { admission, listener, house, _folder: folder })
+        Ok(Self { admission, listener, house, telemetry: Telemetry::default(), _folder: folder })
     }
 
     /// Deals with one batch of datagrams after another, and keeps house between them.
@@ -142,10 +143,11 @@ impl Daemon {
                 biased;
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
+                    self.telemetry.sum_up();
                     continue;
                 }
                 received = self.listener.receive() => match received {
-                    Ok(()) => deal_with(self.listener.batch(), &mut self.admission, &mut self.house),
+                    Ok(()) => self.deal_with_batch(),
                     Err(error) => {
                         error!("can't receive: {error}");
                         sleep(AFTER_A_FAILED_RECEIVE).await;
@@ -157,21 +159,17 @@ impl Daemon {
             }
         }
     }
-}
 
-fn deal_with<'a>(
-    batch: impl Iterator<Item = (&'a [u8], IpAddr)>,
-    admission: &mut Admission<Kernel>,
-    house: &mut Housekeeping,
-) {
-    let now = clock::now();
-    if admission.gate().lacks_tags_at(now.utc) {
-        let clients = admission.gate().directory().len();
-        house.prepare_today(admission, clients);
+    fn deal_with_batch(&mut self) {
+        let now = clock::now();
+        if self.admission.gate().lacks_tags_at(now.utc) {
+            house::prepare_today(&mut self.admission);
+        }
+        let telemetry = &mut self.telemetry;
+        self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
+            telemetry.report(outcome, source, gate.directory(), now);
+        });
     }
-    admission.handle(batch, now, |outcome, source, gate| {
-        telemetry::report(outcome, source, gate.directory(), now);
-    });
 }
 
 fn random() -> io::Result<[u8; 16]> {

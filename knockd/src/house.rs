@@ -35,11 +35,6 @@ impl Housekeeping {
         Self { tags, dropped: 0 }
     }
 
-    /// Makes today's tags in the directory at once: without them every packet is junk.
-    pub fn prepare_today<F: Firewall>(&mut self, admission: &mut Admission<F>, clients: usize) {
-        let _ = prepare(admission, clients);
-    }
-
     /// Lets all tags that are needed now past the kernel's filter.
     ///
     /// # Errors
@@ -92,6 +87,13 @@ impl Housekeeping {
         }
         self.dropped = dropped;
     }
+}
+
+/// Makes today's tags in the directory at once: without them every packet is junk.
+pub fn prepare_today<F: Firewall>(admission: &mut Admission<F>) {
+    let clients = admission.gate().directory().len();
+    // Tags of the days beside it are made in steps.
+    let _ = prepare(admission, clients);
 }
 
 fn prepare<F: Firewall>(admission: &mut Admission<F>, budget: usize) -> Progress {

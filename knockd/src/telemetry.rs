@@ -14,16 +14,19 @@
 //!
 //! # Security considerations
 //! - What strangers send is told at debug only, so that nobody without a key can fill a disk with lines.
+//! - Refusals of authentic packets, which a copy can cause, are told one by one up to
+//!   [`REFUSALS_PER_SECOND`], and beyond that summed up. Grants are always told.
 //! - No field holds a byte of a datagram, and no name that isn't in the configuration.
 
-use std::{io, net::IpAddr, os::unix::fs::MetadataExt as _};
+use std::{io, net::IpAddr, num::NonZeroU32, os::unix::fs::MetadataExt as _};
 
 use common::Timestamp;
-use tracing::{Level, debug, error, info, level_filters::LevelFilter};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tracing::{Level, debug, error, info, level_filters::LevelFilter, warn};
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
-    admission::{Failure, Outcome},
+    admission::Outcome,
     gate::{
         clock::Now,
         decision::Refusal,
@@ -66,50 +69,87 @@ fn stderr_is_the_journal() -> bool {
         .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-/// Tells how a datagram was dealt with.
-pub fn report(outcome: &Outcome, source: IpAddr, directory: &Directory, now: Now) {
-    match outcome {
-        Outcome::Granted { client, services, until, .. } => info!(
-            client = %directory.name(*client),
-            %source,
-            service = %names(services, directory),
-            decision = "granted",
-            expires = %rfc3339(now.utc_of(*until)),
-            "door opened"
-        ),
-        Outcome::Closed { client, services, .. } => info!(
-            client = %directory.name(*client),
-            %source,
-            service = %names(services, directory),
-            decision = "closed",
-            "door closed"
-        ),
-        Outcome::Refused(Refusal { client: Some(client), reason }) => info!(
-            client = %directory.name(*client),
-            %source,
-            decision = "refused",
-            reason = reason.name(),
-            "{reason}"
-        ),
-        Outcome::Refused(Refusal { client: None, reason }) => {
-            debug!(%source, decision = "refused", reason = reason.name(), "{reason}");
-        }
-        Outcome::Failed { client, services, failure } => error!(
-            client = %directory.name(*client),
-            %source,
-            service = %names(services, directory),
-            decision = "refused",
-            reason = failure.name(),
-            "{failure}"
-        ),
-    }
-    if let Outcome::Closed { warning: Some(failure), client, .. } = outcome {
-        warn_of(failure, directory.name(*client).as_str());
+/// Lines a second that tell refusals of authentic packets: whoever captured one can send copies of it at
+/// line rate.
+const REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// Tells what happens, within a bound.
+pub struct Telemetry {
+    refusals: DefaultDirectRateLimiter,
+    held_back: u64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { refusals: RateLimiter::direct(Quota::per_second(REFUSALS_PER_SECOND)), held_back: 0 }
     }
 }
 
-fn warn_of(failure: &Failure, client: &str) {
-    error!(client = %client, reason = failure.name(), "{failure}");
+impl Telemetry {
+    /// Tells how a datagram was dealt with.
+    pub fn report(&mut self, outcome: &Outcome, source: IpAddr, directory: &Directory, now: Now) {
+        match outcome {
+            Outcome::Granted { client, services, until, .. } => info!(
+                client = %directory.name(*client),
+                %source,
+                service = %names(services, directory),
+                decision = "granted",
+                expires = %rfc3339(now.utc_of(*until)),
+                "door opened"
+            ),
+            Outcome::Closed { client, services, warning } => {
+                info!(
+                    client = %directory.name(*client),
+                    %source,
+                    service = %names(services, directory),
+                    decision = "closed",
+                    "door closed"
+                );
+                if let Some(failure) = warning {
+                    error!(client = %directory.name(*client), reason = failure.name(), "{failure}");
+                }
+            }
+            Outcome::Refused(Refusal { client: None, reason }) => {
+                debug!(%source, decision = "refused", reason = reason.name(), "{reason}");
+            }
+            Outcome::Refused(Refusal { client: Some(client), reason }) if self.may_tell() => info!(
+                client = %directory.name(*client),
+                %source,
+                service = reason.service().map(tracing::field::display),
+                decision = "refused",
+                reason = reason.name(),
+                "{reason}"
+            ),
+            Outcome::Failed { client, services, failure } if self.may_tell() => error!(
+                client = %directory.name(*client),
+                %source,
+                service = %names(services, directory),
+                decision = "refused",
+                reason = failure.name(),
+                "{failure}"
+            ),
+            Outcome::Refused(_) | Outcome::Failed { .. } => self.held_back += 1,
+        }
+    }
+
+    /// Tells how many refusals were not told one by one, if any.
+    pub fn sum_up(&mut self) {
+        if self.held_back > 0 {
+            warn!(
+                refusals = self.held_back,
+                "more refusals than are told one by one: these are summed up"
+            );
+            self.held_back = 0;
+        }
+    }
+
+    fn may_tell(&mut self) -> bool {
+        let may = self.refusals.check().is_ok();
+        if may {
+            self.sum_up();
+        }
+        may
+    }
 }
 
 fn names(services: &[ServiceId], directory: &Directory) -> String {

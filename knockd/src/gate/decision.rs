@@ -127,6 +127,17 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The service that was asked for, where that is what was refused.
+    #[must_use]
+    pub const fn service(&self) -> Option<ServiceName> {
+        match self {
+            Self::ServiceNotAllowed(service) => *service,
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     /// The reason in words, with what an admin needs to mend it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
