@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
 
 use crate::process::Process;
-use crate::until::until;
 use crate::world::{Host, World};
 
 /// The user that may connect, and its password.
@@ -15,7 +13,6 @@ const USER: [&str; 2] = ["press", "opensesame"];
 #[derive(Debug)]
 pub struct Mosquitto {
     process: Process,
-    dir: PathBuf,
 }
 
 impl Mosquitto {
@@ -43,22 +40,20 @@ impl Mosquitto {
         fs::write(dir.join("mosquitto.conf"), config).expect("write mosquitto.conf");
         let mut process = host.spawn(&["mosquitto", "-c", &path("mosquitto.conf")], &[]);
         process.wait_for("running");
-        Self { process, dir }
+        Self { process }
     }
 
     /// The arguments with which `mosquitto_pub` and `mosquitto_sub` connect and log in.
-    pub fn login(&self) -> Vec<String> {
-        let ca = self.dir.join("ca.crt").display().to_string();
-        ["-h", "broker", "-p", "8883", "--cafile", &ca, "-u", USER[0], "-P", USER[1]]
-            .map(str::to_owned)
-            .to_vec()
+    pub fn login(&self) -> [&'static str; 10] {
+        // Commands run in the world's folder.
+        let ca = "mosquitto/ca.crt";
+        ["-h", "broker", "-p", "8883", "--cafile", ca, "-u", USER[0], "-P", USER[1]]
     }
 
     /// Publishes a message with quality of service 1.
     pub fn publish(&self, host: Host<'_>, topic: &str, message: &str, options: &[&str]) -> bool {
-        let login = self.login();
         let mut argv = vec!["mosquitto_pub"];
-        argv.extend(login.iter().map(String::as_str));
+        argv.extend(self.login());
         argv.extend_from_slice(&["-q", "1", "-t", topic, "-m", message]);
         argv.extend_from_slice(options);
         host.run(&argv).is_success()
@@ -67,10 +62,9 @@ impl Mosquitto {
     /// Subscribes to a topic with quality of service 1; one message a line.
     #[track_caller]
     pub fn subscribe(&self, host: Host<'_>, topic: &str) -> Process {
-        let login = self.login();
         // Line by line, although the output goes to a file.
         let mut argv = vec!["stdbuf", "-oL", "mosquitto_sub", "-d"];
-        argv.extend(login.iter().map(String::as_str));
+        argv.extend(self.login());
         argv.extend_from_slice(&["-q", "1", "-t", topic, "-F", "got [%r] %t: %p"]);
         let mut process = host.spawn(&argv, &[]);
         process.wait_for("received SUBACK");
@@ -80,12 +74,6 @@ impl Mosquitto {
     /// Whether mosquitto itself still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()
-    }
-
-    /// Waits until mosquitto has logged this.
-    #[track_caller]
-    pub fn logs(&self, text: &str) {
-        until(&format!("mosquitto logs {text:?}"), || self.process.stderr().contains(text));
     }
 }
 

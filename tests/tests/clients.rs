@@ -98,7 +98,7 @@ fn every_command_answers_in_json_where_asked_to() {
     let door = Door::new(&world, &Settings::default());
     let added = ["client", "add", "press-17", "--service", "mqtts", "--server", "broker", "--json"];
     let answer = door.run(&added).success().json();
-    assert_eq!(answer["name"], "press-17", "{answer}");
+    assert_eq!(answer["client"], "press-17", "{answer}");
     door.run(&["firewall", "install", "--json"]).success();
     let lines: [&[&str]; 5] = [
         &["check"],

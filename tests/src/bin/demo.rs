@@ -34,7 +34,6 @@ fn tell(story: &mut Story, world: &World) -> std::io::Result<()> {
     story.step("A real broker: mosquitto with TLS and a password, on port 8883");
     let mosquitto = Mosquitto::start(broker);
     let login = mosquitto.login();
-    let login: Vec<&str> = login.iter().map(String::as_str).collect();
     sees(story, attacker, State::Open, "without a door, everyone who scans finds it");
 
     story.step("The door: knockd is configured, a device is enrolled, the daemon starts");
@@ -62,7 +61,7 @@ fn tell(story: &mut Story, world: &World) -> std::io::Result<()> {
     });
     let capture = Capture::on_the_wire(world, KNOCK_PORT);
     let home = world.dir().join("client").display().to_string();
-    let knock = ["knock", "broker", "-4", "--wait", "--open-for", OPEN_FOR];
+    let knock = ["knock", "broker", "--wait", "--open-for", OPEN_FOR];
     let knocked = story.run(client, &knock, &[("HOME", &home), ("XDG_CONFIG_HOME", "")]);
     story.verdict(knocked.is_success(), "open");
     let packet = capture.first_payload();
@@ -77,7 +76,8 @@ fn tell(story: &mut Story, world: &World) -> std::io::Result<()> {
     let refusals = || {
         let log = daemon.stderr();
         let lines = log.lines().filter(|line| line.contains("decision=\"refused\""));
-        lines.map(str::to_owned).collect::<Vec<_>>()
+        let without_time = |line: &str| line.split_once("INFO ").map(|(_, rest)| rest.to_owned());
+        lines.filter_map(without_time).collect::<Vec<_>>()
     };
     until("knockd has refused both", || refusals().len() >= 2);
     story.say("What knockd's journal says:");
