@@ -6,7 +6,7 @@
 //! - If the kernel refuses a batch, each packet of it is tried alone: one that can't be opened takes no
 //!   other with it.
 
-use std::{fmt, io, net::IpAddr};
+use std::{fmt, io, net::IpAddr, sync::Arc};
 
 use crate::{
     firewall::{Firewall, FirewallError},
@@ -32,7 +32,7 @@ pub enum Outcome {
         /// For whom.
         client: ClientId,
         /// To what.
-        services: Box<[ServiceId]>,
+        services: Arc<[ServiceId]>,
         /// Until when.
         until: Uptime,
     },
@@ -41,7 +41,7 @@ pub enum Outcome {
         /// Whose.
         client: ClientId,
         /// On what.
-        services: Box<[ServiceId]>,
+        services: Arc<[ServiceId]>,
         /// What went wrong beside it.
         warning: Option<Failure>,
     },
@@ -52,7 +52,7 @@ pub enum Outcome {
         /// For whom.
         client: ClientId,
         /// What was asked for.
-        services: Box<[ServiceId]>,
+        services: Arc<[ServiceId]>,
         /// What went wrong.
         failure: Failure,
     },
@@ -211,7 +211,8 @@ impl<F: Firewall> Admission<F> {
     /// Changes who holds which door, writes that down, and collects what the kernel is to change.
     fn hold(&mut self, packet: &mut Pending, now: Now) {
         let Accepted { client, address, effect, .. } = packet.accepted;
-        for service in packet.accepted.services.clone() {
+        let services = Arc::clone(&packet.accepted.services);
+        for service in services.iter().copied() {
             let owner = Owner { address, client, service };
             if let Err(failure) = self.hold_one(owner, packet, now) {
                 match effect {

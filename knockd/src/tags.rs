@@ -127,7 +127,7 @@ mod tests {
                 Client {
                     name: format!("client-{number}").parse().unwrap(),
                     secret: Secret::new(secret).unwrap(),
-                    services: Vec::new(),
+                    services: [].into(),
                     from: Vec::new(),
                     address: AddressPolicy::Strict,
                     expires: None,

@@ -95,7 +95,7 @@ fn client() -> Client {
     Client {
         name: "press-17".parse().unwrap(),
         secret: secret(),
-        services: vec!["mqtts".parse().unwrap()],
+        services: ["mqtts".parse().unwrap()].into(),
         from: Vec::new(),
         address: AddressPolicy::Strict,
         expires: None,

@@ -48,7 +48,7 @@ fn client(name: &str, seed: u8) -> Client {
     Client {
         name: name.parse().unwrap(),
         secret: secret(seed),
-        services: vec!["mqtts".parse().unwrap()],
+        services: ["mqtts".parse().unwrap()].into(),
         from: Vec::new(),
         address: AddressPolicy::Strict,
         expires: None,
@@ -171,7 +171,7 @@ fn a_sound_packet_opens_its_service_for_its_address_and_the_default_time() {
 #[test]
 fn a_packet_that_names_no_service_opens_every_service_of_its_client() {
     let mut both = client("press-17", 1);
-    both.services.push("coaps".parse().unwrap());
+    both.services = ["mqtts", "coaps"].map(|name| name.parse().unwrap()).into();
     let mut gate = gate(vec![both]);
     let knock = Knock::new().with(|request| request.service = None);
     assert_eq!(accepted(gate.decide(&knock.sealed(), ip("10.77.0.2"), at(NOON))).services.len(), 2);

@@ -267,7 +267,7 @@ fn clients(count: u8) -> Vec<knockd::gate::policy::Client> {
             Client {
                 name: format!("client-{number}").parse().unwrap(),
                 secret: common::Secret::new(secret).unwrap(),
-                services: vec!["telemetry-ingest".parse().unwrap()],
+                services: ["telemetry-ingest".parse().unwrap()].into(),
                 from: Vec::new(),
                 address: AddressPolicy::Strict,
                 expires: None,

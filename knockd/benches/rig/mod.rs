@@ -49,7 +49,7 @@ pub(crate) fn gate(clients: u32) -> Gate {
         .map(|number| Client {
             name: format!("client-{number}").parse().unwrap(),
             secret: secret(number),
-            services: vec![service.name],
+            services: [service.name].into(),
             from: Vec::new(),
             address: AddressPolicy::Strict,
             expires: None,

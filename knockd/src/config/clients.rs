@@ -17,7 +17,7 @@ use common::ServiceName;
 
 use super::{
     Origin,
-    entry::{self, Read},
+    entry::{self, Read, ServiceLists},
     files::{self, Guard},
     keys::{CLIENT, CLIENT_NAME, KEY},
     mistake::{Mistake, MistakeKind},
@@ -32,6 +32,7 @@ pub(super) struct Clients<'s> {
     services: Option<&'s [ServiceName]>,
     names: Seen,
     keys: Seen,
+    service_lists: ServiceLists,
     pub(super) clients: Vec<Client>,
     /// Where each of them is.
     pub(super) origins: Vec<Origin>,
@@ -43,6 +44,7 @@ impl<'s> Clients<'s> {
             services,
             names: Seen::default(),
             keys: Seen::default(),
+            service_lists: ServiceLists::default(),
             clients: Vec::new(),
             origins: Vec::new(),
         }
@@ -105,7 +107,8 @@ impl<'s> Clients<'s> {
         if let (Read { name: Some(name), secret: Some(secret), rest: Some(rest) }, false) =
             (read, shares)
         {
-            self.clients.push(rest.into_client(name.value, secret.value));
+            let client = rest.into_client(name.value, secret.value, &mut self.service_lists);
+            self.clients.push(client);
             self.origins.push(origin);
         }
     }

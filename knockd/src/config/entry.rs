@@ -1,5 +1,7 @@
 //! One `[[client]]`.
 
+use std::{collections::HashSet, sync::Arc};
+
 use common::{Secret, ServiceName, Timestamp};
 
 use super::{
@@ -20,6 +22,22 @@ pub(super) struct Read {
     pub(super) rest: Option<Rest>,
 }
 
+/// Lists of services, each held once: most clients of a fleet have the same, and memory for each of a
+/// million adds up.
+#[derive(Default)]
+pub(super) struct ServiceLists(HashSet<Arc<[ServiceName]>>);
+
+impl ServiceLists {
+    fn shared(&mut self, services: &[ServiceName]) -> Arc<[ServiceName]> {
+        if let Some(list) = self.0.get(services) {
+            return Arc::clone(list);
+        }
+        let list = Arc::from(services);
+        self.0.insert(Arc::clone(&list));
+        list
+    }
+}
+
 pub(super) struct Rest {
     services: Vec<ServiceName>,
     from: Vec<ipnet::IpNet>,
@@ -30,8 +48,14 @@ pub(super) struct Rest {
 
 impl Rest {
     /// The client that the whole entry stands for.
-    pub(super) fn into_client(self, name: ClientName, secret: Secret) -> Client {
+    pub(super) fn into_client(
+        self,
+        name: ClientName,
+        secret: Secret,
+        service_lists: &mut ServiceLists,
+    ) -> Client {
         let Self { services, from, address, expires, standing } = self;
+        let services = service_lists.shared(&services);
         Client { name, secret, services, from, address, expires, standing }
     }
 }

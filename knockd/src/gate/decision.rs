@@ -1,6 +1,6 @@
 //! What the gate says of a datagram.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use common::{Mac, ServiceName, Timestamp, UnicastAddress};
 
@@ -25,7 +25,7 @@ pub struct Accepted {
     /// The address that the door is for.
     pub address: UnicastAddress,
     /// The services, at least one.
-    pub services: Box<[ServiceId]>,
+    pub services: Arc<[ServiceId]>,
     /// What is to happen to the door.
     pub effect: Effect,
     /// What the packet is remembered by.

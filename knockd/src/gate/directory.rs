@@ -4,7 +4,7 @@
 //! packet of another day could be fresh, and an honest device whose clock is further off can be told so.
 //! Today's come first when they are made, and another day's are only needed to tell a reason.
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use common::{ClientKeys, Day, Realm, ServiceName, Tag, Timestamp};
 use ipnet::IpNet;
@@ -40,8 +40,8 @@ pub struct Entry {
     pub name: ClientName,
     /// The keys that its packets are sealed with.
     pub keys: ClientKeys,
-    /// The services that it may open.
-    pub services: Box<[ServiceId]>,
+    /// The services that it may open. Shared among clients that have the same.
+    pub services: Arc<[ServiceId]>,
     /// The networks that it may knock from; empty for all.
     pub from: Box<[IpNet]>,
     /// Which address it may open the door for.
@@ -113,16 +113,18 @@ impl Directory {
     pub fn new(services: Vec<Service>, clients: Vec<Client>, realm: &Realm) -> Self {
         let by_name: HashMap<ServiceName, ServiceId> =
             services.iter().map(|service| service.name).zip((0..).map(ServiceId)).collect();
+        let mut lists: HashMap<Arc<[ServiceName]>, Arc<[ServiceId]>> = HashMap::new();
+        let mut ids = |names: Arc<[ServiceName]>| {
+            let ids = lists.entry(names).or_insert_with_key(|names| {
+                names.iter().filter_map(|name| by_name.get(name)).copied().collect()
+            });
+            Arc::clone(ids)
+        };
         let clients = clients
             .into_iter()
             .map(|client| Entry {
                 keys: ClientKeys::derive(&client.secret, realm),
-                services: client
-                    .services
-                    .iter()
-                    .filter_map(|name| by_name.get(name))
-                    .copied()
-                    .collect(),
+                services: ids(client.services),
                 name: client.name,
                 from: client.from.into(),
                 address: client.address,

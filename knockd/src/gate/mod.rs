@@ -17,7 +17,7 @@ pub mod grants;
 pub mod policy;
 pub mod replay;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use common::{Action, ClientAddress, Datagram, Day, OpenError, Request, Timestamp, UnicastAddress};
 
@@ -145,7 +145,7 @@ impl Gate {
         }
     }
 
-    fn check_service(&self, request: &Request, entry: &Entry) -> Result<Box<[ServiceId]>, Reason> {
+    fn check_service(&self, request: &Request, entry: &Entry) -> Result<Arc<[ServiceId]>, Reason> {
         let Some(name) = request.service else {
             return match entry.services.is_empty() {
                 true => Err(Reason::ServiceNotAllowed(None)),
@@ -155,7 +155,7 @@ impl Gate {
         self.directory
             .service_named(name)
             .filter(|service| entry.services.contains(service))
-            .map(|service| Box::from([service]))
+            .map(|service| Arc::from([service]))
             .ok_or(Reason::ServiceNotAllowed(Some(name)))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The configuration is parsed into these once; everything behind it can rely on them.
 
-use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, sync::Arc, time::Duration};
 
 use common::{Realm, Secret, ServiceName, Timestamp};
 use ipnet::IpNet;
@@ -236,8 +236,8 @@ pub struct Client {
     pub name: ClientName,
     /// The secret that it shares with this daemon, and that no other client has.
     pub secret: Secret,
-    /// The services that it may open; each of them exists.
-    pub services: Vec<ServiceName>,
+    /// The services that it may open; each of them exists. Shared among clients that have the same.
+    pub services: Arc<[ServiceName]>,
     /// The networks that it may knock from; empty for all.
     pub from: Vec<IpNet>,
     /// Which address it may open the door for.

@@ -97,7 +97,7 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
     let client = Client {
         name: args.name.clone(),
         secret: new_secret(&config.clients)?,
-        services: args.services.clone(),
+        services: args.services.as_slice().into(),
         from: args.from.clone(),
         address: args.address.into(),
         expires: args.expires.map(Into::into),

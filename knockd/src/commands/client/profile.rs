@@ -97,7 +97,7 @@ fn write(
         }
     }
     writeln!(to, "key = \"{}\"", *secret::to_text(&client.secret))?;
-    if let [service] = client.services.as_slice() {
+    if let [service] = &*client.services {
         writeln!(to, "service = \"{service}\"")?;
     }
     let mut ports = client.services.iter().flat_map(|name| {

@@ -40,7 +40,7 @@ fn an_added_client_is_loaded_as_it_was_asked_for() {
     let config = folder.load().unwrap().config;
     let [client] = config.clients.as_slice() else { panic!("one client") };
     assert_eq!(client.name.as_str(), "press-17");
-    assert_eq!(client.services, ["mqtts".parse().unwrap()]);
+    assert_eq!(*client.services, ["mqtts".parse().unwrap()]);
     assert_eq!(client.from, ["10.3.0.0/16".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
     assert_eq!(client.address, crate::gate::policy::AddressPolicy::Observed);
     assert_eq!(client.expires.unwrap().as_millis(), 32_503_593_600_000);

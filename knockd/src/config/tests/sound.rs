@@ -86,7 +86,7 @@ fn every_key_of_a_client_has_its_effect() {
     let [first, second] = config.clients.as_slice() else { panic!("two clients") };
     assert_eq!(first.name.as_str(), "press-17");
     assert_eq!(*secret::to_text(&first.secret), KEYS[0]);
-    assert_eq!(first.services, ["mqtts".parse().unwrap()]);
+    assert_eq!(*first.services, ["mqtts".parse().unwrap()]);
     assert_eq!(first.from, ["10.3.0.0/16".parse().unwrap()]);
     assert_eq!(first.address, AddressPolicy::Observed);
     assert_eq!(first.expires, Some(Timestamp::from_millis(86_400_000)));
