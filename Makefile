@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 # Every end-to-end test has its own network namespaces and processes: a few at a time.
-E2E_THREADS ?= 4
+E2E_THREADS ?= 6
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
 .PHONY: help demo test setup build fmt lint clean

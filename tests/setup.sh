@@ -19,6 +19,7 @@ mosquitto_sub mosquitto-clients
 nmap nmap
 openssl openssl
 python3 python3
+ping iputils-ping
 nsenter util-linux
 cc build-essential
 END
