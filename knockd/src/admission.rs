@@ -18,7 +18,7 @@ use crate::{
         grants::{Before, Change, Grants, Owner, TooMany},
     },
     journal::{
-        held::{HeldFile, StoredGrant},
+        held::{Grant, HeldFile},
         seen::{NameHash, Record, SeenFile, Span},
     },
     tags::{TagKeeper, Upkeep},
@@ -197,7 +197,7 @@ impl<F: Firewall> Admission<F> {
             .map(|Pending { accepted, .. }| Record {
                 timestamp: accepted.timestamp,
                 mac: accepted.mac,
-                client: NameHash::of(directory.name(accepted.client).as_str()),
+                client: NameHash::of(directory.name(accepted.client)),
             })
             .collect();
         if let Err(error) = self.seen.append(&records, span(&self.gate)) {
@@ -244,13 +244,13 @@ impl<F: Firewall> Admission<F> {
     fn write_hold(&mut self, owner: Owner) -> io::Result<()> {
         let Some(until) = self.grants.held_until(&owner) else { return self.held.release(&owner) };
         let directory = self.gate.directory();
-        let grant = StoredGrant {
-            client: directory.name(owner.client).clone(),
+        let grant = Grant {
+            client: directory.name(owner.client),
             address: owner.address,
             service: directory.service(owner.service).name,
             until,
         };
-        self.held.hold(owner, &grant)
+        self.held.hold(owner, grant)
     }
 
     /// Makes the kernel follow, in one transaction for all packets; if it refuses, one for each.

@@ -13,7 +13,7 @@ use knockd::{
     gate::clock::Uptime,
     journal::{
         BootId, DaemonId, StateError, StateFolder, Writer,
-        held::{self, StoredGrant},
+        held::{self, Grant},
         seen::{self, Condition, Damage, NameHash, Record, SeenFile, Span},
     },
 };
@@ -173,9 +173,9 @@ fn records_that_a_failed_write_left_behind_are_not_counted() {
     assert_eq!((found.condition, numbers(&found.packets)), (Condition::Intact, vec![0, 1]));
 }
 
-fn grant(number: u64) -> StoredGrant {
-    StoredGrant {
-        client: "x".repeat(64).parse().unwrap(),
+fn held(number: u64) -> Grant<'static> {
+    Grant {
+        client: "a-client-with-the-longest-name-that-there-can-be.0123456789abcde",
         address: UnicastAddress::try_from("2001:db8::17".parse::<IpAddr>().unwrap()).unwrap(),
         service: "telemetry-ingest".parse().unwrap(),
         until: Uptime::from_millis(number),
@@ -211,7 +211,7 @@ mod places {
         };
         let directory = Directory::new(vec![service.clone()], clients(4), &Realm::default());
         let service = directory.service_named(service.name).unwrap();
-        let address = grant(0).address;
+        let address = held(0).address;
         let clients = directory.clients_by_name();
         let mut owners: Vec<Owner> =
             clients.values().map(|client| Owner { address, client: *client, service }).collect();
@@ -236,7 +236,7 @@ mod places {
                         expected.remove(&who);
                     }
                     _ => {
-                        file.hold(owners[who], &grant(until)).unwrap();
+                        file.hold(owners[who], held(until)).unwrap();
                         expected.insert(who, until);
                     }
                 }

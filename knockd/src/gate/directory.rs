@@ -36,8 +36,9 @@ impl ServiceId {
 
 /// What the gate knows of a client: its entry, with the keys derived once and the secret wiped.
 pub struct Entry {
-    /// Its name.
-    pub name: ClientName,
+    /// Where its name is in the directory's text of all names: a million names of their own would take
+    /// several times the memory.
+    name: Range<u32>,
     /// The keys that its packets are sealed with.
     pub keys: ClientKeys,
     /// The services that it may open. Shared among clients that have the same.
@@ -74,9 +75,9 @@ pub struct TagCollision {
     /// The day of the tag.
     pub day: Day,
     /// Whose packets are judged by this tag.
-    pub first: ClientName,
+    pub first: String,
     /// Whose packets are refused.
-    pub second: ClientName,
+    pub second: String,
 }
 
 /// The tags of one day, in the making or complete.
@@ -100,6 +101,8 @@ pub enum Progress {
 /// All clients and services, by id, by name and by tag.
 pub struct Directory {
     clients: Vec<Entry>,
+    /// The names of all clients, one after another.
+    names: String,
     services: Vec<Service>,
     /// Today's tags, tomorrow's and yesterday's, in the order in which they are made.
     tags: Vec<DayTags>,
@@ -120,19 +123,26 @@ impl Directory {
             });
             Arc::clone(ids)
         };
+        let mut names = String::new();
+        let mut keep_name = |name: &ClientName| {
+            let start = offset(&names);
+            names.push_str(name.as_str());
+            start..offset(&names)
+        };
         let clients = clients
             .into_iter()
             .map(|client| Entry {
                 keys: ClientKeys::derive(&client.secret, realm),
                 services: ids(client.services),
-                name: client.name,
+                name: keep_name(&client.name),
                 from: client.from.into(),
                 address: client.address,
                 expires: client.expires,
                 standing: client.standing,
             })
             .collect();
-        Self { clients, services, tags: Vec::new() }
+        names.shrink_to_fit();
+        Self { clients, names, services, tags: Vec::new() }
     }
 
     /// Makes tags of today, tomorrow and yesterday, in this order, for at most `budget` clients and days;
@@ -184,8 +194,8 @@ impl Directory {
         {
             let first = *tags.owners.entry(entry.keys.tag(day)).or_insert(client);
             if let Some(other) = self.clients.get(first.index()).filter(|_| first != client) {
-                let (first, second) = (other.name.clone(), entry.name.clone());
-                collisions.push(TagCollision { day, first, second });
+                let name = |entry| text_of(&self.names, entry).to_owned();
+                collisions.push(TagCollision { day, first: name(other), second: name(entry) });
             }
             tags.done += 1;
         }
@@ -225,10 +235,11 @@ impl Directory {
             .find_map(|(service, id)| (service.name == name).then_some(id))
     }
 
-    /// The client of this name. Looks at every client: for start-up, never for a packet.
+    /// The clients' names and ids. Looks at every client: for start-up, never for a packet.
     #[must_use]
     pub fn clients_by_name(&self) -> HashMap<&str, ClientId> {
-        self.clients.iter().map(|entry| entry.name.as_str()).zip((0..).map(ClientId)).collect()
+        let names = self.clients.iter().map(|entry| text_of(&self.names, entry));
+        names.zip((0..).map(ClientId)).collect()
     }
 
     /// The entry of a client; `None` for an id of another directory.
@@ -242,9 +253,9 @@ impl Directory {
     /// # Panics
     /// If the id is of another directory, which is a mistake in this program.
     #[must_use]
-    pub fn name(&self, client: ClientId) -> &ClientName {
+    pub fn name(&self, client: ClientId) -> &str {
         match self.entry(client) {
-            Some(entry) => &entry.name,
+            Some(entry) => text_of(&self.names, entry),
             None => unreachable!("a client's id is of the directory that gave it"),
         }
     }
@@ -272,4 +283,15 @@ impl Directory {
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
+}
+
+/// Where the next name begins. Four gigabytes of names are more than the configuration can hold.
+fn offset(names: &str) -> u32 {
+    u32::try_from(names.len()).unwrap_or(u32::MAX)
+}
+
+fn text_of<'a>(names: &'a str, entry: &Entry) -> &'a str {
+    let [start, end] =
+        [entry.name.start, entry.name.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+    names.get(start..end).unwrap_or_default()
 }

@@ -44,10 +44,30 @@ pub struct StoredGrant {
 }
 
 impl StoredGrant {
-    fn to_bytes(&self) -> [u8; PLACE_LEN] {
+    fn as_written(&self) -> Grant<'_> {
+        let Self { client, address, service, until } = self;
+        Grant { client: client.as_str(), address: *address, service: *service, until: *until }
+    }
+}
+
+/// A grant to be written, under the name of a client that exists.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant<'a> {
+    /// Who knocked.
+    pub client: &'a str,
+    /// The address that the doors are open for.
+    pub address: UnicastAddress,
+    /// The service whose ports are open.
+    pub service: ServiceName,
+    /// Until when.
+    pub until: Uptime,
+}
+
+impl Grant<'_> {
+    fn to_bytes(self) -> [u8; PLACE_LEN] {
         let mut name = [0; ClientName::MAX_LEN];
         let mut service = [0; common::SERVICE_NAME_MAX];
-        copy_text(&mut name, self.client.as_str());
+        copy_text(&mut name, self.client);
         copy_text(&mut service, self.service.as_str());
         let address = match self.address.ip() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -60,7 +80,9 @@ impl StoredGrant {
             .put(&name)
             .finish()
     }
+}
 
+impl StoredGrant {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut decoder = Decoder::new(bytes)?;
         let until = Uptime::from_millis(decoder.take_u64()?);
@@ -158,7 +180,7 @@ impl HeldFile {
         let mut content = header(writer).to_vec();
         let mut places = HashMap::new();
         for (place, (owner, grant)) in (0..).zip(grants) {
-            content.extend_from_slice(&grant.to_bytes());
+            content.extend_from_slice(&grant.as_written().to_bytes());
             places.insert(owner, place);
         }
         Ok(Self { file: replace(&folder.held(), &content)?, places, free: Vec::new() })
@@ -168,7 +190,7 @@ impl HeldFile {
     ///
     /// # Errors
     /// If it could not be written: then the owner must not be let in.
-    pub fn hold(&mut self, owner: Owner, grant: &StoredGrant) -> io::Result<()> {
+    pub fn hold(&mut self, owner: Owner, grant: Grant<'_>) -> io::Result<()> {
         let place = match self.places.get(&owner) {
             Some(place) => *place,
             None => self.free.last().copied().unwrap_or(self.places.len() as u64),
