@@ -7,7 +7,7 @@
 //!
 //! From the bottom up:
 //!
-//! - [`process`] runs commands, [`until`] waits for conditions instead of sleeping,
+//! - [`process`] runs commands, [`mod@until`] waits for conditions instead of sleeping,
 //! - [`world`] and [`topology`] make the hosts, [`wire`] makes raw packets for the `packet` tool,
 //! - [`binaries`] builds the programs under test,
 //! - [`probe`], [`capture`], [`echo`], [`mosquitto`] and [`foreign`] are the real parts around them,

@@ -1,0 +1,95 @@
+//! `make bench`: knockd and its peers side by side, in network namespaces of their own, against the limit
+//! of the machine. Prints one table and how the bars were met; raw figures go to target/bench.json.
+//!
+//! Needs root and two cores: whoever sends at line rate has one of them, the daemon the other. knockd logs
+//! a line for each grant, here to a file: the cost of that is in its figures.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a measurement fails by panicking, with a message that says what it was doing"
+)]
+
+mod blast;
+mod count;
+mod door;
+mod fleet;
+mod measures;
+mod profile;
+mod programs;
+mod report;
+mod rig;
+mod running;
+mod service;
+mod stats;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use crate::programs::Programs;
+use crate::report::Report;
+
+#[derive(Parser)]
+struct Args {
+    /// What to measure; everything if nothing is named.
+    what: Vec<What>,
+    /// A short run: fewer samples, smaller floods.
+    #[arg(long)]
+    quick: bool,
+    /// Where the raw figures go.
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// From the start of the client to an accepted connection.
+    Connect,
+    /// Many valid knocks at once.
+    Burst,
+    /// Valid knocks under a flood of junk.
+    Junk,
+}
+
+/// What every measurement has at hand.
+pub(crate) struct Bench {
+    pub(crate) programs: Programs,
+    pub(crate) report: Report,
+    quick: bool,
+}
+
+impl Bench {
+    /// A number for a full run, and one for a quick one.
+    pub(crate) const fn scaled(&self, full: u32, quick: u32) -> u32 {
+        if self.quick { quick } else { full }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    rig::enter();
+    eprintln!("building");
+    let programs = Programs::build();
+    let mut bench = Bench { programs, report: Report::default(), quick: args.quick };
+    service::serve();
+    let all = What::value_variants();
+    let chosen = if args.what.is_empty() { all } else { &args.what };
+    for what in chosen {
+        eprintln!("{what:?}");
+        match what {
+            What::Connect => measures::connect::measure(&mut bench),
+            What::Burst => measures::burst::measure(&mut bench),
+            What::Junk => measures::junk::measure(&mut bench),
+        }
+    }
+    bench.report.write(&args.json, &json!({"quick": args.quick}));
+    bench.report.print("knockd beside its peers");
+    if bench.report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,145 @@
+//! From the start of the client's process to the first accepted TCP connection; and from a datagram to
+//! its element in the kernel.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::Bench;
+use crate::blast::Blast;
+use crate::door::{Door, Settings};
+use crate::fleet::{KNOCK_PORT, SERVICE_PORT, address, keys, knock};
+use crate::profile;
+use crate::rig::{BROKER, SENDER_CORE, Side, device_is};
+use crate::service::{Credulous, opens_within};
+use crate::stats::{Samples, micros, shown};
+use crate::watch::{self, Watch};
+
+/// How long a client has.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// How a client program is run, and whether it waits for the port by itself.
+pub(crate) struct Client<'a> {
+    /// Makes the command, for a device at this address.
+    pub(crate) command: &'a (dyn Fn(std::net::Ipv4Addr) -> Command + Sync),
+    pub(crate) waits: bool,
+}
+
+/// What came of many attempts.
+pub(crate) struct Attempts {
+    pub(crate) opened: Samples,
+    pub(crate) count: u32,
+    /// Of the client's process alone, where it doesn't wait for the port.
+    pub(crate) process: Samples,
+}
+
+/// Runs a client so many times, each time from an address that nothing is open for.
+pub(crate) fn attempts(client: &Client<'_>, first_device: u32, count: u32) -> Attempts {
+    let mut opened = Vec::new();
+    let mut process = Vec::new();
+    for device in first_device..first_device + count {
+        device_is(address(device));
+        let mut command = (client.command)(address(device));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let waits = client.waits;
+        let (ended, is_open, took) = Side::Device.within(None, move || {
+            let start = Instant::now();
+            let status = command.status().expect("run a client");
+            let ended = start.elapsed();
+            let is_open = if waits { status.success() } else { opens_within(LIMIT) };
+            (ended, is_open, start.elapsed())
+        });
+        process.push(ended);
+        if is_open {
+            opened.push(took);
+        }
+    }
+    Attempts { opened: Samples::new(opened), count, process: Samples::new(process) }
+}
+
+pub(crate) fn measure(bench: &mut Bench) {
+    let count = bench.scaled(100, 20);
+    let settings = Settings { skew: Duration::from_secs(1), ..Settings::default() };
+    let door = Door::new(&bench.programs.knockd, &settings);
+    let profile = profile::write(door.dir(), 0);
+
+    eprintln!("  knock, dynamic and static");
+    let daemon = door.start();
+    daemon.wait_out();
+    let run = |program: &std::path::Path, first| {
+        let command = |_| profile::command(program, &profile, &["--quiet", "--wait=3s"]);
+        attempts(&Client { command: &command, waits: true }, first, count)
+    };
+    let dynamic = run(&bench.programs.knock, 0);
+    let linked = run(&bench.programs.knock_static, 1_000);
+    if dynamic.opened.len() < count as usize || linked.opened.len() < count as usize {
+        let opened = format!("{} and {} of {count}", dynamic.opened.len(), linked.opened.len());
+        bench.report.failed("connect", &format!("{opened} opened; {}", daemon.process.log()));
+    }
+    eprintln!("  datagram to element");
+    let element = datagram_to_element(&daemon, bench.scaled(1_000, 200));
+    daemon.process.end();
+
+    eprintln!("  the bare limit");
+    let bare = {
+        let _credulous = Credulous::start();
+        let program = &bench.programs.bare;
+        let command = |_| {
+            let mut command = Command::new(program);
+            command.arg(format!("{BROKER}:{KNOCK_PORT}")).arg(format!("{BROKER}:{SERVICE_PORT}"));
+            command
+        };
+        attempts(&Client { command: &command, waits: true }, 2_000, count)
+    };
+    drop(door);
+
+    let own = dynamic.opened.median().min(linked.opened.median());
+    let to_limit = own.as_secs_f64() / bare.opened.median().as_secs_f64();
+    let ratio = format!("{to_limit:.2} × the limit");
+    let limit = bare.opened.shown();
+    bench.report.row("client start → connected (dynamic), median / p99", &dynamic.opened.shown(), "", &limit, "");
+    bench.report.row("client start → connected (static), median / p99", &linked.opened.shown(), "", &limit, &ratio);
+    bench.report.row("datagram → element, idle, median / p99", &element.shown(), "", "", "");
+    bench.report.bar(
+        "client start → connect, to the bare limit",
+        "at most 2.5 ×",
+        &format!("{to_limit:.2} × ({} to {})", shown(own), shown(bare.opened.median())),
+        to_limit <= 2.5,
+    );
+    bench.report.bar(
+        "datagram → element committed, p99, idle",
+        "under 100 µs",
+        &format!("{} (with the sender's side and the watcher's)", shown(element.p99())),
+        micros(element.p99()) < 100.0,
+    );
+    bench.report.raw(
+        "connect",
+        json!({
+            "knock": dynamic.opened.json(), "knock_static": linked.opened.json(),
+            "bare": bare.opened.json(), "datagram_to_element": element.json(),
+        }),
+    );
+}
+
+/// One knock at a time, each from a source of its own: from just before it is sent to the kernel's
+/// notification. Sender and watcher are on the core that the daemon isn't on.
+fn datagram_to_element(daemon: &crate::door::Daemon, count: u32) -> Samples {
+    let keys = keys(0);
+    let watch = Watch::start(Some(SENDER_CORE));
+    let sent = Side::Device.within(Some(SENDER_CORE), || {
+        let mut blast = Blast::new();
+        let mut sent = Vec::new();
+        for device in 10_000..10_000 + count {
+            let packet = knock(&keys, address(device), daemon.stamp());
+            sent.push((address(device), Instant::now()));
+            blast.send(&[packet]);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        sent
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    let times = watch::times(&sent, &watch.finish());
+    assert_eq!(times.len(), sent.len(), "not every knock opened: {}", daemon.process.log());
+    Samples::new(times)
+}

@@ -1,0 +1,5 @@
+//! The measurements, each with its rows of the table and its bars.
+
+pub(crate) mod burst;
+pub(crate) mod connect;
+pub(crate) mod junk;
