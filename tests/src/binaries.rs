@@ -29,7 +29,7 @@ fn built() -> &'static Path {
         cargo
             .current_dir(repository())
             .args(["build", "--quiet", "--package", "knockd", "--package", "knock"])
-            .args(["--package", "e2e", "--bins", "--target-dir"])
+            .args(["--package", "e2e", "--bin", "packet", "--target-dir"])
             .arg(folder.parent().expect("a profile's folder has a parent"));
         if folder.ends_with("release") {
             cargo.arg("--release");
