@@ -5,7 +5,7 @@ CARGO ?= cargo
 E2E_THREADS ?= 6
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
-.PHONY: help demo test setup build fmt lint clean
+.PHONY: help demo test setup build install fmt lint clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,8 +34,22 @@ lint: ## Formatting, clippy and rustdoc, with warnings denied
 setup: ## Install the Debian packages that the tests and the demo need, if any is missing
 	@tests/setup.sh
 
-build: ## The release binaries, in target/release
-	@$(CARGO) build --release --package knockd --package knock
+build: ## The release binaries: target/release/knockd and target/client/knock
+	@$(CARGO) build --release --package knockd
+	@$(CARGO) build --profile client --package knock
+	@# A program that aborts on panic never unwinds: the tables for it are a sixth of the client.
+	@objcopy --remove-section .eh_frame --remove-section .eh_frame_hdr \
+		--remove-section .gcc_except_table target/client/knock
+
+install: ## Put what `make build` built, the units and a first configuration in place
+	@install -D -m 755 target/release/knockd $(DESTDIR)/usr/sbin/knockd
+	@install -D -m 755 target/client/knock $(DESTDIR)/usr/bin/knock
+	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/knockd.service systemd/knockd-firewall.service
+	@install -d -m 755 $(DESTDIR)/etc/knockd
+	@install -d -m 750 $(DESTDIR)/etc/knockd/clients.d
+	@test -e $(DESTDIR)/etc/knockd/knockd.toml || \
+		install -m 644 config/knockd.toml $(DESTDIR)/etc/knockd/knockd.toml
+	@echo 'installed; no port is shut yet: see README.md, "A broker host"'
 
 fmt: ## Format the code
 	@$(CARGO) fmt --all
