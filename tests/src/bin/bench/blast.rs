@@ -44,8 +44,7 @@ impl Blast {
             let mut sent = 0;
             while let Some(rest) = slices.get(sent..).filter(|rest| !rest.is_empty()) {
                 let fd = self.socket.as_raw_fd();
-                let results =
-                    sendmmsg(fd, &mut self.headers, rest, nowhere, [], MsgFlags::empty());
+                let results = sendmmsg(fd, &mut self.headers, rest, nowhere, [], MsgFlags::empty());
                 sent += results.expect("send packets").count();
             }
         }

@@ -9,9 +9,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, setsockopt, sockopt,
-};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use nix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
@@ -70,13 +68,12 @@ fn open() -> Socket {
 }
 
 fn count(socket: &Socket, end: &AtomicBool) -> Counted {
-    let mut buffers = vec![[0; BUFFER_LEN]; BATCH];
+    let mut buffers = [[0; BUFFER_LEN]; BATCH];
     let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
-    let mut slices: Vec<[IoSliceMut<'_>; 1]> =
-        buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
     let start = used();
     let mut packets = 0;
     while !end.load(Ordering::Relaxed) {
+        let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
         let flags = MsgFlags::MSG_WAITFORONE;
         if let Ok(batch) =
             recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None)

@@ -85,11 +85,7 @@ impl Side {
     }
 
     /// Does something at this end, pinned to a core if one is given.
-    pub(crate) fn within<T: Send>(
-        self,
-        core: Option<usize>,
-        work: impl FnOnce() -> T + Send,
-    ) -> T {
+    pub(crate) fn within<T: Send>(self, core: Option<usize>, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 self.join(core);

@@ -19,12 +19,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts it at one end, with its output in a file.
-    pub(crate) fn start(
-        side: Side,
-        core: Option<usize>,
-        mut command: Command,
-        log: &Path,
-    ) -> Self {
+    pub(crate) fn start(side: Side, core: Option<usize>, mut command: Command, log: &Path) -> Self {
         let file = File::create(log).expect("create a log file");
         command.stdout(file.try_clone().expect("clone a file")).stderr(file);
         Self { child: side.spawn(core, &mut command), log: log.to_owned() }

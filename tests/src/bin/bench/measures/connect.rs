@@ -98,8 +98,20 @@ pub(crate) fn measure(bench: &mut Bench) {
     let to_limit = own.as_secs_f64() / bare.opened.median().as_secs_f64();
     let ratio = format!("{to_limit:.2} × the limit");
     let limit = bare.opened.shown();
-    bench.report.row("client start → connected (dynamic), median / p99", &dynamic.opened.shown(), "", &limit, "");
-    bench.report.row("client start → connected (static), median / p99", &linked.opened.shown(), "", &limit, &ratio);
+    bench.report.row(
+        "client start → connected (dynamic), median / p99",
+        &dynamic.opened.shown(),
+        "",
+        &limit,
+        "",
+    );
+    bench.report.row(
+        "client start → connected (static), median / p99",
+        &linked.opened.shown(),
+        "",
+        &limit,
+        &ratio,
+    );
     bench.report.row("datagram → element, idle, median / p99", &element.shown(), "", "", "");
     bench.report.bar(
         "client start → connect, to the bare limit",
