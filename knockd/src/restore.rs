@@ -89,7 +89,7 @@ pub fn restore<F: Firewall>(
     let mut replay = ReplayMemory::new(policy.replay, policy.clock_skew, forgotten);
     replay.restore(remembered(&found.packets, &ids));
 
-    let (stored, condition) = match held::load(&folder.held(), writer.boot)? {
+    let (stored, condition) = match held::load(&folder.held(), Some(writer.boot))? {
         held::Found::Grants(grants) => (grants, GrantsCondition::Sound),
         held::Found::None => (Vec::new(), GrantsCondition::Sound),
         held::Found::Damaged => (Vec::new(), GrantsCondition::Damaged),

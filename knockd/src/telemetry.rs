@@ -22,7 +22,7 @@ use std::{io, net::IpAddr, num::NonZeroU32, os::unix::fs::MetadataExt as _};
 
 use common::Timestamp;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tracing::{Level, debug, error, info, level_filters::LevelFilter, warn};
+use tracing::{Level, debug, error, field::display, info, level_filters::LevelFilter, warn};
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
@@ -89,45 +89,39 @@ impl Telemetry {
     /// Tells how a datagram was dealt with.
     pub fn report(&mut self, outcome: &Outcome, source: IpAddr, directory: &Directory, now: Now) {
         match outcome {
-            Outcome::Granted { client, services, until, .. } => info!(
-                client = %directory.name(*client),
-                %source,
-                service = %names(services, directory),
-                decision = "granted",
-                expires = %rfc3339(now.utc_of(*until)),
-                "door opened"
-            ),
-            Outcome::Closed { client, services, warning } => {
+            Outcome::Granted { client, services, until } => {
+                let (client, service) = (directory.name(*client), names(services, directory));
+                let expires = rfc3339(now.utc_of(*until));
                 info!(
-                    client = %directory.name(*client),
-                    %source,
-                    service = %names(services, directory),
-                    decision = "closed",
-                    "door closed"
+                    %client, %source, %service, decision = "granted", %expires,
+                    "{client} at {source}: {service} open until {expires}"
                 );
+            }
+            Outcome::Closed { client, services, warning } => {
+                let (client, service) = (directory.name(*client), names(services, directory));
+                info!(%client, %source, %service, decision = "closed", "{client} at {source}: {service} closed");
                 if let Some(failure) = warning {
-                    error!(client = %directory.name(*client), reason = failure.name(), "{failure}");
+                    error!(%client, reason = failure.name(), "{failure}");
                 }
             }
             Outcome::Refused(Refusal { client: None, reason }) => {
-                debug!(%source, decision = "refused", reason = reason.name(), "{reason}");
+                debug!(%source, decision = "refused", reason = reason.name(), "{source}: refused: {reason}");
             }
-            Outcome::Refused(Refusal { client: Some(client), reason }) if self.may_tell() => info!(
-                client = %directory.name(*client),
-                %source,
-                service = reason.service().map(tracing::field::display),
-                decision = "refused",
-                reason = reason.name(),
-                "{reason}"
-            ),
-            Outcome::Failed { client, services, failure } if self.may_tell() => error!(
-                client = %directory.name(*client),
-                %source,
-                service = %names(services, directory),
-                decision = "refused",
-                reason = failure.name(),
-                "{failure}"
-            ),
+            Outcome::Refused(Refusal { client: Some(client), reason }) if self.may_tell() => {
+                let client = directory.name(*client);
+                let service = reason.service().map(display);
+                info!(
+                    %client, %source, service, decision = "refused", reason = reason.name(),
+                    "{client} at {source}: refused: {reason}"
+                );
+            }
+            Outcome::Failed { client, services, failure } if self.may_tell() => {
+                let (client, service) = (directory.name(*client), names(services, directory));
+                error!(
+                    %client, %source, %service, decision = "refused", reason = failure.name(),
+                    "{client} at {source}: refused: {failure}"
+                );
+            }
             Outcome::Refused(_) | Outcome::Failed { .. } => self.held_back += 1,
         }
     }

@@ -187,12 +187,15 @@ fn a_file_of_grants_that_is_not_ours_is_damaged_and_one_of_an_earlier_boot_is_ov
     let (_temporary, folder, _) = folder();
     held::HeldFile::create(&folder, WRITER, []).unwrap();
     let whole = fs::read(folder.held()).unwrap();
-    assert_eq!(held::parse(&whole, BOOT), held::Found::Grants(Vec::new()));
-    assert_eq!(held::parse(&whole, OTHER_BOOT), held::Found::None);
+    assert_eq!(held::parse(&whole, Some(BOOT)), held::Found::Grants(Vec::new()));
+    assert_eq!(held::parse(&whole, Some(OTHER_BOOT)), held::Found::None);
     for length in 0..whole.len() {
-        assert_eq!(held::parse(&whole[..length], BOOT), held::Found::Damaged);
+        assert_eq!(held::parse(&whole[..length], Some(BOOT)), held::Found::Damaged);
     }
-    assert_eq!(held::load(&folder.held().with_extension("gone"), BOOT).unwrap(), held::Found::None);
+    assert_eq!(
+        held::load(&folder.held().with_extension("gone"), Some(BOOT)).unwrap(),
+        held::Found::None
+    );
 }
 
 mod places {
@@ -242,7 +245,7 @@ mod places {
                 }
                 most = most.max(expected.len());
             }
-            let held::Found::Grants(found) = held::load(&folder.held(), BOOT).unwrap() else {
+            let held::Found::Grants(found) = held::load(&folder.held(), Some(BOOT)).unwrap() else {
                 panic!("not sound");
             };
             let mut found: Vec<u64> = found.iter().map(|grant| grant.until.as_millis()).collect();
@@ -291,7 +294,7 @@ proptest! {
         }
         for bytes in [bytes, content] {
             let _ = seen::parse(&bytes, BOOT);
-            let _ = held::parse(&bytes, BOOT);
+            let _ = held::parse(&bytes, Some(BOOT));
         }
     }
 }

@@ -10,10 +10,7 @@ use crate::{
     clock, config,
     firewall::{Firewall as _, kernel::Kernel},
     gate::{clock::Now, grants::Door, policy::Service},
-    journal::{
-        BootId,
-        held::{self, Found, StoredGrant},
-    },
+    journal::held::{self, Found, StoredGrant},
     telemetry::rfc3339,
 };
 
@@ -41,10 +38,8 @@ struct Row {
 /// A [`Failure`] if the kernel or the state folder can't be read.
 pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = config::load(config)?;
-    let os_error = |error: std::io::Error| Failure::new(Exit::OsErr, error.to_string());
-    let boot = BootId::current().map_err(os_error)?;
     let path = config.state.join(held::FILE_NAME);
-    let stored = match held::load(&path, boot)
+    let stored = match held::load(&path, None)
         .map_err(|error| Failure::new(Exit::NoPerm, format!("{error}; run it as root")))?
     {
         Found::Grants(grants) => grants,

@@ -120,11 +120,13 @@ pub enum Found {
     Damaged,
 }
 
-/// Reads the grants that an earlier run held; also for whoever only wants to look.
+/// Reads the grants that an earlier run held, if it was in this boot; `None` for whichever boot, for who
+/// only looks and knows from the kernel which doors are open. (In a container a service and a shell can be
+/// told different boots.)
 ///
 /// # Errors
 /// If there is a file and it can't be read at all.
-pub fn load(path: &Path, boot: BootId) -> Result<Found, StateError> {
+pub fn load(path: &Path, boot: Option<BootId>) -> Result<Found, StateError> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
         Ok(_) => Ok(parse(&bytes, boot)),
@@ -135,11 +137,11 @@ pub fn load(path: &Path, boot: BootId) -> Result<Found, StateError> {
 
 /// Reads a file's content. No content whatever makes it panic.
 #[must_use]
-pub fn parse(bytes: &[u8], boot: BootId) -> Found {
+pub fn parse(bytes: &[u8], boot: Option<BootId>) -> Found {
     let Some((header, places)) = bytes.split_at_checked(HEADER_LEN) else { return Found::Damaged };
     match read_header(header) {
         None => Found::Damaged,
-        Some(writer) if writer.boot != boot => Found::None,
+        Some(writer) if boot.is_some_and(|boot| writer.boot != boot) => Found::None,
         // A free place is all zero, a torn one was never acted on: neither has a valid checksum.
         Some(_) => Found::Grants(
             places.chunks_exact(PLACE_LEN).filter_map(StoredGrant::from_bytes).collect(),
