@@ -155,6 +155,13 @@ impl<'w> Door<'w> {
         Daemon { process, listening_since: now() }
     }
 
+    /// Waits until every grant is over, as the kernel has it: a probe that is lost on a busy
+    /// machine doesn't tell.
+    #[track_caller]
+    pub fn wait_until_over(&self) {
+        until("every grant is over", || self.grants().is_empty());
+    }
+
     /// The grants that `knockd grants --json` lists.
     #[track_caller]
     pub fn grants(&self) -> Vec<serde_json::Value> {

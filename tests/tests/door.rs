@@ -41,7 +41,8 @@ fn a_knock_opens_the_port_for_its_sender_alone_and_only_for_its_time() {
     assert_eq!(world.client().nmap(broker, MQTTS), State::Open);
     assert_eq!(world.attacker().nmap(broker, MQTTS), State::Filtered);
 
-    world.client().tcp_until(broker, MQTTS, State::Filtered);
+    door.wait_until_over();
+    assert_eq!(world.client().tcp(broker, MQTTS), State::Filtered);
     assert_eq!(world.client().nmap(broker, MQTTS), State::Filtered);
 }
 
@@ -57,7 +58,8 @@ fn a_knock_over_ipv6_opens_the_port_for_its_sender_alone_and_only_for_its_time()
     device.knock(world.client(), &["-6", "--wait=20s", "--open-for", "6s"]).success();
     assert_eq!(world.client().nmap(broker, MQTTS), State::Open);
     assert_eq!(world.attacker().nmap(broker, MQTTS), State::Filtered);
-    world.client().tcp_until(broker, MQTTS, State::Filtered);
+    door.wait_until_over();
+    assert_eq!(world.client().tcp(broker, MQTTS), State::Filtered);
 }
 
 #[test]
@@ -81,7 +83,8 @@ fn an_established_session_lives_on_after_the_grant_where_sessions_are_kept() {
     device.opens(&["--open-for", "2s"]);
     let mut session = Talk::tcp(world.client(), broker4(&world), MQTTS, None);
     session.works();
-    world.client().tcp_until(broker4(&world), MQTTS, State::Filtered);
+    door.wait_until_over();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
     session.works();
 }
 
@@ -94,7 +97,8 @@ fn an_established_session_ends_with_the_grant_where_sessions_are_cut() {
     device.opens(&["--open-for", "4s"]);
     let mut session = Talk::tcp(world.client(), broker4(&world), MQTTS, None);
     session.works();
-    world.client().tcp_until(broker4(&world), MQTTS, State::Filtered);
+    door.wait_until_over();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
     session.is_dead();
 }
 
@@ -181,7 +185,8 @@ fn a_port_published_by_destination_nat_is_guarded_as_docker_publishes_ports() {
     assert_eq!(world.client().nmap(broker, MQTTS), State::Filtered);
     device.opens(&["--open-for", "4s"]);
     assert_eq!(world.attacker().nmap(broker, MQTTS), State::Filtered);
-    world.client().tcp_until(broker, MQTTS, State::Filtered);
+    door.wait_until_over();
+    assert_eq!(world.client().tcp(broker, MQTTS), State::Filtered);
 }
 
 #[test]

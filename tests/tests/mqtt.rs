@@ -28,8 +28,9 @@ fn a_subscriber_and_a_publisher_exchange_a_qos_1_and_a_retained_message_through_
     let mut latecomer = mosquitto.subscribe(world.client(), "press/state");
     latecomer.wait_for("got [1] press/state: running");
 
-    world.client().tcp_until(broker4(&world), MQTTS, State::Filtered);
-    world.client().tcp_until(world.broker().v6(), MQTTS, State::Filtered);
+    door.wait_until_over();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+    assert_eq!(world.client().tcp(world.broker().v6(), MQTTS), State::Filtered);
     assert!(mosquitto.publish(world.broker(), "press/17", "still there?", &[]));
     subscriber.wait_for("got [0] press/17: still there?");
     assert!(mosquitto.is_running());

@@ -44,7 +44,8 @@ impl<'w> Used<'w> {
     }
 
     fn is_shut_in_the_end(&self) {
-        self.world.client().tcp_until(broker4(self.world), MQTTS, State::Filtered);
+        self.door.wait_until_over();
+        assert_eq!(self.world.client().tcp(broker4(self.world), MQTTS), State::Filtered);
     }
 
     /// Sends the packet again, from the client and from the attacker; neither gets in.
@@ -225,7 +226,7 @@ fn after_a_plain_restart_a_fresh_packet_of_a_device_with_a_slow_clock_is_accepte
         daemon.granted() > 0
     });
     daemon.terminate();
-    world.client().tcp_until(broker4(&world), MQTTS, State::Filtered);
+    door.wait_until_over();
     let _daemon = door.start();
     Foreign(world.client()).knock(&device, &slow);
     world.client().tcp_until(broker4(&world), MQTTS, State::Open);
@@ -266,7 +267,7 @@ fn a_full_disk_refuses_knocks_with_an_event_and_opens_nothing_unrecorded() {
     // What is left of the file's last block takes a few packets more, 64 at most.
     knock("80");
     daemon.tells(&["ERROR", "client=press-17", "decision=\"refused\"", "No space left"]);
-    world.client().tcp_until(broker4(&world), MQTTS, State::Filtered);
+    door.wait_until_over();
     let (granted, refused) = (daemon.granted(), refusals(&daemon));
     // How many lines there are in a second has a bound: more than once, until one is told.
     e2e::until("another knock is refused", || {

@@ -19,6 +19,7 @@ const CUT: &str = "[grant]\nsessions = \"cut\"";
 /// A client that was in with a connection from [`PORT`], and isn't any more.
 struct Expired<'w> {
     world: &'w World,
+    door: Door<'w>,
     session: Option<Talk>,
     _echo: Echo,
     _daemon: Daemon,
@@ -33,11 +34,12 @@ impl<'w> Expired<'w> {
         device.opens(&["--open-for", "4s"]);
         let mut session = Talk::tcp(world.client(), broker4(world), MQTTS, Some(PORT));
         session.works();
-        Self { world, session: Some(session), _echo: echo, _daemon: daemon }
+        Self { world, door, session: Some(session), _echo: echo, _daemon: daemon }
     }
 
     fn wait_for_the_end(&self) {
-        self.world.client().tcp_until(broker4(self.world), MQTTS, State::Filtered);
+        self.door.wait_until_over();
+        assert_eq!(self.world.client().tcp(broker4(self.world), MQTTS), State::Filtered);
     }
 
     fn cannot_connect(&self) {
@@ -137,7 +139,7 @@ fn a_udp_flow_lives_on_where_sessions_are_kept_and_no_other_begins() {
     daemon.tells(&["decision=\"granted\""]);
     let mut flow = Talk::udp(world.client(), broker4(&world), 5683, Some(PORT));
     flow.works();
-    e2e::until("the grant is over", || door.grants().is_empty());
+    door.wait_until_over();
     flow.works();
     Talk::udp(world.client(), broker4(&world), 5683, Some(PORT + 1)).is_dead();
 }

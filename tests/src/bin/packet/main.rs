@@ -102,7 +102,7 @@ fn main() {
 
 fn probe(to: SocketAddr, from_port: u16) -> &'static str {
     let socket = talk::socket(Type::STREAM, to, from_port).expect("make a socket");
-    match socket.connect_timeout(&to.into(), Duration::from_millis(400)) {
+    match socket.connect_timeout(&to.into(), Duration::from_millis(900)) {
         Ok(()) => "open",
         Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => "closed",
         Err(e) if e.kind() == io::ErrorKind::TimedOut => "filtered",
