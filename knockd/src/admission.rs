@@ -157,13 +157,13 @@ impl<F: Firewall> Admission<F> {
     }
 
     /// Deals with a batch of datagrams that were received at `now`. `tell` hears of each what became of it:
-    /// of a refused one at once, of an accepted one when its door is open.
+    /// of a refused one at once, of an accepted one when its door is open. Returns how many were accepted.
     pub fn handle<'a>(
         &mut self,
         batch: impl Iterator<Item = (&'a [u8], IpAddr)>,
         now: Now,
         mut tell: impl FnMut(&Outcome, IpAddr, &Gate),
-    ) {
+    ) -> usize {
         let mut pending = Vec::new();
         for (datagram, source) in batch {
             match self.gate.decide(datagram, source, now) {
@@ -171,8 +171,9 @@ impl<F: Firewall> Admission<F> {
                 Decision::Refuse(refusal) => tell(&Outcome::Refused(refusal), source, &self.gate),
             }
         }
-        if pending.is_empty() {
-            return;
+        let accepted = pending.len();
+        if accepted == 0 {
+            return accepted;
         }
         for owner in self.grants.expire(now.uptime, self.gate.directory()) {
             self.held.forget(&owner);
@@ -187,6 +188,7 @@ impl<F: Firewall> Admission<F> {
             let outcome = self.outcome(packet, now);
             tell(&outcome, source, &self.gate);
         }
+        accepted
     }
 
     /// Writes down that these packets are accepted, before any effect: one write for all of them.

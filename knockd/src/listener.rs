@@ -29,9 +29,9 @@ use crate::drops::{self, SocketInode};
 const BATCH: usize = 256;
 /// One byte more than a packet has: enough to see that a datagram is too long.
 const BUFFER_LEN: usize = DATAGRAM_LEN + 1;
-/// Room for the packets of a whole fleet that comes back at once: the kernel counts some 768 bytes for
-/// each, so that this holds more than 20,000 until the daemon gets to them.
-const RECEIVE_BUFFER: usize = 16 << 20;
+/// Room for the packets of a fleet of 100,000 that comes back at once: the kernel counts 768 bytes for each,
+/// and doubles what is asked for (socket(7), SO_RCVBUF). Memory is used only while packets wait.
+const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// The sockets that knocks come in at.
 pub struct Listener {

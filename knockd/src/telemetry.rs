@@ -15,7 +15,7 @@
 //! # Security considerations
 //! - What strangers send is told at debug only, so that nobody without a key can fill a disk with lines.
 //! - Refusals of authentic packets, which a copy can cause, are told one by one up to
-//!   [`REFUSALS_PER_SECOND`], and beyond that summed up. Grants are always told.
+//!   100 a second, and beyond that summed up. Grants are always told.
 //! - No field holds a byte of a datagram, and no name that isn't in the configuration.
 
 use std::{io, net::IpAddr, num::NonZeroU32, os::unix::fs::MetadataExt as _};
