@@ -7,7 +7,7 @@
 //! - A stranger's packet costs a look-up (an unknown tag) or two hashes (a bad mac) and changes nothing
 //!   in the gate, whatever it holds: only a packet that passes all ten checks is remembered.
 //! - The reason of a refusal is for the admin's eyes. Nothing ever goes back to the sender.
-//! - [`Grants`] keeps who holds the door open, so that one client's close, or its end, never shuts out
+//! - [`grants::Grants`] keeps who holds the door open, so that one client's close, or its end, never shuts out
 //!   another behind the same address.
 
 pub mod clock;
