@@ -18,6 +18,7 @@ mod count;
 mod door;
 mod fleet;
 mod measures;
+mod peers;
 mod profile;
 mod programs;
 mod report;

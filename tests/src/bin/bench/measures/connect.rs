@@ -10,11 +10,11 @@ use crate::Bench;
 use crate::blast::Blast;
 use crate::door::{Door, Settings};
 use crate::fleet::{KNOCK_PORT, SERVICE_PORT, address, keys, knock};
-use crate::profile;
 use crate::rig::{BROKER, SENDER_CORE, Side, device_is};
 use crate::service::{Credulous, opens_within};
 use crate::stats::{Samples, micros, shown};
 use crate::watch::{self, Watch};
+use crate::{peers, profile};
 
 /// How long a client has.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -94,25 +94,37 @@ pub(crate) fn measure(bench: &mut Bench) {
     };
     drop(door);
 
+    let peers = peers(bench, count);
+    let best = peers.iter().filter(|(_, peer)| peer.opened.len() * 2 > peer.count as usize);
+    let best = best.min_by_key(|(_, peer)| peer.opened.median());
+
     let own = dynamic.opened.median().min(linked.opened.median());
     let to_limit = own.as_secs_f64() / bare.opened.median().as_secs_f64();
-    let ratio = format!("{to_limit:.2} × the limit");
     let limit = bare.opened.shown();
-    bench.report.row(
-        "client start → connected (dynamic), median / p99",
-        &dynamic.opened.shown(),
-        "",
-        &limit,
-        "",
-    );
-    bench.report.row(
-        "client start → connected (static), median / p99",
-        &linked.opened.shown(),
-        "",
-        &limit,
-        &ratio,
-    );
+    for (name, attempts) in [("dynamic", &dynamic), ("static", &linked)] {
+        bench.report.row(
+            &format!("client start → connected ({name}), median / p99"),
+            &attempts.opened.shown(),
+            &best
+                .map_or_else(String::new, |(name, best)| format!("{} {name}", best.opened.shown())),
+            &limit,
+            &ratio(&attempts.opened, best.map(|(_, best)| &best.opened), &bare.opened),
+        );
+    }
     bench.report.row("datagram → element, idle, median / p99", &element.shown(), "", "", "");
+    if let Some((name, best)) = best {
+        let to_peer = own.as_secs_f64() / best.opened.median().as_secs_f64();
+        bench.report.bar(
+            "client start → connect, to the best peer",
+            "at most 0.50 ×",
+            &format!(
+                "{to_peer:.2} × ({} to {} of {name})",
+                shown(own),
+                shown(best.opened.median())
+            ),
+            to_peer <= 0.5,
+        );
+    }
     bench.report.bar(
         "client start → connect, to the bare limit",
         "at most 2.5 ×",
@@ -125,13 +137,47 @@ pub(crate) fn measure(bench: &mut Bench) {
         &format!("{} (with the sender's side and the watcher's)", shown(element.p99())),
         micros(element.p99()) < 100.0,
     );
+    let of_peers: Vec<_> = peers
+        .iter()
+        .map(|(name, peer)| {
+            json!({
+                "name": name, "opened": peer.opened.json(), "of": peer.count,
+                "client_process": peer.process.json(),
+            })
+        })
+        .collect();
     bench.report.raw(
         "connect",
         json!({
             "knock": dynamic.opened.json(), "knock_static": linked.opened.json(),
             "bare": bare.opened.json(), "datagram_to_element": element.json(),
+            "peers": of_peers,
         }),
     );
+}
+
+/// The ratios to a peer and to the limit.
+fn ratio(own: &Samples, peer: Option<&Samples>, limit: &Samples) -> String {
+    let to = |other: &Samples| own.median().as_secs_f64() / other.median().as_secs_f64();
+    let peer = peer.map_or_else(String::new, |peer| format!("{:.2} × the peer, ", to(peer)));
+    format!("{peer}{:.2} × the limit", to(limit))
+}
+
+/// The same with each peer.
+fn peers(bench: &mut Bench, count: u32) -> Vec<(&'static str, Attempts)> {
+    let mut all = Vec::new();
+    for start in peers::ALL {
+        let peer = start(bench);
+        eprintln!("  {}", peer.name);
+        let attempts = attempts(&Client { command: &*peer.client, waits: false }, 3_000, count);
+        let opened = attempts.opened.len();
+        eprintln!("    {opened} of {count}: {}", attempts.opened.shown());
+        if opened == 0 {
+            bench.report.failed(&format!("connect with {}", peer.name), &peer.log());
+        }
+        all.push((peer.name, attempts));
+    }
+    all
 }
 
 /// One knock at a time, each from a source of its own: from just before it is sent to the kernel's
