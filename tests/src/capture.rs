@@ -55,21 +55,40 @@ impl Capture {
     }
 
     /// Panics if the broker's host sent anything to `host` since the capture began.
-    ///
-    /// The broker's host sends one last datagram, and all that came before it is judged: packets
-    /// on one wire don't overtake each other.
     #[track_caller]
     pub fn saw_silence(self, host: Host<'_>) {
+        let answers = self.answers(host);
+        assert!(answers.is_empty(), "the broker's host answered:\n{}", answers.join("\n"));
+    }
+
+    /// Panics if the broker's host sent anything over IPv4 but TCP segments with RST.
+    #[track_caller]
+    pub fn saw_resets_at_most(self, host: Host<'_>) {
+        // The flags are in byte 13 behind an IP header of 20 bytes; RST is 4.
+        let flags = |packet: &str| u8::from_str_radix(packet.get(66..68)?, 16).ok();
+        let is_reset = |packet: &String| {
+            packet.starts_with("45") && flags(packet).is_some_and(|flags| flags & 4 != 0)
+        };
+        let mut answers = self.answers(host);
+        answers.retain(|packet| !is_reset(packet));
+        assert!(answers.is_empty(), "the broker's host answered:\n{}", answers.join("\n"));
+    }
+
+    /// What the broker's host sent to `host` since the capture began.
+    ///
+    /// It sends one last datagram, and all that came before it counts: packets on one wire don't
+    /// overtake each other.
+    #[track_caller]
+    fn answers(&self, host: Host<'_>) -> Vec<String> {
         host.world().broker().send_udp(host.v4(), END, "00");
         let end = format!("{END:04x}");
         let is_end = |packet: &String| packet.starts_with('4') && packet.get(44..48) == Some(&end);
-        let answers = until_some("the capture has seen its end", || {
+        until_some("the capture has seen its end", || {
             let mut packets = self.packets();
             let last = packets.iter().position(is_end)?;
             packets.truncate(last);
             Some(packets)
-        });
-        assert!(answers.is_empty(), "the broker's host answered:\n{}", answers.join("\n"));
+        })
     }
 
     /// Panics unless the broker's host sent something: the counterpart, which shows that a
