@@ -57,6 +57,12 @@ enum What {
     Burst,
     /// Valid knocks under a flood of junk.
     Junk,
+    /// Up to a million clients.
+    Clients,
+    /// Junk from millions of forged sources.
+    Forged,
+    /// How much the client takes, and the daemon at rest.
+    Sizes,
 }
 
 /// What every measurement has at hand.
@@ -74,6 +80,9 @@ impl Bench {
 }
 
 fn main() -> ExitCode {
+    if measures::sizes::tell_memory_of_another() {
+        return ExitCode::SUCCESS;
+    }
     let args = Args::parse();
     rig::enter();
     eprintln!("building");
@@ -88,6 +97,9 @@ fn main() -> ExitCode {
             What::Connect => measures::connect::measure(&mut bench),
             What::Burst => measures::burst::measure(&mut bench),
             What::Junk => measures::junk::measure(&mut bench),
+            What::Clients => measures::clients::measure(&mut bench),
+            What::Forged => measures::forged::measure(&mut bench),
+            What::Sizes => measures::sizes::measure(&mut bench),
         }
     }
     bench.report.write(&args.json, &json!({"quick": args.quick}));

@@ -1,0 +1,103 @@
+//! Millions of packets from as many forged sources: what grows?
+
+use std::net::Ipv4Addr;
+use std::thread::sleep;
+use std::time::Duration;
+
+use knockd::firewall::netlink::Netlink;
+use serde_json::{Value, json};
+
+use crate::Bench;
+use crate::blast::{Junk, Stream};
+use crate::door::{Daemon, Door, Settings, now};
+use crate::fleet::tag;
+use crate::rig::{SENDER_CORE, Side};
+
+/// Every set of the table that the daemon writes to.
+const SETS: [&str; 3] = ["door4", "door6", "tags"];
+
+/// What could grow.
+#[derive(Clone, Debug)]
+struct Sizes {
+    rss_kib: u64,
+    /// Elements of each set; none where the set isn't there.
+    sets: Vec<(&'static str, usize)>,
+    conntrack: u64,
+}
+
+impl Sizes {
+    fn take(daemon: &Daemon) -> Self {
+        let (sets, conntrack) = Side::Broker.within(None, || {
+            let mut netlink = Netlink::open().expect("a netlink socket");
+            let sets =
+                SETS.iter().filter_map(|set| Some((*set, netlink.dump(set).ok()?.len()))).collect();
+            let path = "/proc/sys/net/netfilter/nf_conntrack_count";
+            let count = std::fs::read_to_string(path).unwrap_or_default();
+            (sets, count.trim().parse().unwrap_or(0))
+        });
+        Self { rss_kib: daemon.process.rss_kib(), sets, conntrack }
+    }
+
+    fn elements(&self) -> usize {
+        self.sets.iter().map(|(_, elements)| elements).sum()
+    }
+
+    fn json(&self) -> Value {
+        let sets: serde_json::Map<_, _> =
+            self.sets.iter().map(|(set, count)| ((*set).to_owned(), json!(count))).collect();
+        json!({"rss_kib": self.rss_kib, "elements": sets, "conntrack": self.conntrack})
+    }
+}
+
+pub(crate) fn measure(bench: &mut Bench) {
+    let most = u64::from(bench.scaled(10_000_000, 1_000_000));
+    let mut raw = Vec::new();
+    let mut worst = (0, 0);
+    for (name, tables, with_tag) in [
+        ("the kernel filters", "", false),
+        ("every packet reaches the daemon", "[prefilter]\nmode = \"off\"\n", false),
+        ("with a valid tag", "", true),
+    ] {
+        eprintln!("  {most} packets, {name}");
+        let settings = Settings { devices: 10, tables, ..Settings::default() };
+        let door = Door::new(&bench.programs.knockd, &settings);
+        let daemon = door.start();
+        sleep(Duration::from_millis(200));
+        let before = Sizes::take(&daemon);
+        let junk = if with_tag { Junk::Tag(tag(3, now())) } else { Junk::NoTag };
+        let sent = Side::Device.within(Some(SENDER_CORE), || {
+            let lasts = Duration::from_secs(100);
+            let knocks = &mut |_| -> (Ipv4Addr, Vec<u8>) { unreachable!("no knocks") };
+            Stream { junk, rate: None, lasts, most, knocks, knock_count: 0 }.send()
+        });
+        sleep(Duration::from_millis(500));
+        let after = Sizes::take(&daemon);
+        bench.report.row(
+            &format!("{} packets of forged sources, {name}: memory, elements", sent.packets),
+            &format!(
+                "{} → {} KiB, {} → {}",
+                before.rss_kib,
+                after.rss_kib,
+                before.elements(),
+                after.elements()
+            ),
+            "",
+            "",
+            &format!("in {:.1} s", sent.took.as_secs_f64()),
+        );
+        worst.0 = worst.0.max(after.rss_kib.saturating_sub(before.rss_kib));
+        worst.1 = worst.1.max(after.elements().saturating_sub(before.elements()));
+        raw.push(json!({
+            "name": name, "packets": sent.packets, "took_s": sent.took.as_secs_f64(),
+            "before": before.json(), "after": after.json(), "log_bytes": daemon.process.log().len(),
+        }));
+        daemon.process.end();
+    }
+    bench.report.bar(
+        "forged sources: memory and sets",
+        "flat, within 10 MB",
+        &format!("{} KiB and {} elements more at most", worst.0, worst.1),
+        worst.0 <= 10_000 && worst.1 == 0,
+    );
+    bench.report.raw("forged", Value::Array(raw));
+}
