@@ -4,6 +4,7 @@
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,12 @@ pub(crate) struct Stream<'a> {
     /// Makes the knocks, each just before it is sent.
     pub(crate) knocks: &'a mut (dyn FnMut(usize) -> (Ipv4Addr, Vec<u8>) + Send),
     pub(crate) knock_count: usize,
+    /// It also ends when this is true.
+    pub(crate) end: &'a AtomicBool,
 }
+
+/// For a stream that nobody ends.
+pub(crate) static GOES_ON: AtomicBool = AtomicBool::new(false);
 
 /// What was sent.
 pub(crate) struct Sent {
@@ -100,7 +106,10 @@ impl Stream<'_> {
         };
         let start = Instant::now();
         let mut sent = Sent { packets: 0, took: Duration::ZERO, knocks: Vec::new() };
-        while start.elapsed() < self.lasts && sent.packets < self.most {
+        while start.elapsed() < self.lasts
+            && sent.packets < self.most
+            && !self.end.load(Ordering::Relaxed)
+        {
             for packet in &mut batch[..in_batch] {
                 let number = next(&mut random);
                 // All of 10.0.0.0/8 but the two ends of the wire: distinct for 16 million packets.

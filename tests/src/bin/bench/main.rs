@@ -17,6 +17,7 @@ mod blast;
 mod count;
 mod door;
 mod fleet;
+mod machine;
 mod measures;
 mod peers;
 mod profile;
@@ -32,8 +33,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use serde_json::json;
 
+use crate::machine::Machine;
 use crate::programs::Programs;
 use crate::report::Report;
 
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
     let programs = Programs::build();
     let mut bench = Bench { programs, report: Report::default(), quick: args.quick };
     service::serve();
+    let machine = Machine::look();
     let all = What::value_variants();
     let chosen = if args.what.is_empty() { all } else { &args.what };
     for what in chosen {
@@ -102,7 +104,8 @@ fn main() -> ExitCode {
             What::Sizes => measures::sizes::measure(&mut bench),
         }
     }
-    bench.report.write(&args.json, &json!({"quick": args.quick}));
-    bench.report.print("knockd beside its peers");
+    bench.report.write(&args.json, &machine.json());
+    let run = if args.quick { "a quick run" } else { "a full run" };
+    bench.report.print(&format!("knockd beside its peers: {run} of {}", machine.shown()));
     if bench.report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,7 +8,7 @@ use knockd::firewall::netlink::Netlink;
 use serde_json::{Value, json};
 
 use crate::Bench;
-use crate::blast::{Junk, Stream};
+use crate::blast::{GOES_ON, Junk, Stream};
 use crate::door::{Daemon, Door, Settings, now};
 use crate::fleet::tag;
 use crate::rig::{SENDER_CORE, Side};
@@ -68,7 +68,7 @@ pub(crate) fn measure(bench: &mut Bench) {
         let sent = Side::Device.within(Some(SENDER_CORE), || {
             let lasts = Duration::from_secs(100);
             let knocks = &mut |_| -> (Ipv4Addr, Vec<u8>) { unreachable!("no knocks") };
-            Stream { junk, rate: None, lasts, most, knocks, knock_count: 0 }.send()
+            Stream { junk, rate: None, lasts, most, knocks, knock_count: 0, end: &GOES_ON }.send()
         });
         sleep(Duration::from_millis(500));
         let after = Sizes::take(&daemon);

@@ -1,12 +1,14 @@
 //! Junk at 20,000 packets a second and at line rate, and what of valid knocks becomes meanwhile.
 
+mod contest;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::Bench;
-use crate::blast::{Junk, Sent, Stream};
+use crate::blast::{GOES_ON, Junk, Sent, Stream};
 use crate::count::Counter;
 use crate::door::{Door, Settings, now, socket_drops};
 use crate::fleet::{address, keys, knock, tag};
@@ -98,6 +100,7 @@ pub(crate) fn measure(bench: &mut Bench) {
         }
         raw.push(flood.json());
     }
+    raw.push(contest::measure(bench));
     bench.report.raw("junk", Value::Array(raw));
 }
 
@@ -109,7 +112,7 @@ fn stream(
     knocks: &mut (dyn FnMut(usize) -> (Ipv4Addr, Vec<u8>) + Send),
 ) -> Sent {
     Side::Device.within(Some(SENDER_CORE), || {
-        Stream { junk, rate, lasts, most: 20_000_000, knocks, knock_count }.send()
+        Stream { junk, rate, lasts, most: 20_000_000, knocks, knock_count, end: &GOES_ON }.send()
     })
 }
 

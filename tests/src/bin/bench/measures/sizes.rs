@@ -28,7 +28,11 @@ pub(crate) fn measure(bench: &mut Bench) {
     let door = Door::new(&bench.programs.knockd, &settings);
     let profile = profile::write(door.dir(), 0);
     let daemon = door.start();
+    daemon.wait_out();
     let count = bench.scaled(100, 30);
+    let empty = Samples::new(
+        Side::Device.within(None, || spawns(count, || Command::new(&bench.programs.bare))),
+    );
     let mut raw = Vec::new();
     for (name, program) in
         [("dynamic", bench.programs.knock.clone()), ("static", bench.programs.knock_static.clone())]
@@ -45,8 +49,11 @@ pub(crate) fn measure(bench: &mut Bench) {
                 taken.system_calls
             ),
             "",
-            "",
-            "",
+            &format!("{} for an empty one", empty.shown()),
+            &format!(
+                "{:.1} × the limit",
+                taken.wall.median().as_secs_f64() / empty.median().as_secs_f64()
+            ),
         );
         if name == "dynamic" {
             bench.report.bar(
@@ -71,6 +78,7 @@ pub(crate) fn measure(bench: &mut Bench) {
         );
         raw.push(taken.json(name));
     }
+    raw.push(json!({"name": "an empty static program", "wall": empty.json()}));
     bench.report.raw("client", Value::Array(raw));
 
     let minutes = if bench.quick { 0.25 } else { 2.0 };
@@ -107,23 +115,25 @@ pub(crate) fn measure(bench: &mut Bench) {
 
 fn client(program: &Path, profile: &Path, count: u32) -> Taken {
     let knock = || profile::command(program, profile, &["--quiet"]);
-    let wall = Side::Device.within(None, || {
-        let mut wall = Vec::new();
-        for _ in 0..count {
-            let mut command = knock();
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-            let start = Instant::now();
-            assert!(command.status().expect("run knock").success(), "knock fails");
-            wall.push(start.elapsed());
-        }
-        wall
-    });
+    let wall = Side::Device.within(None, || spawns(count, knock));
     Taken {
         bytes: fs::metadata(program).expect("knock").len(),
         wall: Samples::new(wall),
         rss_kib: max_rss(program, profile),
         system_calls: system_calls(&knock()),
     }
+}
+
+/// How long each of so many runs of a program takes.
+fn spawns(count: u32, program: impl Fn() -> Command) -> Vec<Duration> {
+    let run = |_| {
+        let mut command = program();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let start = Instant::now();
+        assert!(command.status().expect("run a program").success(), "{command:?} fails");
+        start.elapsed()
+    };
+    (0..count).map(run).collect()
 }
 
 /// The client's largest resident memory, as its parent is told. A shell that does nothing else is the

@@ -40,7 +40,7 @@ pub(crate) fn start(mode: Mode) -> Peer {
     let access = dir.path().join("access.conf");
     let text = format!(
         "SOURCE ANY\nREQUIRE_SOURCE_ADDRESS Y\nKEY_BASE64 {key}\nHMAC_KEY_BASE64 {hmac}\n\
-         FW_ACCESS_TIMEOUT 60\n"
+         FW_ACCESS_TIMEOUT 90\n"
     );
     write_private(&access, &text);
     let config = dir.path().join("fwknopd.conf");
