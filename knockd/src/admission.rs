@@ -6,7 +6,7 @@
 //! - If the kernel refuses a batch, each packet of it is tried alone: one that can't be opened takes no
 //!   other with it.
 
-use std::{fmt, io, net::IpAddr, sync::Arc};
+use std::{collections::HashSet, fmt, io, net::IpAddr, sync::Arc};
 
 use crate::{
     firewall::{Firewall, FirewallError},
@@ -154,6 +154,49 @@ impl<F: Firewall> Admission<F> {
     /// [`FirewallError`]
     pub fn keep_tags(&mut self, keeper: &mut TagKeeper, now: Now) -> Result<Upkeep, FirewallError> {
         keeper.keep(self.gate.directory(), &mut self.firewall, now)
+    }
+
+    /// Lets the tags of some clients past the kernel's filter at once.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn let_tags_in(
+        &mut self,
+        keeper: &mut TagKeeper,
+        clients: &[ClientId],
+        now: Now,
+    ) -> Result<(), FirewallError> {
+        keeper.let_in(clients, self.gate.directory(), &mut self.firewall, now)
+    }
+
+    /// Ends the grants of these clients that their entries no longer allow; returns how many.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if the kernel did not shut their doors.
+    pub fn revoke_what_is_not_allowed(
+        &mut self,
+        clients: &HashSet<ClientId>,
+        now: Now,
+    ) -> Result<usize, FirewallError> {
+        let directory = self.gate.directory();
+        let may_hold = |owner: &Owner| {
+            directory
+                .entry(owner.client)
+                .is_some_and(|entry| entry.may_hold(owner.service, now.utc))
+        };
+        let held = self.grants.owners().map(|(owner, _)| *owner);
+        let ended: Vec<Owner> =
+            held.filter(|owner| clients.contains(&owner.client) && !may_hold(owner)).collect();
+        let mut changes = Vec::new();
+        for owner in &ended {
+            let _ = self.grants.close(*owner, directory, &mut changes);
+            // Where this can't be written, a restart finds that the entry doesn't allow it.
+            let _ = self.held.release(owner);
+        }
+        if !changes.is_empty() {
+            self.firewall.apply(&changes, now.uptime)?;
+        }
+        Ok(ended.len())
     }
 
     /// Deals with a batch of datagrams that were received at `now`. `tell` hears of each what became of it:

@@ -1,6 +1,6 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use crate::{
     admission::Admission,
     clock,
-    config::{AUTO_LIMIT, Config, InterfaceName, PrefilterMode},
+    config::{AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode, reload::Stamps},
     firewall::{
         FirewallError,
         kernel::{self, Kernel, TableState},
@@ -21,7 +21,9 @@ use crate::{
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
+    reload::Reload,
     restore::{GrantsCondition, RestoreError, Restored, restore},
+    roster::Roster,
     tags::TagKeeper,
     telemetry::{self, Telemetry},
 };
@@ -65,11 +67,21 @@ impl From<RestoreError> for StartError {
     }
 }
 
-/// Runs until SIGTERM or SIGINT; the door then stays as it is.
+/// What the daemon starts from.
+pub struct Start {
+    /// The configuration, and where each client is.
+    pub located: Located,
+    /// Where the configuration is.
+    pub path: PathBuf,
+    /// The stamps of the clients' files, taken before they were read.
+    pub stamps: Stamps,
+}
+
+/// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies changed clients.
 ///
 /// # Errors
 /// [`StartError`] if it can't start; whatever was shut stays shut.
-pub fn run(config: Config) -> Result<(), StartError> {
+pub fn run(start: Start) -> Result<(), StartError> {
     let system = |what| move |error| StartError::System { what, error };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -77,12 +89,9 @@ pub fn run(config: Config) -> Result<(), StartError> {
         .map_err(system("the event loop"))?;
     runtime.block_on(async {
         // First of all, so that a signal during the start isn't lost.
-        let mut end = End::watch().map_err(system("signals"))?;
-        let daemon = Daemon::start(config)?;
-        tokio::select! {
-            never = daemon.serve() => match never {},
-            signal = end.awaited() => info!("{signal}: ending; the table and its doors stay as they are"),
-        }
+        let mut signals = Signals::watch().map_err(system("signals"))?;
+        let signal = Daemon::start(start)?.serve(&mut signals).await;
+        info!("{signal}: ending; the table and its doors stay as they are");
         Ok(())
     })
 }
@@ -92,6 +101,7 @@ struct Daemon {
     admission: Admission<Kernel>,
     listener: Listener,
     house: Housekeeping,
+    reload: Reload,
     telemetry: Telemetry,
     /// Its lock is held for as long as packets are accepted.
     _folder: StateFolder,
@@ -100,7 +110,9 @@ struct Daemon {
 impl Daemon {
     /// Takes everything up in the order in which it must stand: the lock, the table, the past, the tags,
     /// the socket.
-    fn start(config: Config) -> Result<Self, StartError> {
+    fn start(
+        Start { located: Located { config, origins }, path, stamps }: Start,
+    ) -> Result<Self, StartError> {
         let folder = StateFolder::open(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
@@ -109,7 +121,7 @@ impl Daemon {
         };
         install(&ruleset(&config))?;
 
-        let Config { policy, clients, listen, prefilter, .. } = config;
+        let Config { policy, clients, clients_dir, listen, prefilter, .. } = config;
         let count = clients.len();
         let filters = prefilter.filters(count);
         if !filters && prefilter.mode == PrefilterMode::Auto {
@@ -119,6 +131,9 @@ impl Daemon {
             );
         }
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
+        let services = policy.services.iter().map(|service| service.name).collect();
+        let roster =
+            Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
         let (mut admission, restored) =
             restore(&policy, directory, &folder, writer, Kernel::open()?, clock::now())?;
         report_restored(&restored);
@@ -134,33 +149,44 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
-        Ok(Self { admission, listener, house, telemetry: Telemetry::default(), _folder: folder })
+        let (reload, telemetry) = (Reload::new(roster, path), Telemetry::default());
+        Ok(Self { admission, listener, house, reload, telemetry, _folder: folder })
     }
 
-    /// Deals with one batch of datagrams after another, and keeps house between them.
-    async fn serve(mut self) -> Infallible {
+    /// Deals with one batch of datagrams after another, and keeps house between them, until a signal says
+    /// to end: its name.
+    async fn serve(mut self, signals: &mut Signals) -> &'static str {
         let mut due = Instant::now();
         loop {
             tokio::select! {
-                // First, so that no flood keeps it from being done.
+                // In this order, so that no flood keeps anything from being done.
                 biased;
+                asked = signals.next() => match asked {
+                    Asked::End(signal) => return signal,
+                    Asked::Reload => self.reload.begin(),
+                },
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
                     self.telemetry.sum_up();
-                    continue;
+                }
+                read = self.reload.read() => {
+                    self.reload.apply(read, &mut self.admission, &mut self.house);
+                    due = Instant::now();
                 }
                 received = self.listener.receive() => match received {
-                    Ok(()) => if self.deal_with_batch() == 0 && !self.listener.was_full() {
-                        sleep(AFTER_JUNK).await;
-                    },
+                    Ok(()) => {
+                        if self.deal_with_batch() == 0 && !self.listener.was_full() {
+                            sleep(AFTER_JUNK).await;
+                        }
+                        if self.listener.was_full() {
+                            due = due.min(Instant::now() + AFTER_A_BURST);
+                        }
+                    }
                     Err(error) => {
                         error!("can't receive: {error}");
                         sleep(AFTER_A_FAILED_RECEIVE).await;
                     }
                 },
-            }
-            if self.listener.was_full() {
-                due = due.min(Instant::now() + AFTER_A_BURST);
             }
         }
     }
@@ -244,14 +270,22 @@ fn report_restored(restored: &Restored) {
     info!(grants = restored.live, "live grants taken up");
 }
 
-/// What makes the daemon end.
-struct End {
+/// The signals that the daemon heeds.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
-impl End {
+/// What a signal asks for.
+enum Asked {
+    /// To end; the name of the signal.
+    End(&'static str),
+    /// To apply changed clients.
+    Reload,
+}
+
+impl Signals {
     fn watch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -260,16 +294,11 @@ impl End {
         })
     }
 
-    /// The name of the signal that came.
-    async fn awaited(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => {
-                    warn!("SIGHUP: a changed configuration takes effect at a restart; grants live on through it");
-                }
-            }
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::End("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::End("SIGINT"),
+            _ = self.hang_up.recv() => Asked::Reload,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     admission::Admission,
     clock,
     firewall::{Firewall, FirewallError},
-    gate::directory::{Progress, TagCollision},
+    gate::directory::{ClientId, Progress, TagCollision},
     listener::Listener,
     tags::{TagKeeper, Upkeep},
 };
@@ -46,6 +46,21 @@ impl Housekeeping {
         let Some(keeper) = &mut self.tags else { return Ok(()) };
         while admission.keep_tags(keeper, clock::now())? == Upkeep::More {}
         Ok(())
+    }
+
+    /// Lets the tags of clients that are new or have new keys past the kernel's filter.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn let_tags_in<F: Firewall>(
+        &mut self,
+        admission: &mut Admission<F>,
+        clients: &[ClientId],
+    ) -> Result<(), FirewallError> {
+        match &mut self.tags {
+            Some(keeper) => admission.let_tags_in(keeper, clients, clock::now()),
+            None => Ok(()),
+        }
     }
 
     /// Does a step of what there is to do; returns after which time the next one is due.
@@ -91,7 +106,7 @@ impl Housekeeping {
 
 /// Makes today's tags in the directory at once: without them every packet is junk.
 pub fn prepare_today<F: Firewall>(admission: &mut Admission<F>) {
-    let clients = admission.gate().directory().len();
+    let clients = admission.gate().directory().places();
     // Tags of the days beside it are made in steps.
     let _ = prepare(admission, clients);
 }

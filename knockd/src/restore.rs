@@ -154,11 +154,7 @@ fn owner(
     let client = *ids.get(stored.client.as_str())?;
     let service = directory.service_named(stored.service)?;
     let entry = directory.entry(client)?;
-    (entry.check_standing(now.utc).is_ok() && entry.services.contains(&service)).then_some(Owner {
-        address: stored.address,
-        client,
-        service,
-    })
+    entry.may_hold(service, now.utc).then_some(Owner { address: stored.address, client, service })
 }
 
 /// Makes the kernel's doors those of the live grants. Returns how many had to be changed.

@@ -12,7 +12,11 @@ use common::{Day, Tag, Timestamp};
 
 use crate::{
     firewall::{Firewall, FirewallError},
-    gate::{clock::Now, directory::Directory, policy::ClockSkew},
+    gate::{
+        clock::Now,
+        directory::{ClientId, Directory},
+        policy::ClockSkew,
+    },
 };
 
 /// How long before a day's tags are needed they begin to go in, and how long after it they stay: the
@@ -25,7 +29,7 @@ const STEP: usize = 1_000;
 #[derive(Debug)]
 pub struct TagKeeper {
     skew_ms: u64,
-    /// The days whose tags are in, or on their way: with how many clients are done.
+    /// The days whose tags are in, or on their way: up to which of the directory's places.
     days: Vec<(Day, usize)>,
 }
 
@@ -64,17 +68,41 @@ impl TagKeeper {
                 self.days.push((day, 0));
             }
         }
-        let clients = directory.len();
-        let Some((day, done)) = self.days.iter_mut().find(|(_, done)| *done < clients) else {
+        let places = directory.places();
+        let Some((day, done)) = self.days.iter_mut().find(|(_, done)| *done < places) else {
             return Ok(Upkeep::Done);
         };
         let timeout = time_left(*day, self.skew_ms, now.utc);
-        let step = *done..clients.min(*done + STEP);
+        let step = *done..places.min(*done + STEP);
         let tags: Vec<(Tag, Duration)> =
             directory.tags_on(*day, step.clone()).map(|tag| (tag, timeout)).collect();
         firewall.admit_tags(&tags)?;
         *done = step.end;
         Ok(Upkeep::More)
+    }
+
+    /// Lets the tags of clients that are new or have new keys in at once; those of many, in steps again.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn let_in(
+        &mut self,
+        clients: &[ClientId],
+        directory: &Directory,
+        firewall: &mut impl Firewall,
+        now: Now,
+    ) -> Result<(), FirewallError> {
+        if clients.len() > STEP {
+            self.days.clear();
+            return Ok(());
+        }
+        for (day, _) in &self.days {
+            let timeout = time_left(*day, self.skew_ms, now.utc);
+            let keys = clients.iter().filter_map(|client| Some(&directory.entry(*client)?.keys));
+            let tags: Vec<(Tag, Duration)> = keys.map(|keys| (keys.tag(*day), timeout)).collect();
+            firewall.admit_tags(&tags)?;
+        }
+        Ok(())
     }
 
     /// The days that a fresh packet can be of, from now until [`MARGIN`] later; today first.

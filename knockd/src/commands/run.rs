@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{Exit, Failure};
 use crate::{
-    config,
-    daemon::{self, StartError},
+    config::{self, Environment, reload},
+    daemon::{self, Start, StartError},
     firewall::FirewallError,
     journal::StateError,
     telemetry,
@@ -16,9 +16,16 @@ use crate::{
 /// # Errors
 /// A [`Failure`] if it can't start.
 pub fn run(config: &Path) -> Result<(), Failure> {
-    let config = config::load(config)?;
+    let environment = Environment::of_process();
+    // Before the files are read: a change in between shows at the next reload.
+    let stamps = config::clients_dir(config, &environment)
+        .ok()
+        .and_then(|folder| reload::stamps(&folder).ok())
+        .unwrap_or_default();
+    let located = config::load_located(config, &environment)?;
     telemetry::start().map_err(|error| Failure::new(Exit::OsErr, error.to_string()))?;
-    daemon::run(config).map_err(|error| Failure::new(exit(&error), error.to_string()))
+    daemon::run(Start { located, path: config.to_owned(), stamps })
+        .map_err(|error| Failure::new(exit(&error), error.to_string()))
 }
 
 const fn exit(error: &StartError) -> Exit {

@@ -63,11 +63,16 @@ impl<'s> Clients<'s> {
             }
         };
         for file in files {
-            let Some(bytes) = files::read(&file, Guard::Keys, mistakes) else { continue };
-            match str::from_utf8(&bytes) {
-                Ok(text) => self.read_text(&file, text, mistakes),
-                Err(error) => mistakes.push(not_utf8(&file, &bytes, error.valid_up_to())),
-            }
+            self.read_file(&file, mistakes);
+        }
+    }
+
+    /// Reads one file.
+    pub(super) fn read_file(&mut self, file: &Path, mistakes: &mut Vec<Mistake>) {
+        let Some(bytes) = files::read(file, Guard::Keys, mistakes) else { return };
+        match str::from_utf8(&bytes) {
+            Ok(text) => self.read_text(file, text, mistakes),
+            Err(error) => mistakes.push(not_utf8(file, &bytes, error.valid_up_to())),
         }
     }
 
@@ -138,7 +143,7 @@ impl Seen {
 }
 
 /// The files of the folder that clients are in: `*.toml`, and not hidden.
-fn list(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(super) fn list(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

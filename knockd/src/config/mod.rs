@@ -24,6 +24,7 @@ mod mistake;
 mod near;
 pub mod network;
 mod prefilter;
+pub mod reload;
 pub(crate) mod secret;
 mod section;
 mod services;
@@ -82,14 +83,18 @@ pub fn load(path: &Path) -> Result<Config, Mistakes> {
 }
 
 /// A configuration, and where each of its clients is.
-pub(crate) struct Located {
-    pub(crate) config: Config,
+pub struct Located {
+    /// The configuration.
+    pub config: Config,
     /// Of the client at the same index.
-    pub(crate) origins: Vec<Origin>,
+    pub origins: Vec<Origin>,
 }
 
 /// Loads a configuration in an environment, and tells where each client is.
-pub(crate) fn load_located(path: &Path, environment: &Environment) -> Result<Located, Mistakes> {
+///
+/// # Errors
+/// Every [`Mistake`] in it: then nothing of it is to be used.
+pub fn load_located(path: &Path, environment: &Environment) -> Result<Located, Mistakes> {
     let mut mistakes = Vec::new();
     let located = try_load(path, environment, &mut mistakes);
     match (Mistakes::sorted(mistakes), located) {

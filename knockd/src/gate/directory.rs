@@ -11,7 +11,8 @@ use ipnet::IpNet;
 
 use super::{
     decision::Reason,
-    policy::{AddressPolicy, Client, ClientName, Service, Standing},
+    policy::{AddressPolicy, Client, Service, Standing},
+    tag_index::TagIndex,
 };
 
 /// A client's place in the directory.
@@ -36,9 +37,6 @@ impl ServiceId {
 
 /// What the gate knows of a client: its entry, with the keys derived once and the secret wiped.
 pub struct Entry {
-    /// Where its name is in the directory's text of all names: a million names of their own would take
-    /// several times the memory.
-    name: Range<u32>,
     /// The keys that its packets are sealed with.
     pub keys: ClientKeys,
     /// The services that it may open. Shared among clients that have the same.
@@ -54,6 +52,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether the client may hold this service's doors at this time.
+    #[must_use]
+    pub fn may_hold(&self, service: ServiceId, now: Timestamp) -> bool {
+        self.check_standing(now).is_ok() && self.services.contains(&service)
+    }
+
     /// Step 7, but for the networks: whether the entry is in force at this time.
     ///
     /// # Errors
@@ -80,14 +84,6 @@ pub struct TagCollision {
     pub second: String,
 }
 
-/// The tags of one day, in the making or complete.
-struct DayTags {
-    day: Day,
-    owners: HashMap<Tag, ClientId>,
-    /// How many clients' tags are in.
-    done: usize,
-}
-
 /// How far the tags of a day and its neighbours are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -98,51 +94,129 @@ pub enum Progress {
     More,
 }
 
+/// A client's place. It is never another's: an id that is still around somewhere names nobody else.
+struct Place {
+    /// Where its name is in the text of all names: a million names of their own would take several times
+    /// the memory.
+    name: Range<u32>,
+    /// `None` once it was removed.
+    entry: Option<Entry>,
+}
+
 /// All clients and services, by id, by name and by tag.
 pub struct Directory {
-    clients: Vec<Entry>,
+    places: Vec<Place>,
     /// The names of all clients, one after another.
     names: String,
+    /// How many places have a client in them.
+    len: usize,
     services: Vec<Service>,
-    /// Today's tags, tomorrow's and yesterday's, in the order in which they are made.
-    tags: Vec<DayTags>,
+    lists: ServiceLists,
+    tags: TagIndex,
+}
+
+/// Lists of services by their names, each held once.
+type ServiceLists = HashMap<Arc<[ServiceName]>, Arc<[ServiceId]>>;
+
+/// A client, and its keys: deriving them is most of the work of adding it, and can be done elsewhere.
+pub struct Enrolment {
+    /// The client.
+    pub client: Client,
+    /// Its keys, derived from its secret and the directory's realm.
+    pub keys: ClientKeys,
 }
 
 impl Directory {
     /// A directory of these clients, without tags: [`Directory::prepare`] makes them.
-    ///
-    /// Services of a client that don't exist are left out: the configuration has none.
     #[must_use]
     pub fn new(services: Vec<Service>, clients: Vec<Client>, realm: &Realm) -> Self {
-        let by_name: HashMap<ServiceName, ServiceId> =
-            services.iter().map(|service| service.name).zip((0..).map(ServiceId)).collect();
-        let mut lists: HashMap<Arc<[ServiceName]>, Arc<[ServiceId]>> = HashMap::new();
-        let mut ids = |names: Arc<[ServiceName]>| {
-            let ids = lists.entry(names).or_insert_with_key(|names| {
-                names.iter().filter_map(|name| by_name.get(name)).copied().collect()
-            });
-            Arc::clone(ids)
+        let mut directory = Self {
+            places: Vec::with_capacity(clients.len()),
+            names: String::new(),
+            len: 0,
+            services,
+            lists: ServiceLists::new(),
+            tags: TagIndex::default(),
         };
-        let mut names = String::new();
-        let mut keep_name = |name: &ClientName| {
-            let start = offset(&names);
-            names.push_str(name.as_str());
-            start..offset(&names)
-        };
-        let clients = clients
-            .into_iter()
-            .map(|client| Entry {
-                keys: ClientKeys::derive(&client.secret, realm),
-                services: ids(client.services),
-                name: keep_name(&client.name),
-                from: client.from.into(),
-                address: client.address,
-                expires: client.expires,
-                standing: client.standing,
-            })
-            .collect();
-        names.shrink_to_fit();
-        Self { clients, names, services, tags: Vec::new() }
+        for client in clients {
+            let keys = ClientKeys::derive(&client.secret, realm);
+            directory.add(Enrolment { client, keys });
+        }
+        directory.names.shrink_to_fit();
+        directory
+    }
+
+    /// Adds a client, with its tags of the days that are there. The cost doesn't depend on how many others
+    /// there are.
+    pub fn add(&mut self, enrolment: Enrolment) -> ClientId {
+        let place = self.places.len();
+        // More than four thousand million places don't fit into any memory.
+        let id = ClientId(u32::try_from(place).unwrap_or(u32::MAX));
+        let start = offset(&self.names);
+        self.names.push_str(enrolment.client.name.as_str());
+        let name = start..offset(&self.names);
+        let entry = self.entry_of(enrolment);
+        self.tags.put_behind(id, place, &entry.keys);
+        self.places.push(Place { name, entry: Some(entry) });
+        self.len += 1;
+        id
+    }
+
+    /// Puts other entries in clients' places: their ids stay, and so do their grants. Keys may go from one to
+    /// another.
+    pub fn replace(&mut self, enrolments: Vec<(ClientId, Enrolment)>) {
+        for (client, _) in &enrolments {
+            if let Some(former) = self.places.get(client.index()).and_then(|at| at.entry.as_ref()) {
+                self.tags.take_out(*client, &former.keys);
+            }
+        }
+        for (client, enrolment) in enrolments {
+            let entry = self.entry_of(enrolment);
+            let place = client.index();
+            if let Some(Place { entry: Some(former), .. }) = self.places.get_mut(place) {
+                self.tags.put(client, place, &entry.keys);
+                *former = entry;
+            }
+        }
+    }
+
+    /// Whether an enrolment would make any difference to a client's entry.
+    #[must_use]
+    pub fn differs(&self, client: ClientId, Enrolment { client: new, keys }: &Enrolment) -> bool {
+        let Some(entry) = self.entry(client) else { return true };
+        let services: Option<Vec<ServiceId>> =
+            new.services.iter().map(|name| self.service_named(*name)).collect();
+        services.as_deref() != Some(&*entry.services)
+            || new.from != *entry.from
+            || new.address != entry.address
+            || new.expires != entry.expires
+            || new.standing != entry.standing
+            || keys.tag(Day::COUNTER) != entry.keys.tag(Day::COUNTER)
+    }
+
+    /// Removes a client; its keys are wiped.
+    pub fn remove(&mut self, client: ClientId) {
+        let former = self.places.get_mut(client.index()).and_then(|place| place.entry.take());
+        if let Some(former) = former {
+            self.tags.take_out(client, &former.keys);
+            self.len -= 1;
+        }
+    }
+
+    /// Services of a client that don't exist are left out: the configuration has none.
+    fn entry_of(&mut self, Enrolment { client, keys }: Enrolment) -> Entry {
+        let services = &self.services;
+        let list = self.lists.entry(client.services).or_insert_with_key(|names| {
+            names.iter().filter_map(|name| position_of(services, *name)).collect()
+        });
+        Entry {
+            keys,
+            services: Arc::clone(list),
+            from: client.from.into(),
+            address: client.address,
+            expires: client.expires,
+            standing: client.standing,
+        }
     }
 
     /// Makes tags of today, tomorrow and yesterday, in this order, for at most `budget` clients and days;
@@ -156,106 +230,87 @@ impl Directory {
         budget: usize,
         collisions: &mut Vec<TagCollision>,
     ) -> Progress {
-        let days = [Some(today), today.next(), today.previous()];
-        self.tags.retain(|tags| days.contains(&Some(tags.day)));
-        let mut left = budget;
-        for day in days.into_iter().flatten() {
-            left -= self.prepare_day(day, left, collisions);
-            if left == 0 {
-                break;
+        let days: Vec<Day> =
+            [Some(today), today.next(), today.previous()].into_iter().flatten().collect();
+        self.tags.keep_days(&days, self.len);
+        for _ in 0..budget {
+            let Some((day, place)) = self.tags.unfinished(self.places.len()) else {
+                return Progress::Complete;
+            };
+            // `place` is one of ours, whose number fits: see `add`.
+            let client = ClientId(u32::try_from(place).unwrap_or(u32::MAX));
+            let entry = self.places.get(place).and_then(|place| place.entry.as_ref());
+            let keys = entry.map(|entry| &entry.keys);
+            if let Some(first) = self.tags.put_next(day, client, keys) {
+                let [first, second] = [first, client].map(|id| self.name(id).to_owned());
+                collisions.push(TagCollision { day, first, second });
             }
         }
-        // Most packets are of today: theirs are looked for first.
-        self.tags.sort_by_key(|tags| days.iter().position(|day| *day == Some(tags.day)));
-        let is_complete =
-            |day| self.tags_of(day).is_some_and(|tags| tags.done == self.clients.len());
-        match days.into_iter().flatten().all(is_complete) {
-            true => Progress::Complete,
-            false => Progress::More,
+        match self.tags.unfinished(self.places.len()) {
+            None => Progress::Complete,
+            Some(_) => Progress::More,
         }
     }
 
-    /// Makes at most `budget` tags of a day, and returns how many it made.
-    fn prepare_day(
-        &mut self,
-        day: Day,
-        budget: usize,
-        collisions: &mut Vec<TagCollision>,
-    ) -> usize {
-        let at = self.tags.iter().position(|tags| tags.day == day).unwrap_or_else(|| {
-            let owners = HashMap::with_capacity(self.clients.len());
-            self.tags.push(DayTags { day, owners, done: 0 });
-            self.tags.len() - 1
-        });
-        let Some(tags) = self.tags.get_mut(at) else { return 0 };
-        let before = tags.done;
-        for (entry, client) in
-            self.clients.iter().zip((0..).map(ClientId)).skip(before).take(budget)
-        {
-            let first = *tags.owners.entry(entry.keys.tag(day)).or_insert(client);
-            if let Some(other) = self.clients.get(first.index()).filter(|_| first != client) {
-                let name = |entry| text_of(&self.names, entry).to_owned();
-                collisions.push(TagCollision { day, first: name(other), second: name(entry) });
-            }
-            tags.done += 1;
-        }
-        tags.done - before
+    /// The day whose tags are looked at first: today, as it was when they were made.
+    #[must_use]
+    pub fn first_day(&self) -> Option<Day> {
+        self.tags.first_day()
     }
 
     /// Whether tags of this day are there, or at least begun.
     #[must_use]
     pub fn has_tags_of(&self, day: Day) -> bool {
-        self.tags_of(day).is_some()
+        self.tags.has(day)
     }
 
-    fn tags_of(&self, day: Day) -> Option<&DayTags> {
-        self.tags.iter().find(|tags| tags.day == day)
-    }
-
-    /// The tags of some clients on a day, by their places: for the kernel's filter.
-    pub fn tags_on(&self, day: Day, clients: Range<usize>) -> impl Iterator<Item = Tag> {
-        let of_range = self.clients.get(clients).unwrap_or_default();
-        of_range.iter().map(move |entry| entry.keys.tag(day))
+    /// The tags of the clients in some places on a day: for the kernel's filter.
+    pub fn tags_on(&self, day: Day, places: Range<usize>) -> impl Iterator<Item = Tag> {
+        let of_range = self.places.get(places).unwrap_or_default();
+        of_range.iter().filter_map(move |place| Some(place.entry.as_ref()?.keys.tag(day)))
     }
 
     /// Step 2: whose tag this is, and of which day.
     #[must_use]
     pub fn find(&self, tag: Tag) -> Option<(ClientId, &Entry, Day)> {
-        let (client, day) =
-            self.tags.iter().find_map(|tags| Some((*tags.owners.get(&tag)?, tags.day)))?;
+        let (client, day) = self.tags.find(tag)?;
         Some((client, self.entry(client)?, day))
     }
 
     /// The service of this name.
     #[must_use]
     pub fn service_named(&self, name: ServiceName) -> Option<ServiceId> {
-        self.services
-            .iter()
-            .zip((0..).map(ServiceId))
-            .find_map(|(service, id)| (service.name == name).then_some(id))
+        position_of(&self.services, name)
     }
 
     /// The clients' names and ids. Looks at every client: for start-up, never for a packet.
     #[must_use]
     pub fn clients_by_name(&self) -> HashMap<&str, ClientId> {
-        let names = self.clients.iter().map(|entry| text_of(&self.names, entry));
-        names.zip((0..).map(ClientId)).collect()
+        self.clients().map(|(client, name)| (name, client)).collect()
     }
 
-    /// The entry of a client; `None` for an id of another directory.
+    /// The clients' ids and names.
+    pub fn clients(&self) -> impl Iterator<Item = (ClientId, &str)> {
+        let of_place = |(place, id): (&Place, ClientId)| {
+            place.entry.is_some().then(|| (id, text_of(&self.names, place)))
+        };
+        self.places.iter().zip((0..).map(ClientId)).filter_map(of_place)
+    }
+
+    /// The entry of a client; `None` if it was removed.
     #[must_use]
     pub fn entry(&self, client: ClientId) -> Option<&Entry> {
-        self.clients.get(client.index())
+        self.places.get(client.index())?.entry.as_ref()
     }
 
-    /// A client's name.
+    /// A client's name, also after it was removed.
     ///
     /// # Panics
     /// If the id is of another directory, which is a mistake in this program.
     #[must_use]
     pub fn name(&self, client: ClientId) -> &str {
-        match self.entry(client) {
-            Some(entry) => text_of(&self.names, entry),
+        match self.places.get(client.index()) {
+            Some(place) => text_of(&self.names, place),
             None => unreachable!("a client's id is of the directory that gave it"),
         }
     }
@@ -275,13 +330,19 @@ impl Directory {
     /// How many clients there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.clients.len()
+        self.len
+    }
+
+    /// How many places there are, those of removed clients among them.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.places.len()
     }
 
     /// Whether there is no client at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.clients.is_empty()
+        self.len == 0
     }
 }
 
@@ -290,8 +351,13 @@ fn offset(names: &str) -> u32 {
     u32::try_from(names.len()).unwrap_or(u32::MAX)
 }
 
-fn text_of<'a>(names: &'a str, entry: &Entry) -> &'a str {
+fn position_of(services: &[Service], name: ServiceName) -> Option<ServiceId> {
+    let named = |(service, id): (&Service, ServiceId)| (service.name == name).then_some(id);
+    services.iter().zip((0..).map(ServiceId)).find_map(named)
+}
+
+fn text_of<'a>(names: &'a str, place: &Place) -> &'a str {
     let [start, end] =
-        [entry.name.start, entry.name.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
+        [place.name.start, place.name.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
     names.get(start..end).unwrap_or_default()
 }

@@ -16,6 +16,7 @@ pub mod directory;
 pub mod grants;
 pub mod policy;
 pub mod replay;
+mod tag_index;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -82,6 +83,11 @@ impl Gate {
     #[must_use]
     pub const fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// The clients and services, to change them.
+    pub const fn directory_mut(&mut self) -> &mut Directory {
+        &mut self.directory
     }
 
     /// The memory of accepted packets.

@@ -129,7 +129,7 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         output.note("warning: the server in this knock.toml is a placeholder: --server says which");
     }
     output.note(format!(
-        "{} is written to {}; restart knockd to load it: systemctl restart knockd",
+        "{} is written to {}; load it with: systemctl reload knockd",
         client.name,
         file.display()
     ));

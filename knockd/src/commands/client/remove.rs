@@ -71,6 +71,6 @@ pub(super) fn run(
             output.json(&Removed { changed: true, client: args.name.as_str(), file })?;
         }
     }
-    output.note("restart knockd to shut it out: systemctl restart knockd");
+    output.note("shut it out, and end its grants, with: systemctl reload knockd");
     Ok(())
 }

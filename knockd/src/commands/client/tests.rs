@@ -62,7 +62,7 @@ fn an_added_client_is_loaded_as_it_was_asked_for() {
     assert_eq!(
         told.notes,
         format!(
-            "press-17 is written to {}; restart knockd to load it: systemctl restart knockd\n",
+            "press-17 is written to {}; load it with: systemctl reload knockd\n",
             file.display()
         )
     );

@@ -1,0 +1,106 @@
+//! SIGHUP: changed clients are applied while packets go on being dealt with. Files are read and keys derived on
+//! a thread of their own; what is left to do between packets is little.
+
+use std::{collections::HashSet, future::pending, path::PathBuf};
+
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::{error, info, warn};
+
+use crate::{
+    admission::Admission,
+    clock,
+    config::reload::{Stamp, stamp},
+    firewall::Firewall,
+    house::Housekeeping,
+    roster::{Applied, NotApplied, Read, Roster},
+};
+
+/// The state of a reload.
+pub struct Reload {
+    roster: Roster,
+    reading: Option<JoinHandle<Result<Read, NotApplied>>>,
+    /// Asked for again while one was on its way.
+    again: bool,
+    main_file: PathBuf,
+    main_stamp: Option<Stamp>,
+}
+
+impl Reload {
+    /// Nothing is on its way yet.
+    #[must_use]
+    pub fn new(roster: Roster, main_file: PathBuf) -> Self {
+        let main_stamp = stamp(&main_file).ok();
+        Self { roster, reading: None, again: false, main_file, main_stamp }
+    }
+
+    /// Begins to read what has changed.
+    pub fn begin(&mut self) {
+        let main_stamp = stamp(&self.main_file).ok();
+        if main_stamp != self.main_stamp {
+            self.main_stamp = main_stamp;
+            warn!(
+                "{} has changed: its changes take effect at a restart, those of clients now",
+                self.main_file.display()
+            );
+        }
+        if self.reading.is_some() {
+            self.again = true;
+            return;
+        }
+        let reading = self.roster.reading();
+        self.reading = Some(spawn_blocking(move || reading.read()));
+    }
+
+    /// Waits until something was read; for ever if nothing is being read. Nothing is lost if it is dropped.
+    pub async fn read(&mut self) -> Result<Read, NotApplied> {
+        let Some(reading) = &mut self.reading else { return pending().await };
+        let read = reading.await;
+        self.reading = None;
+        match read {
+            Ok(read) => read,
+            // It panicked, which is a fault of this program; the clients stay as they are.
+            Err(error) => Err(NotApplied::Failed(error.to_string())),
+        }
+    }
+
+    /// Applies what was read.
+    pub fn apply<F: Firewall>(
+        &mut self,
+        read: Result<Read, NotApplied>,
+        admission: &mut Admission<F>,
+        house: &mut Housekeeping,
+    ) {
+        let directory = admission.gate_mut().directory_mut();
+        match read.and_then(|read| self.roster.apply(read, directory)) {
+            Ok(applied) => follow(&applied, admission, house),
+            Err(error) => error!("the clients stay as they are: {error}"),
+        }
+        if std::mem::take(&mut self.again) {
+            self.begin();
+        }
+    }
+}
+
+/// Makes grants and the kernel's tags follow the changed clients.
+fn follow<F: Firewall>(applied: &Applied, admission: &mut Admission<F>, house: &mut Housekeeping) {
+    let Applied { added, changed, removed } = applied;
+    let restricted: HashSet<_> = changed.iter().chain(removed).copied().collect();
+    let ended = match admission.revoke_what_is_not_allowed(&restricted, clock::now()) {
+        Ok(ended) => ended,
+        Err(error) => {
+            error!("doors of clients that are gone or restricted could not be shut: {error}");
+            0
+        }
+    };
+    let with_tags: Vec<_> = added.iter().chain(changed).copied().collect();
+    if let Err(error) = house.let_tags_in(admission, &with_tags) {
+        error!("tags of clients could not be let past the kernel's filter: {error}");
+    }
+    info!(
+        clients = admission.gate().directory().len(),
+        "clients: {} added, {} changed, {} removed, {ended} grants ended",
+        added.len(),
+        changed.len(),
+        removed.len()
+    );
+}
