@@ -19,6 +19,10 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// More than a round trip over any link that devices have, satellites and NB-IoT included.
 const LONGEST: Duration = Duration::from_millis(4_096);
 
+/// How long the packet is ahead of the first attempt: the daemon takes a good tenth of a millisecond to
+/// open, and a SYN that comes too early costs a whole attempt.
+const HEAD_START: Duration = Duration::from_micros(250);
+
 /// The port accepted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opened {
@@ -34,6 +38,7 @@ fn attempts() -> impl Iterator<Item = Duration> {
 /// Probes every address that was knocked at in turn, until one accepts or the time is over.
 pub(crate) fn until_open(knocked: &[&Route], wait: Wait) -> Result<Opened, Error> {
     let start = Instant::now();
+    sleep(HEAD_START);
     let mut probes: Vec<_> = knocked.iter().map(|route| Probe::of(route, wait.port)).collect();
     for time in attempts() {
         for probe in &mut probes {

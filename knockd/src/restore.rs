@@ -17,7 +17,7 @@ use crate::{
         Gate,
         clock::Now,
         directory::{ClientId, Directory},
-        grants::{Change, Door, Grants, Owner},
+        grants::{Change, Door, DoorBefore, Grants, Owner},
         policy::Policy,
         replay::{Remembered, ReplayMemory},
     },
@@ -160,14 +160,17 @@ fn owner(
 /// Makes the kernel's doors those of the live grants. Returns how many had to be changed.
 fn mend(firewall: &mut impl Firewall, grants: &Grants, now: Now) -> Result<usize, FirewallError> {
     let open: HashMap<Door, _> = firewall.doors()?.into_iter().collect();
-    let stray = open
-        .keys()
-        .filter(|door| grants.open_until(door).is_none())
-        .map(|door| Change { door: *door, until: None });
-    let missing = grants
-        .doors()
-        .filter(|(door, _)| !open.contains_key(door))
-        .map(|(door, until)| Change { door: *door, until: Some(*until) });
+    let stray = open.keys().filter(|door| grants.open_until(door).is_none()).map(|door| Change {
+        door: *door,
+        until: None,
+        before: DoorBefore::MaybeOpen,
+    });
+    let missing =
+        grants.doors().filter(|(door, _)| !open.contains_key(door)).map(|(door, until)| Change {
+            door: *door,
+            until: Some(*until),
+            before: DoorBefore::MaybeOpen,
+        });
     let changes: Vec<Change> = stray.chain(missing).collect();
     if !changes.is_empty() {
         firewall.apply(&changes, now.uptime)?;

@@ -21,7 +21,7 @@ use knockd::{
     gate::{
         clock::{Now, Uptime},
         directory::Directory,
-        grants::{Change, Door},
+        grants::{Change, Door, DoorBefore},
         policy::{
             AddressPolicy, Client, ClockSkew, GrantPolicy, Policy, ReplayLimits, Service, Sessions,
             Standing,
@@ -278,7 +278,7 @@ fn live_grants_are_taken_up_after_a_restart_with_their_owners() {
 #[test]
 fn a_door_that_no_grant_stands_for_is_shut_at_start() {
     let mut host = Host::warmed_up();
-    let stray = Change { door: door(), until: Some(at(900).uptime) };
+    let stray = Change { door: door(), until: Some(at(900).uptime), before: DoorBefore::Shut };
     host.firewall.clone().apply(&[stray], at(31).uptime).unwrap();
     assert_eq!(host.start(at(32)).mended, 1);
     assert!(!host.is_open(at(32)));
@@ -288,7 +288,13 @@ fn a_door_that_no_grant_stands_for_is_shut_at_start() {
 fn a_live_grants_door_that_is_missing_is_opened_again_for_what_is_left_of_it() {
     let mut host = Host::warmed_up();
     assert_eq!(host.handle(&[open(1, at(31))], at(31)), ["granted"]);
-    host.firewall.clone().apply(&[Change { door: door(), until: None }], at(32).uptime).unwrap();
+    host.firewall
+        .clone()
+        .apply(
+            &[Change { door: door(), until: None, before: DoorBefore::MaybeOpen }],
+            at(32).uptime,
+        )
+        .unwrap();
     assert_eq!(host.start(at(40)).mended, 1);
     assert!(host.is_open(at(90)));
     assert!(!host.is_open(at(91)));

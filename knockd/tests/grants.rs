@@ -15,7 +15,7 @@ use common::{Realm, UnicastAddress};
 use knockd::gate::{
     clock::Uptime,
     directory::{ClientId, Directory, ServiceId},
-    grants::{Change, Door, Grants, Owner},
+    grants::{Change, Door, DoorBefore, Grants, Owner},
     policy::{AddressPolicy, Client, Port, Service, Standing},
 };
 use proptest::prelude::*;
@@ -92,7 +92,11 @@ fn a_second_knock_extends_the_grant_and_never_shortens_it() {
     for (until, expected) in [(30, 30), (60, 60), (10, 60)] {
         let changes = open(&mut grants, owner, until, &directory);
         let expected = Some(seconds(expected));
-        assert_eq!(changes, [Change { door: door(address(0), "tcp/8883"), until: expected }]);
+        let before = if until == 30 { DoorBefore::Shut } else { DoorBefore::MaybeOpen };
+        assert_eq!(
+            changes,
+            [Change { door: door(address(0), "tcp/8883"), until: expected, before }]
+        );
         assert_eq!(grants.held_until(&owner), expected);
     }
 }
@@ -111,9 +115,12 @@ fn a_close_leaves_the_door_open_for_a_neighbour_behind_the_same_address_as_long_
     open(&mut grants, other, 30, &directory);
     assert_eq!(
         close(&mut grants, one, &directory),
-        [Change { door: shared, until: Some(seconds(30)) }]
+        [Change { door: shared, until: Some(seconds(30)), before: DoorBefore::MaybeOpen }]
     );
-    assert_eq!(close(&mut grants, other, &directory), [Change { door: shared, until: None }]);
+    assert_eq!(
+        close(&mut grants, other, &directory),
+        [Change { door: shared, until: None, before: DoorBefore::MaybeOpen }]
+    );
     assert_eq!((grants.owners().len(), grants.doors().len()), (0, 0));
 }
 
@@ -146,14 +153,22 @@ fn a_port_of_two_services_stays_open_until_both_are_closed() {
     assert_eq!(
         changes,
         [
-            Change { door: door(address(0), "tcp/1883"), until: None },
-            Change { door: door(address(0), "tcp/8883"), until: Some(seconds(30)) },
+            Change {
+                door: door(address(0), "tcp/1883"),
+                until: None,
+                before: DoorBefore::MaybeOpen
+            },
+            Change {
+                door: door(address(0), "tcp/8883"),
+                until: Some(seconds(30)),
+                before: DoorBefore::MaybeOpen
+            },
         ]
     );
 }
 
 #[test]
-fn grants_end_at_their_time_and_not_before() {
+fn grants_are_let_go_a_second_after_their_time_and_not_before() {
     let directory = directory();
     let owner = Owner {
         address: address(0),
@@ -162,9 +177,26 @@ fn grants_end_at_their_time_and_not_before() {
     };
     let mut grants = Grants::default();
     open(&mut grants, owner, 30, &directory);
-    assert_eq!(grants.expire(Uptime::from_millis(29_999), &directory), []);
-    assert_eq!(grants.expire(seconds(30), &directory), [owner]);
+    assert_eq!(grants.expire(Uptime::from_millis(30_999), &directory), []);
+    assert_eq!(grants.expire(seconds(31), &directory), [owner]);
     assert_eq!((grants.owners().len(), grants.doors().len()), (0, 0));
+}
+
+#[test]
+fn a_door_that_the_kernel_may_not_have_shut_yet_is_not_taken_for_shut() {
+    let directory = directory();
+    let owner = Owner {
+        address: address(0),
+        client: client(&directory, 0),
+        service: service(&directory, 1),
+    };
+    let mut grants = Grants::default();
+    open(&mut grants, owner, 30, &directory);
+    for (now, expected) in [(30_999, DoorBefore::MaybeOpen), (91_000, DoorBefore::Shut)] {
+        grants.expire(Uptime::from_millis(now), &directory);
+        let changes = open(&mut grants, owner, 90, &directory);
+        assert_eq!(changes[0].before, expected, "{now}");
+    }
 }
 
 /// Everybody who holds anything, by brute force.
@@ -209,9 +241,9 @@ proptest! {
                     now += time / 4;
                     let expired: BTreeSet<Owner> =
                         grants.expire(seconds(now), &directory).into_iter().collect();
-                    prop_assert_eq!(expired.len(), model.values().filter(|end| **end <= now).count());
-                    model.retain(|_, end| *end > now);
-                    kernel.retain(|_, end| *end > seconds(now));
+                    prop_assert_eq!(expired.len(), model.values().filter(|end| **end < now).count());
+                    model.retain(|_, end| *end >= now);
+                    kernel.retain(|_, end| *end >= seconds(now));
                 }
                 2 => {
                     let before = grants.open(owner, seconds(now + time), &directory, &mut changes).unwrap();

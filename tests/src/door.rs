@@ -225,6 +225,11 @@ impl Daemon {
         self.wait_out(door.skew - Duration::from_secs(AHEAD_S));
     }
 
+    /// Has it apply changed clients.
+    pub fn reload(&self) {
+        self.process.signal(Signal::SIGHUP);
+    }
+
     /// Ends it as `kill -9` does.
     pub fn kill9(mut self) {
         self.process.kill9();

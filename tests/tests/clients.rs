@@ -130,6 +130,38 @@ fn a_removed_client_opens_nothing_any_more() {
 }
 
 #[test]
+fn a_client_added_or_removed_while_the_daemon_runs_counts_from_the_reload_on() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &Settings::default());
+    door.enrol("press-17");
+    let daemon = door.ready();
+    let late = door.enrol("press-18");
+    daemon.reload();
+    daemon.tells(&["clients: 1 added, 0 changed, 0 removed, 0 grants ended"]);
+    late.opens(&[]);
+    assert_eq!(door.grants().len(), 1);
+    door.run(&["client", "remove", "press-18"]).success();
+    daemon.reload();
+    daemon.tells(&["clients: 0 added, 0 changed, 1 removed, 1 grants ended"]);
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+    assert_eq!(door.grants().len(), 0);
+}
+
+#[test]
+fn a_mistake_in_a_clients_file_leaves_the_running_daemon_as_it_was() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &Settings::default());
+    let device = door.enrol("press-17");
+    let daemon = door.ready();
+    write_private(&door.clients().join("wrong.toml"), "[[client]]\nname = \"Press 18\"\n");
+    daemon.reload();
+    daemon.tells(&["the clients stay as they are", "wrong.toml:1"]);
+    device.opens(&[]);
+}
+
+#[test]
 fn disabled_and_expired_clients_are_refused_and_told_apart() {
     let world = World::new();
     let door = Door::new(&world, &Settings::default());

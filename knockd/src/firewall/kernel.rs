@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
     time::Duration,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::gate::{
     clock::Uptime,
-    grants::{Change, Door},
+    grants::{Change, Door, DoorBefore},
     policy::{Port, Protocol},
 };
 
@@ -175,12 +176,16 @@ const PER_TRANSACTION: usize = 1024;
 
 impl Firewall for Kernel {
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
-        // The kernel refuses to delete an element twice; the last word on a door is the one that counts.
-        let last: BTreeMap<Door, Option<Uptime>> =
-            changes.iter().map(|change| (change.door, change.until)).collect();
-        let last: Vec<(Door, Option<Uptime>)> = last.into_iter().collect();
+        // The kernel refuses to delete an element twice; the last word on a door is the one that counts,
+        // and the first on whether it was open before.
+        let mut last: BTreeMap<Door, Change> = BTreeMap::new();
+        for change in changes {
+            let before = last.get(&change.door).map_or(change.before, |first| first.before);
+            last.insert(change.door, Change { before, ..*change });
+        }
+        let last: Vec<Change> = last.into_values().collect();
         for changes in last.chunks(PER_TRANSACTION) {
-            self.netlink.transact(steps(changes, now)).map_err(FirewallError::Refused)?;
+            self.change(changes, now).map_err(FirewallError::Refused)?;
         }
         Ok(())
     }
@@ -195,13 +200,9 @@ impl Firewall for Kernel {
             })
             .collect();
         for elements in elements.chunks(PER_TRANSACTION) {
-            let elements = elements.to_vec();
-            let steps = vec![
-                Step::Add(elements.clone()),
-                Step::Delete(elements.clone()),
-                Step::Add(elements),
-            ];
-            self.netlink.transact(steps).map_err(FirewallError::Refused)?;
+            self.netlink
+                .transact(&renew(elements.to_vec(), elements.to_vec()))
+                .map_err(FirewallError::Refused)?;
         }
         Ok(())
     }
@@ -219,29 +220,55 @@ impl Firewall for Kernel {
     }
 }
 
-/// Add, delete, add: only so is a timeout renewed on kernels before 6.12, where adding what is there does
-/// nothing and says so to nobody; and deleting what isn't there fails everything.
-fn steps(changes: &[(Door, Option<Uptime>)], now: Uptime) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for set in [DOOR4, DOOR6] {
-        let of_set = || changes.iter().filter(move |(door, _)| set_of(door) == set);
-        let all: Vec<Element> = of_set()
-            .map(|(door, until)| {
-                element(door, until.map_or(Duration::from_secs(1), |until| until.since(now)))
-            })
-            .collect();
-        if all.is_empty() {
-            continue;
-        }
-        let opened: Vec<Element> = of_set()
-            .filter_map(|(door, until)| Some(element(door, (*until)?.since(now))))
-            .collect();
-        steps.extend([Step::Add(all.clone()), Step::Delete(all)]);
-        if !opened.is_empty() {
-            steps.push(Step::Add(opened));
+impl Kernel {
+    fn change(&mut self, changes: &[Change], now: Uptime) -> io::Result<()> {
+        match self.netlink.transact(&steps(changes, now)) {
+            // A door was open that nobody is known to hold: then all are changed the longer way.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let maybe_open =
+                    |change: &Change| Change { before: DoorBefore::MaybeOpen, ..*change };
+                let changes: Vec<Change> = changes.iter().map(maybe_open).collect();
+                self.netlink.transact(&steps(&changes, now))
+            }
+            result => result,
         }
     }
+}
+
+fn steps(changes: &[Change], now: Uptime) -> Vec<Step> {
+    // A door whose time is over already is shut: the kernel takes no time for "for ever".
+    let time_left =
+        |change: &Change| change.until.filter(|until| *until > now).map(|until| until.since(now));
+    let mut steps = Vec::new();
+    for set in [DOOR4, DOOR6] {
+        let of_set = |before| {
+            changes
+                .iter()
+                .filter(move |change| set_of(&change.door) == set && change.before == before)
+        };
+        let opened = |before| -> Vec<Element> {
+            of_set(before)
+                .filter_map(|change| Some(element(&change.door, time_left(change)?)))
+                .collect()
+        };
+        let new = opened(DoorBefore::Shut);
+        if !new.is_empty() {
+            steps.push(Step::Create(new));
+        }
+        let known: Vec<Element> = of_set(DoorBefore::MaybeOpen)
+            .map(|change| element(&change.door, Duration::from_secs(1)))
+            .collect();
+        steps.extend(renew(known, opened(DoorBefore::MaybeOpen)));
+    }
     steps
+}
+
+/// Add, delete, add: only so is a timeout renewed on kernels before 6.12, where adding what is there does
+/// nothing and says so to nobody; and deleting what isn't there fails everything.
+fn renew(known: Vec<Element>, then: Vec<Element>) -> Vec<Step> {
+    let add = |elements: Vec<Element>| (!elements.is_empty()).then_some(Step::Add(elements));
+    let delete = (!known.is_empty()).then(|| Step::Delete(known.clone()));
+    [add(known), delete, add(then)].into_iter().flatten().collect()
 }
 
 fn set_of(door: &Door) -> &'static str {

@@ -5,7 +5,7 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
 use netlink_packet_netfilter::{
@@ -45,6 +45,8 @@ pub struct Element {
 pub enum Step {
     /// Adds elements of one set; one that is there stays as it is.
     Add(Vec<Element>),
+    /// Adds elements of one set, none of which may be there.
+    Create(Vec<Element>),
     /// Deletes elements of one set, all of which must be there.
     Delete(Vec<Element>),
 }
@@ -53,6 +55,7 @@ pub enum Step {
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -66,34 +69,40 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without it every error would bring the whole message back and fill the receive buffer.
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
     }
 
     /// Does all of these steps in one transaction, or none.
     ///
     /// # Errors
     /// The first error that the kernel reports; nothing took effect then.
-    pub fn transact(&mut self, steps: Vec<Step>) -> io::Result<()> {
-        let mut batch = Vec::new();
-        self.put(&mut batch, NLM_F_REQUEST, ControlMessage::BatchBegin);
-        let mut awaited = 0;
+    pub fn transact(&mut self, steps: &[Step]) -> io::Result<()> {
+        let mut messages = Vec::new();
         for step in steps {
             let (elements, flags, message): (_, _, fn(SetElementMessage) -> NfTablesMessage) =
                 match step {
-                    Step::Add(elements) => {
-                        (elements, NLM_F_REQUEST | NLM_F_CREATE, NfTablesMessage::NewSetElement)
+                    Step::Add(elements) => (elements, NLM_F_CREATE, NfTablesMessage::NewSetElement),
+                    Step::Create(elements) => {
+                        (elements, NLM_F_CREATE | NLM_F_EXCL, NfTablesMessage::NewSetElement)
                     }
-                    Step::Delete(elements) => {
-                        (elements, NLM_F_REQUEST, NfTablesMessage::DeleteSetElement)
-                    }
+                    Step::Delete(elements) => (elements, 0, NfTablesMessage::DeleteSetElement),
                 };
-            for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
-                awaited = self.put(&mut batch, flags | NLM_F_ACK, message(set_elements(chunk)));
-            }
+            let chunks = elements.chunks(ELEMENTS_PER_MESSAGE);
+            messages.extend(chunks.map(|chunk| (flags, message(set_elements(chunk)))));
+        }
+        let mut batch = Vec::new();
+        self.put(&mut batch, NLM_F_REQUEST, ControlMessage::BatchBegin);
+        let mut last = 0;
+        let mut left = messages.len();
+        for (flags, message) in messages {
+            left -= 1;
+            // Errors are told of every message; that all went well, of the last.
+            let acknowledge = if left == 0 { NLM_F_ACK } else { 0 };
+            last = self.put(&mut batch, NLM_F_REQUEST | flags | acknowledge, message);
         }
         self.put(&mut batch, NLM_F_REQUEST, ControlMessage::BatchEnd);
         self.socket.send(&batch, 0)?;
-        self.verdict(awaited)
+        self.verdict(last)
     }
 
     /// The elements of a set.
@@ -153,28 +162,33 @@ impl Netlink {
         self.sequence
     }
 
-    /// Reads the kernel's answers to a batch. It has answered all of it before send(2) returned, and
-    /// acknowledges the last message even if an earlier one has failed the whole.
-    fn verdict(&self, last: u32) -> io::Result<()> {
+    /// Reads the kernel's answers to a batch. It has answered all of it before send(2) returned: errors,
+    /// and the acknowledgement of the last message even if an earlier one has failed the whole.
+    fn verdict(&mut self, last: u32) -> io::Result<()> {
         let mut first_error = None;
         loop {
-            for message in self.receive(DONT_WAIT)? {
-                let NetlinkPayload::Error(error) = message.payload else { continue };
+            let answers = match self.receive(DONT_WAIT) {
+                // Nothing is left, and the last message was not acknowledged.
+                Err(nothing_left) => return Err(first_error.unwrap_or(nothing_left)),
+                Ok(answers) => answers,
+            };
+            for answer in answers {
+                let NetlinkPayload::Error(error) = answer.payload else { continue };
                 if error.code.is_some() {
                     first_error.get_or_insert(error.to_io());
                 }
-                if message.header.sequence_number == last {
+                if answer.header.sequence_number == last {
                     return first_error.map_or(Ok(()), Err);
                 }
             }
         }
     }
 
-    fn receive(&self, flags: i32) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
-        let mut buffer = Vec::with_capacity(RECEIVE_LEN);
-        self.socket.recv(&mut buffer, flags)?;
+    fn receive(&mut self, flags: i32) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
+        self.buffer.clear();
+        self.socket.recv(&mut self.buffer, flags)?;
         let mut messages = Vec::new();
-        let mut rest = buffer.as_slice();
+        let mut rest = self.buffer.as_slice();
         while !rest.is_empty() {
             let message =
                 NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?;

@@ -10,7 +10,10 @@
 //!   configuration checks.
 //! - At most [`Grants::MAX`] owners: then nobody new is let in. What is held stays held.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use common::UnicastAddress;
 
@@ -47,7 +50,22 @@ pub struct Change {
     pub door: Door,
     /// Until when it is open; `None` to shut it now.
     pub until: Option<Uptime>,
+    /// Whether it can be open already.
+    pub before: DoorBefore,
 }
+
+/// Whether a door can be open before it is changed: opening one that is shut costs the kernel a tenth of
+/// what changing the time of an open one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorBefore {
+    /// Nobody has held it for as long as the kernel could take to shut it.
+    Shut,
+    /// Somebody holds it, or did so until just now.
+    MaybeOpen,
+}
+
+/// How long a door counts as perhaps still open after its time: more than the kernel's timers are late.
+const SHUTTING: Duration = Duration::from_secs(1);
 
 /// How an owner stood before a change, to undo it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +115,13 @@ impl Grants {
         }
         for port in &directory.service(owner.service).ports {
             let door = Door { address: owner.address, port: *port };
+            let before = match self.doors.get(&door) {
+                None => DoorBefore::Shut,
+                Some(_) => DoorBefore::MaybeOpen,
+            };
             let open_until = self.doors.entry(door).or_insert(until);
             *open_until = until.max(*open_until);
-            changes.push(Change { door, until: Some(*open_until) });
+            changes.push(Change { door, until: Some(*open_until), before });
         }
         Ok(Before { owner, until: before })
     }
@@ -125,14 +147,16 @@ impl Grants {
         self.settle(before.owner, directory, &mut Vec::new());
     }
 
-    /// Lets go of the owners whose time is over; the kernel has shut their doors by itself.
+    /// Lets go of the owners whose time is over, and a second more; the kernel has shut their doors by
+    /// itself.
     pub fn expire(&mut self, now: Uptime, directory: &Directory) -> Vec<Owner> {
+        let is_over = |end: Uptime| end + SHUTTING <= now;
         let mut expired = Vec::new();
-        while let Some((_, owner)) = self.ends.first().copied().filter(|(end, _)| *end <= now) {
+        while let Some((_, owner)) = self.ends.first().copied().filter(|(end, _)| is_over(*end)) {
             self.set(owner, None);
             for port in &directory.service(owner.service).ports {
                 let door = Door { address: owner.address, port: *port };
-                if self.doors.get(&door).is_some_and(|end| *end <= now) {
+                if self.doors.get(&door).is_some_and(|end| is_over(*end)) {
                     self.doors.remove(&door);
                 }
             }
@@ -185,7 +209,7 @@ impl Grants {
                 Some(until) => self.doors.insert(door, until),
                 None => self.doors.remove(&door),
             };
-            changes.push(Change { door, until });
+            changes.push(Change { door, until, before: DoorBefore::MaybeOpen });
         }
     }
 
