@@ -64,7 +64,7 @@ impl Credulous {
                         key: door_key(*from.ip()),
                         timeout: Some(Duration::from_secs(30)),
                     };
-                    netlink.transact(vec![Step::Add(vec![element])]).expect("add an element");
+                    netlink.transact(&[Step::Add(vec![element])]).expect("add an element");
                 }
             }
         });
