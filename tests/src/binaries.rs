@@ -29,7 +29,9 @@ fn built() -> &'static Path {
         cargo
             .current_dir(repository())
             .args(["build", "--quiet", "--package", "knockd", "--package", "knock"])
-            .args(["--package", "e2e", "--bin", "packet", "--target-dir"])
+            // A named program leaves out all that aren't named.
+            .args(["--package", "e2e", "--bin", "knockd", "--bin", "knock", "--bin", "packet"])
+            .arg("--target-dir")
             .arg(folder.parent().expect("a profile's folder has a parent"));
         if folder.ends_with("release") {
             cargo.arg("--release");
