@@ -3,9 +3,11 @@
 CARGO ?= cargo
 # Every end-to-end test has its own network namespaces and processes: a few at a time.
 E2E_THREADS ?= 6
+# What the benchmark measures, and how: BENCH="--quick connect burst". Everything unless given.
+BENCH ?=
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
-.PHONY: help demo test setup build install fmt lint clean
+.PHONY: help demo test setup build install fmt lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -22,6 +24,11 @@ test: setup lint ## Everything that CI checks
 	@$(CARGO) test --package common --package knock --package knockd
 	@echo '==> end-to-end tests'
 	@$(CARGO) test --package e2e -- --test-threads=$(E2E_THREADS)
+
+bench: ## knockd beside its peers, against the machine's limit: as root; takes a quarter of an hour, installs fwknop and letmein
+	@tests/bench-setup.sh
+	@echo '==> bench'
+	@$(CARGO) run --quiet --release --package e2e --bin bench -- $(BENCH)
 
 lint: ## Formatting, clippy and rustdoc, with warnings denied
 	@echo '==> formatting'

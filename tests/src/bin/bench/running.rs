@@ -80,6 +80,11 @@ impl Running {
         field(Path::new(&format!("/proc/{}/status", self.child.id())), name)
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait for a child").is_some()
+    }
+
     /// Ends it with SIGTERM, and after two seconds for good.
     pub(crate) fn end(mut self) {
         let id = i32::try_from(self.child.id()).expect("a process id");

@@ -12,6 +12,7 @@ use crate::blast::{GOES_ON, Junk, Sent, Stream};
 use crate::count::Counter;
 use crate::door::{Door, Settings, now, socket_drops};
 use crate::fleet::{address, keys, knock, tag};
+use crate::measures::clients::tail;
 use crate::rig::{SENDER_CORE, Side};
 use crate::stats::{Samples, shown};
 use crate::watch::{self, Watch};
@@ -124,7 +125,7 @@ fn flood(
     lasts: Duration,
 ) -> Flood {
     let door = Door::new(&bench.programs.knockd, &Settings { devices: 10, ..Settings::default() });
-    let daemon = door.start();
+    let mut daemon = door.start();
     let junk = if with_tag { Junk::Tag(tag(3, now())) } else { Junk::NoTag };
     let count = bench.scaled(100, 40) as usize;
     let watch = Watch::start(None);
@@ -151,6 +152,10 @@ fn flood(
         dropped,
         rss_kib: daemon.process.rss_kib(),
     };
+    if flood.opened.len() < flood.knocks || daemon.process.has_ended() {
+        eprintln!("    not all opened; the end of knockd's log:\n{}", tail(&daemon.process.log()));
+    }
+    assert!(!daemon.process.has_ended(), "knockd has ended under {name}");
     daemon.process.end();
     flood
 }
