@@ -7,7 +7,7 @@ E2E_THREADS ?= 6
 BENCH ?=
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
-.PHONY: help demo test setup build install fmt lint clean bench
+.PHONY: help demo test callgrind setup build install fmt lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -37,6 +37,9 @@ lint: ## Formatting, clippy and rustdoc, with warnings denied
 	@$(CARGO) clippy --quiet --workspace --all-targets -- --deny warnings
 	@echo '==> rustdoc'
 	@RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --quiet --workspace --no-deps --document-private-items
+
+callgrind: ## Instructions of one decision, by how far a packet gets
+	@knockd/callgrind.sh
 
 setup: ## Install the Debian packages that the tests and the demo need, if any is missing
 	@tests/setup.sh

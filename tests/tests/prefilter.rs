@@ -1,0 +1,74 @@
+//! What the kernel does about junk before the daemon wakes.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
+
+use e2e::{Door, Echo, Settings, World, binaries, until};
+
+/// The packets that the rule with this comment has counted.
+fn counted(world: &World, comment: &str) -> u64 {
+    let listing =
+        world.broker().run(&["nft", "list", "chain", "inet", "knockd", "knock"]).success().stdout;
+    let rule = listing.lines().find(|line| line.contains(comment)).expect("a rule");
+    let packets = rule.split("packets ").nth(1).expect("a counter");
+    packets.split(' ').next().expect("a number").parse().expect("a number")
+}
+
+/// How many tags the kernel lets past.
+fn tags(world: &World) -> usize {
+    let listing = world.broker().run(&["nft", "list", "set", "inet", "knockd", "tags"]);
+    listing.success().stdout.matches(" expires ").count()
+}
+
+fn junk(world: &World, count: &str) {
+    let packet = binaries::path("packet");
+    let to = format!("{}:62201", world.broker().v4());
+    let junk = [&packet, "udp", "--to", &to, "--size", "116", "--count", count];
+    world.attacker().run(&junk).success();
+}
+
+#[test]
+fn junk_beyond_the_budget_is_dropped_by_the_kernel_and_a_knock_behind_it_opens() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let settings = Settings { tables: "[prefilter]\njunk-budget = 10\n", ..Settings::default() };
+    let door = Door::new(&world, &settings);
+    let device = door.enrol("press-17");
+    let _daemon = door.ready();
+    junk(&world, "1000");
+    assert!(counted(&world, "the junk budget") > 500);
+    let before = counted(&world, "a client's tag: always through");
+    device.opens(&[]);
+    assert!(counted(&world, "a client's tag: always through") > before);
+}
+
+#[test]
+fn where_the_filter_is_off_junk_reaches_the_daemon() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let settings = Settings { tables: "[prefilter]\nmode = \"off\"\n", ..Settings::default() };
+    let door = Door::new(&world, &settings);
+    let device = door.enrol("press-17");
+    let daemon = door.ready();
+    junk(&world, "50");
+    daemon.refuses("unknown-tag", 50);
+    device.opens(&[]);
+    assert_eq!(tags(&world), 0);
+}
+
+#[test]
+fn the_tag_of_a_client_that_a_reload_brings_is_let_past_at_once() {
+    let world = World::with(&["broker"]);
+    let door = Door::new(&world, &Settings::default());
+    door.enrol("press-17");
+    let daemon = door.ready();
+    // Near midnight a client has the tags of two days there.
+    let one = tags(&world);
+    assert!((1..=2).contains(&one), "{one}");
+    door.enrol("press-18");
+    daemon.reload();
+    until("the second client's tag is there", || tags(&world) > one);
+}
