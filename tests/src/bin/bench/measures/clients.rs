@@ -57,10 +57,10 @@ pub(crate) fn measure(bench: &mut Bench) {
         );
         crowds.push(crowd);
     }
-    if let (Some(one), Some(most)) = (crowds.first(), crowds.last()) {
-        if most.clients >= 1_000_000 {
-            bars(bench, one, most);
-        }
+    if let (Some(one), Some(most)) = (crowds.first(), crowds.last())
+        && most.clients >= 1_000_000
+    {
+        bars(bench, one, most);
     }
     bench.report.raw("clients", Value::Array(crowds.iter().map(Crowd::json).collect()));
 }
