@@ -56,6 +56,8 @@ pub fn start() -> io::Result<()> {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
             .with_ansi(false)
+            // A line that can't be written is no reason to end: the daemon would, telling that.
+            .log_internal_errors(false)
             .with_target(false);
         registry.with(lines.with_filter(level)).init();
     }

@@ -42,7 +42,7 @@ pub(crate) fn enter() {
     run("mount", &["-t", "tmpfs", "tmpfs", "/run"]);
     let batch = "netns add broker\nnetns add device\n\
          link add eth0 netns broker type veth peer name eth0 netns device";
-    run_with("ip", &["-batch", "-"], &batch);
+    run_with("ip", &["-batch", "-"], batch);
     for (side, address) in [(Side::Broker, BROKER), (Side::Device, DEVICE)] {
         side.ip(&format!("link set lo up\nlink set eth0 up\naddr add {address}/8 dev eth0"));
     }
