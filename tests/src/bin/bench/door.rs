@@ -73,9 +73,14 @@ impl Door {
         Side::Broker.run(self.binary.to_str().expect("UTF-8"), &all, "")
     }
 
-    /// Starts the daemon on its core, waits until it listens, and for the first moment at which a packet
+    /// Starts the daemon on its own core, waits until it listens, and for the first moment at which a packet
     /// of a device whose clock is ahead by (almost) the skew is accepted.
     pub(crate) fn start(&self) -> Daemon {
+        self.start_on(DAEMON_CORE)
+    }
+
+    /// The same on another core.
+    pub(crate) fn start_on(&self, core: usize) -> Daemon {
         let start = Instant::now();
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(self.config()).arg("run");
@@ -83,7 +88,7 @@ impl Door {
         command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
         command.env_remove("JOURNAL_STREAM");
         let log = self.dir.path().join("knockd.log");
-        let mut process = Running::start(Side::Broker, Some(DAEMON_CORE), command, &log);
+        let mut process = Running::start(Side::Broker, Some(core), command, &log);
         process.wait_for("listening", START_LIMIT);
         let loading = start.elapsed();
         let bound = now() + millis(self.skew);

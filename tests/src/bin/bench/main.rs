@@ -54,6 +54,8 @@ struct Args {
 enum What {
     /// From the start of the client to an accepted connection.
     Connect,
+    /// From a datagram to its element in the kernel.
+    Element,
     /// Many valid knocks at once.
     Burst,
     /// Valid knocks under a flood of junk.
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         eprintln!("{what:?}");
         match what {
             What::Connect => measures::connect::measure(&mut bench),
+            What::Element => measures::element::measure(&mut bench),
             What::Burst => measures::burst::measure(&mut bench),
             What::Junk => measures::junk::measure(&mut bench),
             What::Clients => measures::clients::measure(&mut bench),

@@ -85,6 +85,12 @@ impl Running {
         self.child.try_wait().expect("wait for a child").is_some()
     }
 
+    /// Sends it SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        let id = i32::try_from(self.child.id()).expect("a process id");
+        kill(Pid::from_raw(id), Signal::SIGHUP).expect("send SIGHUP");
+    }
+
     /// Ends it with SIGTERM, and after two seconds for good.
     pub(crate) fn end(mut self) {
         let id = i32::try_from(self.child.id()).expect("a process id");

@@ -47,7 +47,7 @@ pub(crate) struct Credulous {
 }
 
 impl Credulous {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(core: usize) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let seen_end = Arc::clone(&end);
         let (mut netlink, socket) = Side::Broker.within(None, || {
@@ -56,6 +56,7 @@ impl Credulous {
         });
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit");
         let thread = thread::spawn(move || {
+            Side::Broker.join(Some(core));
             let mut buffer = [0; 200];
             while !seen_end.load(Ordering::Relaxed) {
                 if let Ok((_, SocketAddr::V4(from))) = socket.recv_from(&mut buffer) {

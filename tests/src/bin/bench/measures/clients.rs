@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Bench;
 use crate::blast::Blast;
-use crate::door::{Door, Settings};
+use crate::door::{Daemon, Door, Settings};
 use crate::fleet::{address, keys, knock};
 use crate::rig::{SENDER_CORE, Side};
 use crate::stats::{Samples, shown};
@@ -20,8 +20,14 @@ struct Crowd {
     rss_kib: u64,
     peak_kib: u64,
     opening: Samples,
-    /// `knockd client add`, which takes effect at the daemon's next start.
+    /// `knockd client add`.
     adding: Duration,
+    /// From SIGHUP to the daemon's saying that the new client is in.
+    reloading: Duration,
+    /// Knocks that came meanwhile.
+    opening_meanwhile: Samples,
+    /// The most memory that it had then.
+    peak_after_kib: u64,
 }
 
 pub(crate) fn measure(bench: &mut Bench) {
@@ -49,8 +55,16 @@ pub(crate) fn measure(bench: &mut Bench) {
             &ratio,
         );
         bench.report.row(
-            &format!("{clients} clients: one more by `client add`"),
-            &shown(crowd.adding),
+            &format!(
+                "{clients} clients: one more by `client add`; reloaded in; knocks meanwhile; peak"
+            ),
+            &format!(
+                "{}; {}; {}; {} KiB",
+                shown(crowd.adding),
+                shown(crowd.reloading),
+                crowd.opening_meanwhile.shown(),
+                crowd.peak_after_kib
+            ),
             "",
             "",
             "",
@@ -102,14 +116,54 @@ fn crowd(bench: &Bench, clients: u32) -> Crowd {
         Door::new(&bench.programs.knockd, &Settings { devices: clients, ..Settings::default() });
     let daemon = door.start();
     let count = bench.scaled(300, 100);
+    let opening = knocks(&daemon, clients, 0, |sent| sent < count);
+    let (rss_kib, peak_kib) = (daemon.process.rss_kib(), daemon.process.peak_kib());
+    let loading = daemon.loading;
+
+    let start = Instant::now();
+    door.run(&["client", "add", "one-more", "--service", "mqtts"]).success();
+    let adding = start.elapsed();
+    let start = Instant::now();
+    daemon.process.hang_up();
+    let mut reloading = None;
+    let opening_meanwhile = knocks(&daemon, clients, count, |_| {
+        assert!(start.elapsed() < Duration::from_mins(2), "{}", tail(&daemon.process.log()));
+        reloading = daemon.process.log().contains("1 added").then(|| start.elapsed());
+        reloading.is_none()
+    });
+    let peak_after_kib = daemon.process.peak_kib();
+    daemon.process.end();
+    Crowd {
+        clients,
+        loading,
+        rss_kib,
+        peak_kib,
+        opening,
+        adding,
+        reloading: reloading.unwrap_or_default(),
+        opening_meanwhile,
+        peak_after_kib,
+    }
+}
+
+/// Knocks of clients from all over the directory, each from an address of its own, one every five
+/// milliseconds for as long as it goes on: from each sending to its door's opening.
+fn knocks(
+    daemon: &Daemon,
+    clients: u32,
+    first: u32,
+    mut goes_on: impl FnMut(u32) -> bool + Send,
+) -> Samples {
     let watch = Watch::start(Some(SENDER_CORE));
     let sent = Side::Device.within(Some(SENDER_CORE), || {
         let mut blast = Blast::new();
         let mut sent = Vec::new();
-        for number in 0..count {
-            // From all over the directory.
+        for number in 0.. {
+            if !goes_on(number) {
+                break;
+            }
             let device = u32::try_from(u64::from(number) * 7_919 % u64::from(clients));
-            let from = address(number);
+            let from = address(first + number);
             let packet = knock(&keys(device.expect("a device")), from, daemon.stamp());
             sent.push((from, Instant::now()));
             blast.send(&[packet]);
@@ -117,22 +171,10 @@ fn crowd(bench: &Bench, clients: u32) -> Crowd {
         }
         sent
     });
-    sleep(Duration::from_millis(100));
+    sleep(Duration::from_millis(200));
     let opening = watch::times(&sent, &watch.finish());
-    assert_eq!(
-        opening.len(),
-        sent.len(),
-        "not every knock opened: {}",
-        tail(&daemon.process.log())
-    );
-    let (rss_kib, peak_kib) = (daemon.process.rss_kib(), daemon.process.peak_kib());
-    let loading = daemon.loading;
-    daemon.process.end();
-
-    let start = Instant::now();
-    door.run(&["client", "add", "one-more", "--service", "mqtts"]).success();
-    let adding = start.elapsed();
-    Crowd { clients, loading, rss_kib, peak_kib, opening: Samples::new(opening), adding }
+    assert_eq!(opening.len(), sent.len(), "not all knocks opened: {}", tail(&daemon.process.log()));
+    Samples::new(opening)
 }
 
 /// The end of a log.
@@ -146,7 +188,8 @@ impl Crowd {
         json!({
             "clients": self.clients, "loading_s": self.loading.as_secs_f64(), "rss_kib": self.rss_kib,
             "peak_kib": self.peak_kib, "opening": self.opening.json(),
-            "client_add_s": self.adding.as_secs_f64(),
+            "client_add_s": self.adding.as_secs_f64(), "reload_s": self.reloading.as_secs_f64(),
+            "opening_meanwhile": self.opening_meanwhile.json(), "peak_after_reload_kib": self.peak_after_kib,
         })
     }
 }

@@ -1,20 +1,16 @@
-//! From the start of the client's process to the first accepted TCP connection; and from a datagram to
-//! its element in the kernel.
+//! From the start of the client's process to the first accepted TCP connection.
 
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::Bench;
-use crate::blast::Blast;
-use crate::door::{Door, Settings, now};
-use crate::fleet::{KNOCK_PORT, SERVICE_PORT, address, keys, knock};
-use crate::rig::{BROKER, SENDER_CORE, Side, device_is};
+use crate::door::{Door, Settings};
+use crate::fleet::{KNOCK_PORT, SERVICE_PORT, address};
+use crate::rig::{BROKER, DAEMON_CORE, Side, device_is};
 use crate::service::{Credulous, opens_within};
-use crate::stats::{Samples, micros, shown};
-use crate::watch::{self, Watch};
+use crate::stats::{Samples, shown};
 use crate::{peers, profile};
 
 /// How long a client has.
@@ -78,22 +74,18 @@ pub(crate) fn measure(bench: &mut Bench) {
         let opened = format!("{} and {} of {count}", dynamic.opened.len(), linked.opened.len());
         bench.report.failed("connect", &format!("{opened} opened; {}", daemon.process.log()));
     }
-    eprintln!("  datagram to element");
-    let packets = bench.scaled(1_000, 200);
-    let element = datagram_to_element(packets, || daemon.stamp());
     daemon.process.end();
 
     eprintln!("  the bare limit");
-    let (bare, bare_element) = {
-        let _credulous = Credulous::start();
-        let bare_element = datagram_to_element(packets, now);
+    let bare = {
+        let _credulous = Credulous::start(DAEMON_CORE);
         let program = &bench.programs.bare;
         let command = |_| {
             let mut command = Command::new(program);
             command.arg(format!("{BROKER}:{KNOCK_PORT}")).arg(format!("{BROKER}:{SERVICE_PORT}"));
             command
         };
-        (attempts(&Client { command: &command, waits: true }, 2_000, count), bare_element)
+        attempts(&Client { command: &command, waits: true }, 2_000, count)
     };
     drop(door);
 
@@ -133,23 +125,6 @@ pub(crate) fn measure(bench: &mut Bench) {
             to_limit <= 2.5,
         );
     }
-    bench.report.row(
-        "datagram sent → element committed, idle, median / p99",
-        &element.shown(),
-        "",
-        &bare_element.shown(),
-        &ratio(&element, None, &bare_element),
-    );
-    bench.report.bar(
-        "datagram → element committed, p99, idle",
-        "under 100 µs",
-        &format!(
-            "{} from before the sending to the watcher's waking; {} with a daemon that believes everyone",
-            shown(element.p99()),
-            shown(bare_element.p99())
-        ),
-        micros(element.p99()) < 100.0,
-    );
     let of_peers: Vec<_> = peers
         .iter()
         .map(|(name, peer)| {
@@ -163,8 +138,7 @@ pub(crate) fn measure(bench: &mut Bench) {
         "connect",
         json!({
             "knock": dynamic.opened.json(), "knock_static": linked.opened.json(),
-            "bare": bare.opened.json(), "datagram_to_element": element.json(),
-            "datagram_to_element_bare": bare_element.json(),
+            "bare": bare.opened.json(),
             "peers": of_peers,
         }),
     );
@@ -192,28 +166,4 @@ fn peers(bench: &mut Bench, count: u32) -> Vec<(&'static str, Attempts)> {
         all.push((peer.name, attempts));
     }
     all
-}
-
-/// One knock at a time, each from a source of its own: from just before it is sent to the kernel's
-/// notification. Sender and watcher are on the core that the daemon isn't on.
-fn datagram_to_element(count: u32, stamp: impl Fn() -> u64 + Sync) -> Samples {
-    static FIRST: AtomicU32 = AtomicU32::new(10_000);
-    let (keys, first) = (keys(0), FIRST.fetch_add(count, Ordering::Relaxed));
-    let watch = Watch::start(Some(SENDER_CORE));
-    let sent = Side::Device.within(Some(SENDER_CORE), || {
-        let mut blast = Blast::new();
-        let mut sent = Vec::new();
-        for device in 0..count {
-            let device = first + device;
-            let packet = knock(&keys, address(device), stamp());
-            sent.push((address(device), Instant::now()));
-            blast.send(&[packet]);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        sent
-    });
-    std::thread::sleep(Duration::from_millis(50));
-    let times = watch::times(&sent, &watch.finish());
-    assert_eq!(times.len(), sent.len(), "not every knock opened");
-    Samples::new(times)
 }
