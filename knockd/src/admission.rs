@@ -9,7 +9,7 @@
 use std::{collections::HashSet, fmt, io, net::IpAddr, sync::Arc};
 
 use crate::{
-    firewall::{Firewall, FirewallError},
+    firewall::{CHANGES_AT_ONCE, Firewall, FirewallError},
     gate::{
         Gate,
         clock::{Now, Uptime},
@@ -302,7 +302,9 @@ impl<F: Firewall> Admission<F> {
     fn open(&mut self, pending: &mut [Pending], now: Now) {
         let all: Vec<Change> =
             pending.iter().flat_map(|packet| packet.changes.iter().copied()).collect();
-        if all.is_empty() || self.firewall.apply(&all, now.uptime).is_ok() {
+        // More than can be made as one: then each packet's, so that none is open that isn't told so.
+        let as_one = all.len() <= CHANGES_AT_ONCE;
+        if all.is_empty() || as_one && self.firewall.apply(&all, now.uptime).is_ok() {
             return;
         }
         for packet in pending.iter_mut().rev() {

@@ -11,7 +11,7 @@ use std::{
 use common::{Tag, UnicastAddress};
 
 use super::{
-    Firewall, FirewallError,
+    CHANGES_AT_ONCE, Firewall, FirewallError,
     netlink::{Element, Netlink, Step},
     nft,
     ruleset::{DOOR4, DOOR6, Ruleset, TABLE, TAGS},
@@ -170,10 +170,6 @@ impl Kernel {
     }
 }
 
-/// Elements changed in one transaction: what three elements each for as many takes stays below the size
-/// of a netlink socket's send buffer (net.core.wmem_default, 212,992 bytes).
-const PER_TRANSACTION: usize = 1024;
-
 impl Firewall for Kernel {
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
         // The kernel refuses to delete an element twice; the last word on a door is the one that counts,
@@ -184,7 +180,7 @@ impl Firewall for Kernel {
             last.insert(change.door, Change { before, ..*change });
         }
         let last: Vec<Change> = last.into_values().collect();
-        for changes in last.chunks(PER_TRANSACTION) {
+        for changes in last.chunks(CHANGES_AT_ONCE) {
             self.change(changes, now).map_err(FirewallError::Refused)?;
         }
         Ok(())
@@ -199,7 +195,7 @@ impl Firewall for Kernel {
                 timeout: Some(*timeout),
             })
             .collect();
-        for elements in elements.chunks(PER_TRANSACTION) {
+        for elements in elements.chunks(CHANGES_AT_ONCE) {
             self.netlink
                 .transact(&renew(elements.to_vec(), elements.to_vec()))
                 .map_err(FirewallError::Refused)?;

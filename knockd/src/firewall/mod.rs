@@ -26,12 +26,17 @@ use crate::gate::{
     grants::{Change, Door},
 };
 
+/// The most changes that are made as one: what three elements for each take stays below the size of a
+/// netlink socket's send buffer (net.core.wmem_default, 212,992 bytes).
+pub const CHANGES_AT_ONCE: usize = 1024;
+
 /// Opens and shuts doors.
 pub trait Firewall {
-    /// Makes all of these changes, or none.
+    /// Makes all of these changes, or none. Of more than [`CHANGES_AT_ONCE`], some may be made if others
+    /// fail.
     ///
     /// # Errors
-    /// [`FirewallError`] if it made none.
+    /// [`FirewallError`] if not all of them were made.
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError>;
 
     /// Lets packets with these tags past the kernel's filter, each for this long.
