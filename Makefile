@@ -47,9 +47,7 @@ setup: ## Install the Debian packages that the tests and the demo need, if any i
 build: ## The release binaries: target/release/knockd and target/client/knock
 	@$(CARGO) build --release --package knockd
 	@$(CARGO) build --profile client --package knock
-	@# A program that aborts on panic never unwinds: the tables for it are a sixth of the client.
-	@objcopy --remove-section .eh_frame --remove-section .eh_frame_hdr \
-		--remove-section .gcc_except_table target/client/knock
+	@knock/shrink.sh target/client/knock
 
 install: ## Put what `make build` built, the units and a first configuration in place
 	@install -D -m 755 target/release/knockd $(DESTDIR)/usr/sbin/knockd

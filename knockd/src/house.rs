@@ -14,8 +14,9 @@ use crate::{
     tags::{TagKeeper, Upkeep},
 };
 
-/// The daemon's one periodic wakeup: the clock may have been stepped to another day.
-const AT_REST: Duration = Duration::from_mins(1);
+/// Between two looks at the clock, which may have been stepped to another day. The runtime's timer wheel
+/// makes three wakeups of it. Less than the margin that tags go in ahead of their day.
+const AT_REST: Duration = Duration::from_mins(5);
 /// Between two steps of a larger work.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 /// Tags made in one step: about a millisecond's work.

@@ -28,6 +28,12 @@ impl Programs {
         cargo(&client, "", &target);
         let flags = "-C target-feature=+crt-static";
         cargo(&[&client[..], &["--target", TRIPLE]].concat(), flags, &for_static);
+        let (knock, knock_static) =
+            (target.join("client/knock"), for_static.join(TRIPLE).join("client/knock"));
+        for client in [&knock, &knock_static] {
+            let shrink = Command::new(repository().join("knock/shrink.sh")).arg(client).status();
+            assert!(shrink.is_ok_and(|status| status.success()), "shrink.sh fails");
+        }
         let bare = target.join("bare");
         let status = Command::new("rustc")
             .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "panic=abort"])
@@ -38,8 +44,8 @@ impl Programs {
         assert!(status.is_ok_and(|status| status.success()), "bare.rs doesn't build");
         Self {
             knockd: target.join("release/knockd"),
-            knock: target.join("client/knock"),
-            knock_static: for_static.join(TRIPLE).join("client/knock"),
+            knock,
+            knock_static,
             bare,
             peers: repository().join("target/peers/bin"),
         }
