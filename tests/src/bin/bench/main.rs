@@ -72,7 +72,7 @@ enum What {
 pub(crate) struct Bench {
     pub(crate) programs: Programs,
     pub(crate) report: Report,
-    quick: bool,
+    pub(crate) quick: bool,
 }
 
 impl Bench {

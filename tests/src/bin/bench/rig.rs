@@ -36,6 +36,8 @@ pub(crate) fn enter() {
             .arg(own)
             .args(std::env::args_os().skip(1))
             .env(INSIDE, "1")
+            // `cargo run` sets it, and every dynamic program would search those folders first.
+            .env_remove("LD_LIBRARY_PATH")
             .exec();
         panic!("cannot start `unshare` (package util-linux): {error}");
     }
