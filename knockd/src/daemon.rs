@@ -149,7 +149,8 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
-        let (reload, telemetry) = (Reload::new(roster, path), Telemetry::default());
+        let (reload, telemetry) =
+            (Reload::new(roster, path, prefilter, filters), Telemetry::default());
         Ok(Self { admission, listener, house, reload, telemetry, _folder: folder })
     }
 

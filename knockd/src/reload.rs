@@ -9,7 +9,10 @@ use tracing::{error, info, warn};
 use crate::{
     admission::Admission,
     clock,
-    config::reload::{Stamp, stamp},
+    config::{
+        Prefilter,
+        reload::{Stamp, stamp},
+    },
     firewall::Firewall,
     house::Housekeeping,
     roster::{Applied, NotApplied, Read, Roster},
@@ -23,14 +26,17 @@ pub struct Reload {
     again: bool,
     main_file: PathBuf,
     main_stamp: Option<Stamp>,
+    prefilter: Prefilter,
+    /// Whether the kernel filters by tags, as it was decided at start.
+    filters: bool,
 }
 
 impl Reload {
     /// Nothing is on its way yet.
     #[must_use]
-    pub fn new(roster: Roster, main_file: PathBuf) -> Self {
+    pub fn new(roster: Roster, main_file: PathBuf, prefilter: Prefilter, filters: bool) -> Self {
         let main_stamp = stamp(&main_file).ok();
-        Self { roster, reading: None, again: false, main_file, main_stamp }
+        Self { roster, reading: None, again: false, main_file, main_stamp, prefilter, filters }
     }
 
     /// Begins to read what has changed.
@@ -72,11 +78,25 @@ impl Reload {
     ) {
         let directory = admission.gate_mut().directory_mut();
         match read.and_then(|read| self.roster.apply(read, directory)) {
-            Ok(applied) => follow(&applied, admission, house),
+            Ok(applied) => {
+                follow(&applied, admission, house);
+                self.watch_the_filter(admission.gate().directory().len());
+            }
             Err(error) => error!("the clients stay as they are: {error}"),
         }
         if std::mem::take(&mut self.again) {
             self.begin();
+        }
+    }
+
+    /// Tells when there are so many clients, or so few, that the kernel ought to filter otherwise.
+    fn watch_the_filter(&self, clients: usize) {
+        if self.prefilter.filters(clients) != self.filters {
+            warn!(
+                clients,
+                "by the number of clients the kernel ought {} filter by tags: that takes effect at a restart",
+                if self.filters { "no longer to" } else { "to" }
+            );
         }
     }
 }
