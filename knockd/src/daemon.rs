@@ -22,13 +22,13 @@ use crate::{
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
     reload::Reload,
-    restore::{GrantsCondition, RestoreError, Restored, restore},
+    restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
     tags::TagKeeper,
     telemetry::{self, Telemetry},
 };
 
-/// How long after a burst the kernel's drops are looked at.
+/// How long after a burst the kernel's drops are looked at, and held back events are summed up.
 const AFTER_A_BURST: Duration = Duration::from_secs(1);
 /// How long the next packets wait after some of which none was accepted: under junk, waking for each costs
 /// more than all the rest, and a knock among it is opened a little later.
@@ -137,6 +137,9 @@ impl Daemon {
         let (mut admission, restored) =
             restore(&policy, directory, &folder, writer, Kernel::open()?, clock::now())?;
         report_restored(&restored);
+        admission
+            .look_up_own_addresses(clock::now())
+            .map_err(system("this host's own addresses"))?;
         let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)));
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
@@ -180,7 +183,7 @@ impl Daemon {
                             // Not the runtime's sleep: its timer would be one more wakeup.
                             thread::sleep(AFTER_JUNK);
                         }
-                        if self.listener.was_full() {
+                        if self.listener.was_full() || self.telemetry.holds_back() {
                             due = due.min(Instant::now() + AFTER_A_BURST);
                         }
                     }
@@ -228,6 +231,7 @@ pub fn ruleset(config: &Config) -> Ruleset {
         allowed_interfaces: config.allow.interfaces.iter().map(InterfaceName::as_str).collect(),
         allowed_networks: &config.allow.networks,
         sessions: config.policy.grant.sessions,
+        ban_scope: config.policy.ban.scope,
     })
 }
 
@@ -263,13 +267,19 @@ fn report_restored(restored: &Restored) {
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
-    if restored.grants == GrantsCondition::Damaged {
+    if restored.grants == FileCondition::Damaged {
         error!("the file of grants is damaged: grants that were live are over");
     }
-    if restored.mended > 0 {
-        warn!(doors = restored.mended, "doors in the kernel were made to match the live grants");
+    if restored.bans == FileCondition::Damaged {
+        error!("the file of bans is damaged: sources that were banned no longer are");
     }
-    info!(grants = restored.live, "live grants taken up");
+    if restored.mended > 0 {
+        warn!(
+            changed = restored.mended,
+            "doors and bans in the kernel were made to match the live grants and bans"
+        );
+    }
+    info!(grants = restored.live, bans = restored.banned, "live grants and bans taken up");
 }
 
 /// The signals that the daemon heeds.

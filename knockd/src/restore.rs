@@ -3,26 +3,30 @@
 //! # Security considerations
 //! - Where the file of accepted packets can't be relied on, nothing stamped at or before *start + skew* is
 //!   accepted: a packet that was accepted before is stamped earlier than that.
+//! - A source that is banned in the kernel and not by us is let go, and the other way round.
 //! - A door in the kernel that no live grant stands for is shut; a live grant's door that is missing is
 //!   opened again, for the time that is left of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use common::Timestamp;
 
 use crate::{
-    admission::{Admission, span},
+    admission::{Admission, Files, span},
     firewall::{Firewall, FirewallError},
     gate::{
         Gate,
-        clock::Now,
+        bans::{BanChange, BanKind, Bans},
+        clock::{Now, Uptime},
         directory::{ClientId, Directory},
         grants::{Change, Door, DoorBefore, Grants, Owner},
         policy::Policy,
         replay::{Remembered, ReplayMemory},
+        source::Source,
     },
     journal::{
         StateError, StateFolder, Writer,
+        banned::{self, BannedFile},
         held::{self, HeldFile, StoredGrant},
         seen::{self, Condition, NameHash, Record, SeenFile},
     },
@@ -38,19 +42,23 @@ pub struct Restored {
     /// Nothing stamped at or before this is accepted.
     pub forgotten: Option<Timestamp>,
     /// Whether the file of grants could be read.
-    pub grants: GrantsCondition,
+    pub grants: FileCondition,
     /// How many grants are live.
     pub live: usize,
-    /// How many of the doors in the kernel had to be changed to match them.
+    /// Whether the file of bans could be read.
+    pub bans: FileCondition,
+    /// How many bans hold.
+    pub banned: usize,
+    /// How many of the doors and bans in the kernel had to be changed to match them.
     pub mended: usize,
 }
 
-/// Whether the file of grants could be read.
+/// Whether a file could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrantsCondition {
+pub enum FileCondition {
     /// It could, or there was none to read.
     Sound,
-    /// It isn't as it was written: grants that were live are over.
+    /// It isn't as it was written: what it held is lost.
     Damaged,
 }
 
@@ -89,33 +97,51 @@ pub fn restore<F: Firewall>(
     let mut replay = ReplayMemory::new(policy.replay, policy.clock_skew, forgotten);
     replay.restore(remembered(&found.packets, &ids));
 
+    let (bans_found, bans_condition) = match banned::load(&folder.banned(), writer.boot, now)? {
+        banned::Found::Bans(bans) => (bans, FileCondition::Sound),
+        banned::Found::None => (Vec::new(), FileCondition::Sound),
+        banned::Found::Damaged => (Vec::new(), FileCondition::Damaged),
+    };
+    let mut bans = Bans::new(policy.ban.never.clone());
+    for (source, ban) in bans_found {
+        // One that is never banned any more, by the configuration as it is now, is let go.
+        let _ = bans.ban(source, ban, &mut Vec::new());
+    }
+
     let (stored, condition) = match held::load(&folder.held(), Some(writer.boot))? {
-        held::Found::Grants(grants) => (grants, GrantsCondition::Sound),
-        held::Found::None => (Vec::new(), GrantsCondition::Sound),
-        held::Found::Damaged => (Vec::new(), GrantsCondition::Damaged),
+        held::Found::Grants(grants) => (grants, FileCondition::Sound),
+        held::Found::None => (Vec::new(), FileCondition::Sound),
+        held::Found::Damaged => (Vec::new(), FileCondition::Damaged),
     };
     let mut grants = Grants::default();
     let mut live = Vec::new();
     for stored in stored.into_iter().filter(|stored| stored.until > now.uptime) {
         let Some(owner) = owner(&stored, &directory, &ids, now) else { continue };
+        if bans.is_shut_out(owner.address.ip(), now.uptime) {
+            continue;
+        }
         if grants.open(owner, stored.until, &directory, &mut Vec::new()).is_ok() {
             live.push((owner, stored));
         }
     }
+    let mended = mend(&mut firewall, &grants, now)?;
+    drop(ids);
+    let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
+    *gate.bans_mut() = bans;
     let restored = Restored {
         seen: found.condition,
-        packets: replay.packets().len(),
-        forgotten: replay.forgotten(),
+        packets: gate.replay().packets().len(),
+        forgotten: gate.replay().forgotten(),
         grants: condition,
         live: live.len(),
-        mended: mend(&mut firewall, &grants, now)?,
+        bans: bans_condition,
+        banned: gate.bans().iter().len(),
+        mended: mended + mend_bans(&mut firewall, gate.bans(), now)?,
     };
-    drop(ids);
-
-    let gate = Gate::new(directory, replay, policy.grant, policy.clock_skew);
     let seen = write_seen(&gate, &found.packets, folder, writer, policy)?;
     let held = HeldFile::create(folder, writer, live)?;
-    Ok((Admission::new(gate, grants, seen, held, firewall), restored))
+    let banned = BannedFile::create(folder, writer, gate.bans().iter(), now)?;
+    Ok((Admission::new(gate, grants, Files { seen, held, banned }, firewall), restored))
 }
 
 fn remembered(
@@ -174,6 +200,24 @@ fn mend(firewall: &mut impl Firewall, grants: &Grants, now: Now) -> Result<usize
     let changes: Vec<Change> = stray.chain(missing).collect();
     if !changes.is_empty() {
         firewall.apply(&changes, now.uptime)?;
+    }
+    Ok(changes.len())
+}
+
+/// Makes the kernel's bans those that hold. Returns how many had to be changed.
+fn mend_bans(firewall: &mut impl Firewall, bans: &Bans, now: Now) -> Result<usize, FirewallError> {
+    let found: HashSet<(Source, BanKind)> =
+        firewall.bans()?.into_iter().map(|(source, kind, _)| (source, kind)).collect();
+    let held: HashMap<(Source, BanKind), Uptime> =
+        bans.iter().map(|(source, ban)| ((*source, ban.kind), ban.until)).collect();
+    let stray = found.iter().filter(|ban| !held.contains_key(ban)).map(|ban| (*ban, None));
+    let missing = held.iter().filter(|(ban, _)| !found.contains(ban));
+    let changes: Vec<BanChange> = stray
+        .chain(missing.map(|(ban, until)| (*ban, Some(*until))))
+        .map(|((source, kind), until)| BanChange { source, kind, until })
+        .collect();
+    if !changes.is_empty() {
+        firewall.ban(&changes, now.uptime)?;
     }
     Ok(changes.len())
 }

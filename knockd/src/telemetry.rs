@@ -5,9 +5,9 @@
 //! | `client` | the client's name; missing for strangers |
 //! | `source` | where the datagram came from |
 //! | `service` | the services, separated by commas |
-//! | `decision` | `granted`, `closed` or `refused` |
+//! | `decision` | `granted`, `closed`, `refused`, `banned` or `ban-lifted` |
 //! | `reason` | why it was refused: a name that never changes |
-//! | `expires` | when the grant ends, RFC 3339 in UTC |
+//! | `expires` | when the grant or the ban ends, RFC 3339 in UTC |
 //!
 //! Under systemd the events go to the journal, each field prefixed with `KNOCKD_` and in capitals; elsewhere
 //! to stderr. `KNOCKD_LOG` (error, warn, info, debug) says how much is told; info unless given.
@@ -16,6 +16,8 @@
 //! - What strangers send is told at debug only, so that nobody without a key can fill a disk with lines.
 //! - Refusals of authentic packets, which a copy can cause, are told one by one up to
 //!   100 a second, and beyond that summed up. Grants are always told.
+//! - Bans, which forged packets can cause, are told up to 10 a second, and that there can be no more of them
+//!   once a minute; the rest is summed up.
 //! - No field holds a byte of a datagram, and no name that isn't in the configuration.
 
 use std::{io, net::IpAddr, num::NonZeroU32, os::unix::fs::MetadataExt as _};
@@ -26,10 +28,11 @@ use tracing::{Level, debug, error, field::display, info, level_filters::LevelFil
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
-    admission::Outcome,
+    admission::{Failure, NoBan, Outcome},
     gate::{
+        bans::NotBanned,
         clock::Now,
-        decision::Refusal,
+        decision::{Reason, Refusal},
         directory::{Directory, ServiceId},
     },
 };
@@ -75,15 +78,35 @@ fn stderr_is_the_journal() -> bool {
 /// line rate.
 const REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
+/// Lines a second that tell bans.
+const BANS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// Lines a minute that tell that a source could not be banned.
+const NO_BANS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(1).unwrap();
+
 /// Tells what happens, within a bound.
 pub struct Telemetry {
     refusals: DefaultDirectRateLimiter,
-    held_back: u64,
+    bans: DefaultDirectRateLimiter,
+    no_bans: DefaultDirectRateLimiter,
+    held_back: HeldBack,
+}
+
+/// How many events were not told one by one.
+#[derive(Clone, Copy, Default)]
+struct HeldBack {
+    refusals: u64,
+    bans: u64,
+    no_bans: u64,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { refusals: RateLimiter::direct(Quota::per_second(REFUSALS_PER_SECOND)), held_back: 0 }
+        Self {
+            refusals: RateLimiter::direct(Quota::per_second(REFUSALS_PER_SECOND)),
+            bans: RateLimiter::direct(Quota::per_second(BANS_PER_SECOND)),
+            no_bans: RateLimiter::direct(Quota::per_minute(NO_BANS_PER_MINUTE)),
+            held_back: HeldBack::default(),
+        }
     }
 }
 
@@ -112,10 +135,47 @@ impl Telemetry {
             Outcome::Refused(Refusal { client: Some(client), reason }) if self.may_tell() => {
                 let client = directory.name(*client);
                 let service = reason.service().map(display);
-                info!(
-                    %client, %source, service, decision = "refused", reason = reason.name(),
-                    "{client} at {source}: refused: {reason}"
-                );
+                // What a key holder asks for and may not have is somebody's mistake, or worse.
+                match reason {
+                    Reason::ServiceNotAllowed(_) => warn!(
+                        %client, %source, service, decision = "refused", reason = reason.name(),
+                        "{client} at {source}: refused: {reason}"
+                    ),
+                    _ => info!(
+                        %client, %source, service, decision = "refused", reason = reason.name(),
+                        "{client} at {source}: refused: {reason}"
+                    ),
+                }
+            }
+            Outcome::Banned { source, until, warning } => {
+                if self.bans.check().is_ok() {
+                    let expires = rfc3339(now.utc_of(*until));
+                    warn!(%source, decision = "banned", %expires, "{source}: banned until {expires}");
+                } else {
+                    self.held_back.bans += 1;
+                }
+                self.warn_of(warning.as_ref());
+            }
+            Outcome::NotBanned(NoBan::Spared(NotBanned::Own(_) | NotBanned::Never(_))) => {
+                debug!(%source, "{source}: fails too often, and is never banned");
+            }
+            Outcome::NotBanned(NoBan::Spared(why @ NotBanned::Full)) => {
+                if self.no_bans.check().is_ok() {
+                    warn!(%source, "{source}: fails too often, and isn't banned: {why}");
+                } else {
+                    self.held_back.no_bans += 1;
+                }
+            }
+            Outcome::NotBanned(NoBan::Failed(failure)) => {
+                if self.no_bans.check().is_ok() {
+                    error!(%source, reason = failure.name(), "{source}: can't be banned: {failure}");
+                } else {
+                    self.held_back.no_bans += 1;
+                }
+            }
+            Outcome::BanLifted { source, warning } => {
+                info!(%source, decision = "ban-lifted", "{source}: a valid knock has lifted its ban");
+                self.warn_of(warning.as_ref());
             }
             Outcome::Failed { client, services, failure } if self.may_tell() => {
                 let (client, service) = (directory.name(*client), names(services, directory));
@@ -124,27 +184,47 @@ impl Telemetry {
                     "{client} at {source}: refused: {failure}"
                 );
             }
-            Outcome::Refused(_) | Outcome::Failed { .. } => self.held_back += 1,
+            Outcome::Refused(_) | Outcome::Failed { .. } => self.held_back.refusals += 1,
         }
     }
 
-    /// Tells how many refusals were not told one by one, if any.
+    /// Whether there are events that were not told one by one, and not summed up yet.
+    #[must_use]
+    pub const fn holds_back(&self) -> bool {
+        let HeldBack { refusals, bans, no_bans } = self.held_back;
+        refusals > 0 || bans > 0 || no_bans > 0
+    }
+
+    /// Tells how many events were not told one by one, if any.
     pub fn sum_up(&mut self) {
-        if self.held_back > 0 {
+        let HeldBack { refusals, bans, no_bans } = std::mem::take(&mut self.held_back);
+        if refusals > 0 {
+            warn!(refusals, "more refusals than are told one by one: these are summed up");
+        }
+        if bans > 0 {
             warn!(
-                refusals = self.held_back,
-                "more refusals than are told one by one: these are summed up"
+                bans,
+                "more bans than are told one by one: these are summed up (`knockd bans` lists them)"
             );
-            self.held_back = 0;
+        }
+        if no_bans > 0 {
+            warn!(
+                failures = no_bans,
+                "failures of sources that could not be banned: these are summed up"
+            );
+        }
+    }
+
+    fn warn_of(&mut self, failure: Option<&Failure>) {
+        if let Some(failure) = failure
+            && self.may_tell()
+        {
+            error!(reason = failure.name(), "a ban was not written down or not lifted: {failure}");
         }
     }
 
     fn may_tell(&mut self) -> bool {
-        let may = self.refusals.check().is_ok();
-        if may {
-            self.sum_up();
-        }
-        may
+        self.refusals.check().is_ok()
     }
 }
 

@@ -7,192 +7,22 @@
     reason = "a test that goes wrong ends with a panic"
 )]
 
-use std::{
-    cell::RefCell, fs, io, net::IpAddr, os::unix::fs::PermissionsExt as _, rc::Rc, time::Duration,
-};
+mod host;
 
-use common::{
-    Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request,
-    SealedDatagram, Secret, Tag, Timestamp, UnicastAddress, seal,
-};
+use std::{fs, io, os::unix::fs::PermissionsExt as _};
+
+use common::Action;
 use knockd::{
-    admission::{Admission, Outcome},
-    firewall::{Firewall, FirewallError, memory::MemoryFirewall},
+    firewall::Firewall as _,
     gate::{
-        clock::{Now, Uptime},
-        directory::Directory,
-        grants::{Change, Door, DoorBefore},
-        policy::{
-            AddressPolicy, Client, ClockSkew, GrantPolicy, Policy, ReplayLimits, Service, Sessions,
-            Standing,
-        },
+        grants::{Change, DoorBefore},
+        policy::Standing,
     },
-    journal::{BootId, DaemonId, StateFolder, Writer, seen::Condition},
-    restore::{GrantsCondition, Restored, restore},
+    journal::{BootId, seen::Condition},
+    restore::FileCondition,
 };
-use tempfile::TempDir;
 
-const START: u64 = 1_790_000_000_000;
-const SKEW: Duration = Duration::from_secs(30);
-
-fn at(seconds: u64) -> Now {
-    Now {
-        utc: Timestamp::from_millis(START + seconds * 1_000),
-        uptime: Uptime::from_millis(50_000 + seconds * 1_000),
-    }
-}
-
-/// The firewall, shared with the test so that it can look and disturb.
-#[derive(Clone, Default)]
-struct Shared(Rc<RefCell<MemoryFirewall>>);
-
-impl Firewall for Shared {
-    fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
-        self.0.borrow_mut().apply(changes, now)
-    }
-
-    fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {
-        self.0.borrow_mut().admit_tags(tags)
-    }
-
-    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
-        self.0.borrow_mut().doors()
-    }
-}
-
-struct Host {
-    temporary: TempDir,
-    firewall: Shared,
-    boot: BootId,
-    running: Option<(Admission<Shared>, StateFolder)>,
-}
-
-fn secret() -> Secret {
-    let mut bytes = [7; 32];
-    bytes[0] = 8;
-    Secret::new(bytes).unwrap()
-}
-
-fn policy() -> Policy {
-    Policy {
-        realm: Realm::default(),
-        clock_skew: ClockSkew::try_from(SKEW).unwrap(),
-        grant: GrantPolicy {
-            open_for: Duration::from_secs(60),
-            max: Duration::from_hours(1),
-            sessions: Sessions::Keep,
-        },
-        services: vec![Service {
-            name: "mqtts".parse().unwrap(),
-            ports: vec!["tcp/8883".parse().unwrap()],
-            to: Vec::new(),
-        }],
-        replay: ReplayLimits { capacity: 1000, per_client: 1000 },
-    }
-}
-
-fn client() -> Client {
-    Client {
-        name: "press-17".parse().unwrap(),
-        secret: secret(),
-        services: ["mqtts".parse().unwrap()].into(),
-        from: Vec::new(),
-        address: AddressPolicy::Strict,
-        expires: None,
-        standing: Standing::Enabled,
-    }
-}
-
-impl Host {
-    fn new() -> Self {
-        Self {
-            temporary: tempfile::tempdir().unwrap(),
-            firewall: Shared::default(),
-            boot: BootId::from_bytes([1; 16]),
-            running: None,
-        }
-    }
-
-    /// A host whose daemon has been running for longer than the skew.
-    fn warmed_up() -> Self {
-        let mut host = Self::new();
-        host.start(at(0));
-        host
-    }
-
-    fn start(&mut self, now: Now) -> Restored {
-        self.start_with(now, vec![client()])
-    }
-
-    fn start_with(&mut self, now: Now, clients: Vec<Client>) -> Restored {
-        drop(self.running.take());
-        let folder = StateFolder::open(&self.temporary.path().join("state")).unwrap();
-        let policy = policy();
-        let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
-        let writer = Writer { boot: self.boot, daemon: DaemonId::from_random([9; 16]) };
-        let (mut admission, restored) =
-            restore(&policy, directory, &folder, writer, self.firewall.clone(), now).unwrap();
-        let _ = admission.gate_mut().prepare(now.utc, usize::MAX, &mut Vec::new());
-        self.running = Some((admission, folder));
-        restored
-    }
-
-    fn handle(&mut self, datagrams: &[SealedDatagram], now: Now) -> Vec<String> {
-        let source: IpAddr = "10.77.0.2".parse().unwrap();
-        let mut told = Vec::new();
-        let (admission, _) = self.running.as_mut().unwrap();
-        admission.handle(
-            datagrams.iter().map(|datagram| (datagram.as_slice(), source)),
-            now,
-            |outcome, _, _| {
-                told.push(match outcome {
-                    Outcome::Granted { .. } => "granted".to_owned(),
-                    Outcome::Closed { warning: None, .. } => "closed".to_owned(),
-                    Outcome::Closed { warning: Some(failure), .. } => {
-                        format!("closed, {}", failure.name())
-                    }
-                    Outcome::Refused(refusal) => refusal.reason.name().to_owned(),
-                    Outcome::Failed { failure, .. } => failure.name().to_owned(),
-                });
-            },
-        );
-        told
-    }
-
-    fn is_open(&self, now: Now) -> bool {
-        self.firewall.0.borrow().is_open(&door(), now.uptime)
-    }
-
-    fn fail_with(&self, fault: Option<io::ErrorKind>) {
-        self.firewall.0.borrow_mut().fail_with(fault);
-    }
-
-    fn state(&self, name: &str) -> std::path::PathBuf {
-        self.temporary.path().join("state").join(name)
-    }
-}
-
-fn door() -> Door {
-    let address: IpAddr = "10.77.0.2".parse().unwrap();
-    Door { address: UnicastAddress::try_from(address).unwrap(), port: "tcp/8883".parse().unwrap() }
-}
-
-fn packet(action: Action, nonce: u8, now: Now) -> SealedDatagram {
-    let request = Request {
-        timestamp: now.utc,
-        address: ClientAddress::Literal(door().address),
-        open_for: OpenFor::Default,
-        action,
-        reply: ReplyWanted::No,
-        service: None,
-    };
-    let keys = ClientKeys::derive(&secret(), &Realm::default());
-    seal(&keys, Day::of(now.utc).unwrap(), Nonce::from_random([nonce; 12]), &request)
-}
-
-fn open(nonce: u8, now: Now) -> SealedDatagram {
-    packet(Action::Open, nonce, now)
-}
+use host::{Host, at, client, door, open, packet};
 
 #[test]
 fn a_knock_opens_the_door_for_its_time() {
@@ -320,7 +150,7 @@ fn a_damaged_file_of_grants_shuts_their_doors_and_is_reported() {
     drop(host.running.take());
     fs::write(host.state("grants"), b"nonsense").unwrap();
     let restored = host.start(at(40));
-    assert_eq!((restored.grants, restored.live), (GrantsCondition::Damaged, 0));
+    assert_eq!((restored.grants, restored.live), (FileCondition::Damaged, 0));
     assert!(!host.is_open(at(40)));
 }
 

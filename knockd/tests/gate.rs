@@ -19,8 +19,8 @@ use knockd::gate::{
     decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
     directory::{Directory, Progress},
     policy::{
-        AddressPolicy, Client, ClockSkew, GrantPolicy, Port, ReplayLimits, Service, Sessions,
-        Standing,
+        AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, Port, ReplayLimits, Service,
+        Sessions, Standing,
     },
     replay::ReplayMemory,
 };
@@ -75,7 +75,7 @@ fn gate_with(clients: Vec<Client>, limits: ReplayLimits, forgotten: Option<u64>)
     };
     let directory = Directory::new(services(), clients, &Realm::default());
     let replay = ReplayMemory::new(limits, skew, forgotten.map(Timestamp::from_millis));
-    let mut gate = Gate::new(directory, replay, grant, skew);
+    let mut gate = Gate::new(directory, replay, grant, &BanPolicy::default(), skew);
     prepare(&mut gate, NOON);
     gate
 }

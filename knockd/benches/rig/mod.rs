@@ -18,7 +18,8 @@ use knockd::gate::{
     decision::Decision,
     directory::Directory,
     policy::{
-        AddressPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions, Standing,
+        AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions,
+        Standing,
     },
     replay::ReplayMemory,
 };
@@ -64,7 +65,8 @@ pub(crate) fn gate(clients: u32) -> Gate {
     };
     let limits = ReplayLimits { capacity: 1 << 24, per_client: 1 << 24 };
     let directory = Directory::new(vec![service], clients, &Realm::default());
-    let mut gate = Gate::new(directory, ReplayMemory::new(limits, skew, None), grant, skew);
+    let replay = ReplayMemory::new(limits, skew, None);
+    let mut gate = Gate::new(directory, replay, grant, &BanPolicy::default(), skew);
     let _ = gate.prepare(now().utc, usize::MAX, &mut Vec::new());
     gate
 }

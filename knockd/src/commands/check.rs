@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Failure, Format, Output, moment, moment::Moment};
 use crate::{
     config::{self, Config, Environment, Located, Mistake, Mistakes, duration::Written},
-    gate::policy::Standing,
+    gate::policy::{BanScope, Standing},
 };
 
 /// A skew above which a packet that was held back is worth a warning.
@@ -144,6 +144,10 @@ fn warnings(path: &Path, located: &Located, now: Moment) -> Vec<Told> {
         let what = "listen has loopback addresses only: no device's knock arrives".to_owned();
         warnings.push(main(what, "write listen = [\"[::]:62201\"]"));
     }
+    if policy.ban.scope == BanScope::Host {
+        let what = "ban.scope is host: the source of a packet can be forged, so that anybody can cut an address off from this host until its next knock".to_owned();
+        warnings.push(main(what, "write scope = \"knock\", unless that is what you want"));
+    }
     if clients.is_empty() {
         let what = "there is no client, so nobody can knock".to_owned();
         warnings.push(main(what, "run `knockd client add NAME --service SERVICE`"));
@@ -194,7 +198,8 @@ mod tests {
     #[test]
     fn what_may_not_be_meant_is_warned_of() {
         let main = format!(
-            "listen = [\"127.0.0.1:1\"]\nclock-skew = \"6h\"\n{MAIN}[allow]\nnetworks = [\"::/0\"]\n"
+            "listen = [\"127.0.0.1:1\"]\nclock-skew = \"6h\"\n{MAIN}[allow]\nnetworks = [\"::/0\"]\n\
+             [ban]\nscope = \"host\"\n"
         );
         let clients = client("a", KEYS[0], "expires = 2020-01-01T00:00:00Z")
             + &client("b", KEYS[1], "enabled = false");
@@ -205,6 +210,7 @@ mod tests {
             "clock-skew is 6h",
             "allow.networks has ::/0",
             "loopback addresses only",
+            "ban.scope is host",
             "clients.toml:1: a expired at 2020-01-01T00:00:00Z",
             "clients.toml:6: b is disabled",
         ] {

@@ -25,6 +25,13 @@ pub(super) const OPEN_FOR: Key = Key::new("open-for", r#""30s""#);
 pub(super) const MAX: Key = Key::new("max", r#""1h""#);
 pub(super) const SESSIONS: Key = Key::new("sessions", r#""keep" or "cut""#);
 
+pub(super) const BAN: &str = "ban";
+pub(super) const FAILURES: Key = Key::new("failures", "5");
+pub(super) const WINDOW: Key = Key::new("window", r#""30m""#);
+pub(super) const DURATION: Key = Key::new("duration", r#""6h""#);
+pub(super) const SCOPE: Key = Key::new("scope", r#""knock" or "host""#);
+pub(super) const NEVER: Key = Key::new("never", r#"["192.0.2.0/24"]"#);
+
 pub(super) const PREFILTER: &str = "prefilter";
 pub(super) const MODE: Key = Key::new("mode", r#""auto", "on" or "off""#);
 pub(super) const JUNK_BUDGET: Key = Key::new("junk-budget", "1000");

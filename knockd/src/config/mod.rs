@@ -13,6 +13,7 @@
 use std::path::{Path, PathBuf};
 
 mod allow;
+mod ban;
 mod clients;
 pub mod duration;
 mod entry;

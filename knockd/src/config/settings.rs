@@ -12,11 +12,12 @@ use common::Realm;
 
 use super::{
     allow::Allow,
+    ban,
     duration::{self, Written},
     field::{Field, Key},
     keys::{
-        ALLOW, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, OPEN_FOR, PER_CLIENT, PREFILTER,
-        REALM, REPLAY, SESSIONS, STATE,
+        ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, OPEN_FOR, PER_CLIENT,
+        PREFILTER, REALM, REPLAY, SESSIONS, STATE,
     },
     listen::Listen,
     prefilter::Prefilter,
@@ -82,13 +83,14 @@ impl Settings {
         let default_state =
             environment.state_directory.clone().unwrap_or_else(|| "/var/lib/knockd".into());
         let listen = Listen::read(section);
+        let allow = section.table(ALLOW, Allow::read).flatten();
         Self {
             state: path(section, &STATE, folder, default_state),
             control: path(section, &CONTROL, folder, "/run/knockd/control.sock".into())
                 .and_then(|path| socket_path(section, path)),
             clients_dir: path(section, &CLIENTS, folder, folder.join("clients.d")),
-            policy: policy(section, listen.as_ref().map(Listen::port)),
-            allow: section.table(ALLOW, Allow::read).flatten(),
+            policy: policy(section, listen.as_ref().map(Listen::port), allow.as_ref()),
+            allow,
             prefilter: section.table(PREFILTER, Prefilter::read).flatten(),
             listen,
         }
@@ -120,7 +122,11 @@ fn socket_path(section: &mut Section<'_, '_, '_>, path: PathBuf) -> Option<PathB
     None
 }
 
-fn policy(section: &mut Section<'_, '_, '_>, knock_port: Option<NonZeroU16>) -> Option<Policy> {
+fn policy(
+    section: &mut Section<'_, '_, '_>,
+    knock_port: Option<NonZeroU16>,
+    allow: Option<&Allow>,
+) -> Option<Policy> {
     let realm = section.text(&REALM, |text| {
         Realm::new(text)
             .map_err(|error| Wrong::new(format!("is nothing that a realm can be: {error}")))
@@ -142,17 +148,23 @@ fn policy(section: &mut Section<'_, '_, '_>, knock_port: Option<NonZeroU16>) -> 
     };
     let services = services::read(section, knock_port);
     let grant = section.table(GRANT, grant).flatten();
+    let ban = section.table(BAN, ban::read).flatten().map(|mut ban| {
+        // Who needs no knock can't be shut out by knocks that are forged in his name.
+        ban.never.extend(allow.iter().flat_map(|allow| allow.networks.iter().copied()));
+        ban
+    });
     let replay = section.table(REPLAY, replay).flatten();
     Some(Policy {
         realm: realm.or(Realm::default())?.value,
         clock_skew: clock_skew?,
         grant: grant?,
+        ban: ban?,
         services: services?,
         replay: replay?,
     })
 }
 
-fn duration_or_wrong(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn duration_or_wrong(text: &str) -> Result<Duration, Wrong> {
     duration::parse(text).map_err(|error| Wrong::new(format!("is no duration: {error}")))
 }
 

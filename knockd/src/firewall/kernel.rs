@@ -14,13 +14,15 @@ use super::{
     CHANGES_AT_ONCE, Firewall, FirewallError,
     netlink::{Element, Netlink, Step},
     nft,
-    ruleset::{DOOR4, DOOR6, Ruleset, TABLE, TAGS},
+    ruleset::{BAN4, BAN6, BLOCK4, BLOCK6, DOOR4, DOOR6, Ruleset, TABLE, TAGS},
     verify::differences,
 };
 use crate::gate::{
+    bans::{BanChange, BanKind},
     clock::Uptime,
     grants::{Change, Door, DoorBefore},
     policy::{Port, Protocol},
+    source::Source,
 };
 
 /// Whether the table in the kernel is the one that ought to be there.
@@ -48,8 +50,11 @@ pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
         if nft::list_table()?.is_none() {
             return Err(refused);
         }
-        let doors = Kernel::open()?.doors().unwrap_or_default();
-        nft::run(&format!("delete table {TABLE}\n{script}{}", door_elements(&doors)))?;
+        let mut kernel = Kernel::open()?;
+        let doors = kernel.doors().unwrap_or_default();
+        let bans = kernel.bans().unwrap_or_default();
+        let elements = door_elements(&doors) + &ban_elements(&bans);
+        nft::run(&format!("delete table {TABLE}\n{script}{elements}"))?;
     }
     match state(ruleset)? {
         TableState::Whole => Ok(()),
@@ -155,7 +160,21 @@ fn door_elements(doors: &[(Door, Duration)]) -> String {
         .collect()
 }
 
-/// The doors in the kernel.
+/// The script that puts bans into a table that is made anew.
+fn ban_elements(bans: &[(Source, BanKind, Duration)]) -> String {
+    bans.iter()
+        .map(|(source, kind, left)| {
+            format!(
+                "add element {TABLE} {} {{ {} timeout {}ms }}\n",
+                ban_set(*source, *kind),
+                source.first(),
+                left.as_millis().max(1)
+            )
+        })
+        .collect()
+}
+
+/// The doors and bans in the kernel.
 pub struct Kernel {
     netlink: Netlink,
 }
@@ -184,6 +203,34 @@ impl Firewall for Kernel {
             self.change(changes, now).map_err(FirewallError::Refused)?;
         }
         Ok(())
+    }
+
+    fn ban(&mut self, changes: &[BanChange], now: Uptime) -> Result<(), FirewallError> {
+        // As with doors: the last word counts, and no element may be deleted twice.
+        let last: BTreeMap<(&'static str, Source), BanChange> = changes
+            .iter()
+            .map(|change| ((ban_set(change.source, change.kind), change.source), *change))
+            .collect();
+        let last: Vec<BanChange> = last.into_values().collect();
+        for changes in last.chunks(CHANGES_AT_ONCE) {
+            self.netlink.transact(&ban_steps(changes, now)).map_err(FirewallError::Refused)?;
+        }
+        Ok(())
+    }
+
+    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError> {
+        let mut bans = Vec::new();
+        for (set, kind) in BAN_SETS {
+            for element in self.netlink.dump(set).map_err(FirewallError::Netlink)? {
+                let Some(address) = read_address(&element.key) else { continue };
+                bans.push((Source::of(address), kind, element.timeout.unwrap_or_default()));
+            }
+        }
+        Ok(bans)
+    }
+
+    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+        Ok(Vec::new())
     }
 
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {
@@ -267,6 +314,42 @@ fn renew(known: Vec<Element>, then: Vec<Element>) -> Vec<Step> {
     [add(known), delete, add(then)].into_iter().flatten().collect()
 }
 
+/// The sets of bans, and whose they are.
+const BAN_SETS: [(&str, BanKind); 4] = [
+    (BAN4, BanKind::Failures),
+    (BAN6, BanKind::Failures),
+    (BLOCK4, BanKind::Admin),
+    (BLOCK6, BanKind::Admin),
+];
+
+fn ban_set(source: Source, kind: BanKind) -> &'static str {
+    match (kind, source.first()) {
+        (BanKind::Failures, IpAddr::V4(_)) => BAN4,
+        (BanKind::Failures, IpAddr::V6(_)) => BAN6,
+        (BanKind::Admin, IpAddr::V4(_)) => BLOCK4,
+        (BanKind::Admin, IpAddr::V6(_)) => BLOCK6,
+    }
+}
+
+fn ban_steps(changes: &[BanChange], now: Uptime) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (set, _) in BAN_SETS {
+        let of_set = || changes.iter().filter(|change| ban_set(change.source, change.kind) == set);
+        let element = |change: &BanChange, timeout| Element {
+            set,
+            key: address_key(change.source.first()),
+            timeout: Some(timeout),
+        };
+        let known = of_set().map(|change| element(change, Duration::from_secs(1))).collect();
+        let then = of_set().filter_map(|change| {
+            let until = change.until.filter(|until| *until > now)?;
+            Some(element(change, until.since(now)))
+        });
+        steps.extend(renew(known, then.collect()));
+    }
+    steps
+}
+
 fn set_of(door: &Door) -> &'static str {
     match door.address.ip() {
         IpAddr::V4(_) => DOOR4,
@@ -275,22 +358,29 @@ fn set_of(door: &Door) -> &'static str {
 }
 
 fn element(door: &Door, timeout: Duration) -> Element {
-    let mut key = match door.address.ip() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
+    let mut key = address_key(door.address.ip());
     let [high, low] = door.port.number.get().to_be_bytes();
     key.extend_from_slice(&[door.port.protocol.number(), 0, 0, 0, high, low, 0, 0]);
     Element { set: set_of(door), key, timeout: Some(timeout) }
 }
 
+fn address_key(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn read_address(key: &[u8]) -> Option<IpAddr> {
+    match key.len() {
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(key).ok()?).into()),
+        _ => Some(Ipv6Addr::from(<[u8; 16]>::try_from(key).ok()?).into()),
+    }
+}
+
 fn read_key(key: &[u8]) -> Option<(IpAddr, Port)> {
     let (address, port) = key.split_at_checked(key.len().checked_sub(8)?)?;
-    let address = match address.len() {
-        4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(address).ok()?)),
-        _ => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?)),
-    };
-    Some((address, read_port(port)?))
+    Some((read_address(address)?, read_port(port)?))
 }
 
 fn read_port(key: &[u8]) -> Option<Port> {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    net::IpAddr,
     time::Duration,
 };
 
@@ -10,17 +11,21 @@ use common::Tag;
 
 use super::{Firewall, FirewallError};
 use crate::gate::{
+    bans::{BanChange, BanKind},
     clock::Uptime,
     grants::{Change, Door},
+    source::Source,
 };
 
 /// Doors in memory.
 #[derive(Debug, Default)]
 pub struct MemoryFirewall {
     doors: BTreeMap<Door, Uptime>,
+    bans: BTreeMap<(Source, BanKind), Uptime>,
     now: Option<Uptime>,
     tags: HashMap<Tag, Duration>,
     fault: Option<io::ErrorKind>,
+    own: Vec<IpAddr>,
 }
 
 impl MemoryFirewall {
@@ -29,10 +34,21 @@ impl MemoryFirewall {
         self.fault = fault;
     }
 
+    /// Gives the host these addresses.
+    pub fn set_own_addresses(&mut self, own: Vec<IpAddr>) {
+        self.own = own;
+    }
+
     /// The tags that were let past, each with the time that it was given last.
     #[must_use]
     pub const fn tags(&self) -> &HashMap<Tag, Duration> {
         &self.tags
+    }
+
+    /// Whether a source is banned at this time, and by whom.
+    #[must_use]
+    pub fn is_banned(&self, source: Source, kind: BanKind, now: Uptime) -> bool {
+        self.bans.get(&(source, kind)).is_some_and(|until| now < *until)
     }
 
     /// Whether a door is open at this time.
@@ -55,6 +71,30 @@ impl Firewall for MemoryFirewall {
             };
         }
         Ok(())
+    }
+
+    fn ban(&mut self, changes: &[BanChange], now: Uptime) -> Result<(), FirewallError> {
+        if let Some(kind) = self.fault {
+            return Err(FirewallError::Refused(kind.into()));
+        }
+        self.now = Some(now);
+        for BanChange { source, kind, until } in changes {
+            match until {
+                Some(until) => self.bans.insert((*source, *kind), *until),
+                None => self.bans.remove(&(*source, *kind)),
+            };
+        }
+        Ok(())
+    }
+
+    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError> {
+        let now = self.now.unwrap_or(Uptime::from_millis(0));
+        let live = self.bans.iter().filter(|(_, until)| **until > now);
+        Ok(live.map(|((source, kind), until)| (*source, *kind, until.since(now))).collect())
+    }
+
+    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+        Ok(self.own.clone())
     }
 
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {

@@ -17,13 +17,15 @@ pub mod nft;
 pub mod ruleset;
 pub mod verify;
 
-use std::{io, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use common::Tag;
 
 use crate::gate::{
+    bans::{BanChange, BanKind},
     clock::Uptime,
     grants::{Change, Door},
+    source::Source,
 };
 
 /// The most changes that are made as one: what three elements for each take stays below the size of a
@@ -38,6 +40,25 @@ pub trait Firewall {
     /// # Errors
     /// [`FirewallError`] if not all of them were made.
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError>;
+
+    /// Bans these sources and lifts these bans, all of it or nothing. Of more than [`CHANGES_AT_ONCE`],
+    /// some may be made if others fail.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if not all of them were made.
+    fn ban(&mut self, changes: &[BanChange], now: Uptime) -> Result<(), FirewallError>;
+
+    /// The sources that are banned, by whom, and for how long yet.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if that can't be read.
+    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError>;
+
+    /// The addresses that are this host's own, and those of its gateways and resolvers: they are never banned.
+    ///
+    /// # Errors
+    /// If that can't be read.
+    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>>;
 
     /// Lets packets with these tags past the kernel's filter, each for this long.
     ///

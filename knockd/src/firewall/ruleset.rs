@@ -6,16 +6,25 @@
 //! - Every chain that looks at ports relies on packets being whole. Conntrack reassembles fragments, and
 //!   is on because `gate` asks for `ct state`, whatever `grant.sessions` is.
 //! - `notrack` for knocks, so that one sniffed tag can't fill the host's conntrack table.
+//! - A client's tag passes before any ban is looked at: junk that is forged in a device's name can't keep its
+//!   next knock out. Where the filter by tags is off, whatever has a knock's length does.
+//! - With `ban.scope = "host"`, a live grant passes before a ban as well.
 //! - `closed` keeps the host from telling by an ICMP "port unreachable" that no daemon runs.
 
-use std::{fmt::Write as _, net::IpAddr, num::NonZeroU32};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+};
 
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use crate::gate::{
+    bans::Bans,
     grants::Grants,
-    policy::{Port, Service, Sessions},
+    policy::{BanScope, Port, Service, Sessions},
+    source::IPV6_PREFIX,
 };
 
 /// The table's family and name; nothing of ours is anywhere else.
@@ -26,6 +35,15 @@ pub const TABLE_NAME: &str = "knockd";
 pub const DOOR4: &str = "door4";
 /// Doors for IPv6 addresses.
 pub const DOOR6: &str = "door6";
+
+/// IPv4 addresses that are banned by their failures.
+pub const BAN4: &str = "ban4";
+/// IPv6 networks that are banned by their failures.
+pub const BAN6: &str = "ban6";
+/// IPv4 addresses that an admin has banned.
+pub const BLOCK4: &str = "block4";
+/// IPv6 networks that an admin has banned.
+pub const BLOCK6: &str = "block6";
 
 /// Tags of the days that the allowed skew reaches now.
 pub const TAGS: &str = "tags";
@@ -59,6 +77,8 @@ pub struct Plan<'a> {
     pub sessions: Sessions,
     /// What the kernel does about junk.
     pub prefilter: Prefilter,
+    /// What is shut to a source that is banned by its failures.
+    pub ban_scope: BanScope,
 }
 
 /// A set and how its contents come about.
@@ -122,6 +142,8 @@ pub struct Ruleset {
 
 /// NF_IP_PRI_RAW (include/uapi/linux/netfilter_ipv4.h): before conntrack.
 const BEFORE_CONNTRACK: i32 = -300;
+/// Before that, and after fragments are put together (NF_IP_PRI_CONNTRACK_DEFRAG, -400).
+const BEFORE_ALL: i32 = -310;
 /// Between NF_IP_PRI_CONNTRACK (-200) and NF_IP_PRI_NAT_DST (-100): local and published ports alike.
 const BEFORE_DNAT: i32 = -155;
 /// Just before NF_IP_PRI_FILTER (0).
@@ -131,16 +153,13 @@ impl Ruleset {
     /// The table of a plan.
     #[must_use]
     pub fn of(plan: &Plan<'_>) -> Self {
-        Self {
-            sets: sets(plan),
-            chains: vec![
-                early(plan),
-                knock(plan.prefilter),
-                door(plan),
-                gate(plan.sessions),
-                closed(plan),
-            ],
-        }
+        let banned = match plan.ban_scope {
+            BanScope::Knock => None,
+            BanScope::Host => Some(banned(plan)),
+        };
+        let chains =
+            [early(plan), knock(plan.prefilter), door(plan), gate(plan.sessions), closed(plan)];
+        Self { sets: sets(plan), chains: banned.into_iter().chain(chains).collect() }
     }
 
     /// The script for nft that puts the table in as one transaction: chains and fixed contents anew,
@@ -223,7 +242,13 @@ fn sets(plan: &Plan<'_>) -> Vec<Set> {
             "type {address} . inet_proto . inet_service; flags timeout; timeout 30s; size {size};"
         )
     };
+    let ban =
+        |address: &str| format!("type {address}; flags timeout; timeout 6h; size {};", Bans::MAX);
     vec![
+        kept(BAN4, ban("ipv4_addr")),
+        kept(BAN6, ban("ipv6_addr")),
+        kept(BLOCK4, ban("ipv4_addr")),
+        kept(BLOCK6, ban("ipv6_addr")),
         kept(DOOR4, door("ipv4_addr")),
         kept(DOOR6, door("ipv6_addr")),
         kept(
@@ -307,29 +332,70 @@ fn early(plan: &Plan<'_>) -> Chain {
     }
 }
 
-/// What of it reaches the daemon. A datagram's first 8 bytes are its tag, and its UDP length is 8 more
-/// than a packet's.
+/// What of it reaches the daemon.
 fn knock(prefilter: Prefilter) -> Chain {
-    let filter = match prefilter {
-        Prefilter::Off => Vec::new(),
-        Prefilter::On { junk_budget, .. } => vec![
-            rule(
-                "a client's tag: always through",
-                format!(
-                    "udp length {} @th,64,64 @{TAGS} notrack counter accept",
-                    common::DATAGRAM_LEN + 8
-                ),
-            ),
-            rule("the junk budget", format!("limit rate over {junk_budget}/second counter drop")),
-        ],
+    let known = rule(
+        match prefilter {
+            Prefilter::On { .. } => "a client's tag: always through",
+            Prefilter::Off => "what can be a knock: only the daemon can tell",
+        },
+        format!("{} notrack counter accept", is_knock(prefilter)),
+    );
+    let budget = match prefilter {
+        Prefilter::On { junk_budget, .. } => Some(rule(
+            "the junk budget",
+            format!("limit rate over {junk_budget}/second counter drop"),
+        )),
+        Prefilter::Off => None,
     };
+    let by_failures = banned_sources("banned by its failures", BAN4, BAN6);
+    let by_an_admin = banned_sources("banned by an admin", BLOCK4, BLOCK6);
     let to_the_daemon = rule("to the daemon", "notrack counter accept");
-    Chain { name: "knock", base: None, rules: filter.into_iter().chain([to_the_daemon]).collect() }
+    let rules = [known].into_iter().chain(by_failures).chain(by_an_admin).chain(budget);
+    Chain { name: "knock", base: None, rules: rules.chain([to_the_daemon]).collect() }
 }
 
-/// Who wants to reach a protected port; after conntrack, before destination NAT.
-fn door(plan: &Plan<'_>) -> Chain {
+/// Matches what can be a client's knock, as far as the kernel can tell. A datagram's first 8 bytes are its
+/// tag, and its UDP length is 8 more than a packet's.
+fn is_knock(prefilter: Prefilter) -> String {
+    let length = format!("udp length {}", common::DATAGRAM_LEN + 8);
+    match prefilter {
+        Prefilter::On { .. } => format!("{length} @th,64,64 @{TAGS}"),
+        Prefilter::Off => length,
+    }
+}
+
+/// Drops what comes from the sources of these sets.
+fn banned_sources(comment: &str, ipv4: &str, ipv6: &str) -> [Rule; 2] {
+    let mask = Ipv6Addr::from_bits(u128::MAX << (128 - u32::from(IPV6_PREFIX)));
+    [
+        rule(comment, format!("ip saddr @{ipv4} counter drop")),
+        rule(comment, format!("ip6 saddr & {mask} @{ipv6} counter drop")),
+    ]
+}
+
+/// Everything from a source that is banned by its failures, where `ban.scope` says so.
+fn banned(plan: &Plan<'_>) -> Chain {
+    let ports = knock_ports(plan);
     let mut rules = vec![rule("this host itself", "iif lo accept")];
+    rules.extend(allowed(plan));
+    rules.push(rule("a client's tag", format!("{ports} {} accept", is_knock(plan.prefilter))));
+    rules.extend(granted());
+    rules.extend(banned_sources("banned by its failures, from everything", BAN4, BAN6));
+    Chain { name: "banned", base: Some(Base { hook: "prerouting", priority: BEFORE_ALL }), rules }
+}
+
+/// Live grants.
+fn granted() -> [Rule; 2] {
+    [
+        rule("IPv4 grants", format!("ip saddr . meta l4proto . th dport @{DOOR4} counter accept")),
+        rule("IPv6 grants", format!("ip6 saddr . meta l4proto . th dport @{DOOR6} counter accept")),
+    ]
+}
+
+/// Who needs no knock.
+fn allowed(plan: &Plan<'_>) -> Vec<Rule> {
+    let mut rules = Vec::new();
     if !plan.allowed_interfaces.is_empty() {
         let names: Vec<String> =
             plan.allowed_interfaces.iter().map(|name| format!("\"{name}\"")).collect();
@@ -357,6 +423,13 @@ fn door(plan: &Plan<'_>) -> Chain {
             ));
         }
     }
+    rules
+}
+
+/// Who wants to reach a protected port; after conntrack, before destination NAT.
+fn door(plan: &Plan<'_>) -> Chain {
+    let mut rules = vec![rule("this host itself", "iif lo accept")];
+    rules.extend(allowed(plan));
     rules.extend([
         rule(
             "services on this host",
@@ -379,7 +452,8 @@ impl Plan<'_> {
 
 /// Whether a packet to a protected port may pass. Its last word is drop.
 fn gate(sessions: Sessions) -> Chain {
-    let mut rules = match sessions {
+    let mut rules = Vec::from(banned_sources("banned by an admin", BLOCK4, BLOCK6));
+    rules.extend(match sessions {
         Sessions::Keep => vec![
             rule(
                 "an established TCP connection lives on",
@@ -391,12 +465,9 @@ fn gate(sessions: Sessions) -> Chain {
             "asking for its state keeps conntrack reassembling fragments",
             "ct state invalid counter drop",
         )],
-    };
-    rules.extend([
-        rule("IPv4 grants", format!("ip saddr . meta l4proto . th dport @{DOOR4} counter accept")),
-        rule("IPv6 grants", format!("ip6 saddr . meta l4proto . th dport @{DOOR6} counter accept")),
-        rule("everybody else", "counter drop"),
-    ]);
+    });
+    rules.extend(granted());
+    rules.push(rule("everybody else", "counter drop"));
     Chain { name: "gate", base: None, rules }
 }
 

@@ -68,7 +68,7 @@ mod tests {
         },
         *,
     };
-    use crate::gate::policy::{Service, Sessions};
+    use crate::gate::policy::{BanScope, Service, Sessions};
 
     fn ruleset(port: &str) -> Ruleset {
         Ruleset::of(&Plan {
@@ -82,6 +82,7 @@ mod tests {
             allowed_networks: &["192.0.2.0/24".parse().unwrap()],
             sessions: Sessions::Keep,
             prefilter: Prefilter::Off,
+            ban_scope: BanScope::Host,
         })
     }
 

@@ -72,6 +72,8 @@ pub enum Reason {
     ClientExpired,
     /// Step 7: the source is in none of the client's networks.
     NetworkNotAllowed,
+    /// Step 7: an admin has banned the source.
+    Banned,
     /// Step 8: the address asked for is not the datagram's source, or the client must name it and did not.
     AddressMismatch {
         /// The address in the packet; `None` if it asks for the source.
@@ -119,6 +121,7 @@ impl Reason {
             Self::ClientDisabled => "client-disabled",
             Self::ClientExpired => "client-expired",
             Self::NetworkNotAllowed => "network-not-allowed",
+            Self::Banned => "banned",
             Self::AddressMismatch { .. } => "address-mismatch",
             Self::ServiceNotAllowed(_) => "service-not-allowed",
             Self::Replayed => "replayed",
@@ -128,6 +131,14 @@ impl Reason {
 }
 
 impl Reason {
+    /// Whether it counts against the packet's source: what only a stranger's packet, or garbage, is refused
+    /// for. An honest device with a wrong clock is no stranger, and a copy of somebody's packet needs no key,
+    /// and can have any source.
+    #[must_use]
+    pub const fn is_strike(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::UnknownTag | Self::BadMac | Self::BadSeal)
+    }
+
     /// The service that was asked for, where that is what was refused.
     #[must_use]
     pub const fn service(&self) -> Option<ServiceName> {
@@ -152,6 +163,7 @@ impl fmt::Display for Reason {
             Self::NetworkNotAllowed => {
                 f.write_str("the source is in none of the client's networks")
             }
+            Self::Banned => f.write_str("an admin has banned the source"),
             Self::AddressMismatch { asked: Some(asked), source } => {
                 write!(f, "the packet is for {asked} and came from {source}")
             }

@@ -21,6 +21,7 @@ use super::{
     clock::Uptime,
     directory::{ClientId, Directory, ServiceId},
     policy::Port,
+    source::Source,
 };
 
 /// Who holds doors open.
@@ -32,6 +33,13 @@ pub struct Owner {
     pub client: ClientId,
     /// The service whose ports are open.
     pub service: ServiceId,
+}
+
+impl Owner {
+    /// Less than every owner of this address, or no other.
+    const fn first_of(address: UnicastAddress) -> Self {
+        Self { address, client: ClientId::FIRST, service: ServiceId::FIRST }
+    }
 }
 
 /// A door: one element of the kernel's sets.
@@ -165,6 +173,22 @@ impl Grants {
         expired
     }
 
+    /// Whether anybody holds a door for an address of this source.
+    #[must_use]
+    pub fn any_live_of(&self, source: Source, now: Uptime) -> bool {
+        self.of_source(source).any(|(_, until)| now < *until)
+    }
+
+    /// The owners whose address is of this source, and until when they hold their doors.
+    pub fn of_source(&self, source: Source) -> impl Iterator<Item = (&Owner, &Uptime)> {
+        // The first address of a source is unicast but for those that no datagram comes from.
+        let first = UnicastAddress::try_from(source.first()).ok().map(Owner::first_of);
+        first
+            .into_iter()
+            .flat_map(|first| self.owners.range(first..))
+            .take_while(move |(owner, _)| source.contains(owner.address.ip()))
+    }
+
     /// Who holds doors, and until when.
     pub fn owners(&self) -> impl ExactSizeIterator<Item = (&Owner, &Uptime)> {
         self.owners.iter()
@@ -214,10 +238,8 @@ impl Grants {
     }
 
     fn longest_hold(&self, door: Door, directory: &Directory) -> Option<Uptime> {
-        let first =
-            Owner { address: door.address, client: ClientId::FIRST, service: ServiceId::FIRST };
         self.owners
-            .range(first..)
+            .range(Owner::first_of(door.address)..)
             .take_while(|(owner, _)| owner.address == door.address)
             .filter(|(owner, _)| directory.service(owner.service).ports.contains(&door.port))
             .map(|(_, until)| *until)

@@ -7,27 +7,38 @@
 //! - A stranger's packet costs a look-up (an unknown tag) or two hashes (a bad mac) and changes nothing
 //!   in the gate, whatever it holds: only a packet that passes all ten checks is remembered.
 //! - The reason of a refusal is for the admin's eyes. Nothing ever goes back to the sender.
+//! - What a stranger's packet can cause is a ban of its source, and that takes nothing from whoever holds a
+//!   key: see [`bans`].
 //! - [`grants::Grants`] keeps who holds the door open, so that one client's close, or its end, never shuts out
 //!   another behind the same address.
 
+pub mod bans;
 pub mod clock;
 pub mod decision;
+pub mod denials;
 pub mod directory;
 pub mod grants;
 pub mod policy;
 pub mod replay;
+pub mod source;
+pub mod strikes;
 mod tag_index;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use common::{Action, ClientAddress, Datagram, Day, OpenError, Request, Timestamp, UnicastAddress};
 
 use self::{
+    bans::{Ban, BanChange, BanKind, Bans, NotBanned},
     clock::Now,
     decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
+    denials::Denials,
     directory::{ClientId, Directory, Entry, Progress, ServiceId, TagCollision},
-    policy::{AddressPolicy, ClockSkew, GrantPolicy},
+    grants::Grants,
+    policy::{AddressPolicy, BanPolicy, ClockSkew, GrantPolicy},
     replay::{NotNew, Remembered, ReplayMemory},
+    source::Source,
+    strikes::{Strike, Strikes},
 };
 
 /// The one who decides.
@@ -36,18 +47,32 @@ pub struct Gate {
     replay: ReplayMemory,
     grant: GrantPolicy,
     skew: ClockSkew,
+    ban_for: Duration,
+    strikes: Strikes,
+    bans: Bans,
+    denials: Denials,
 }
 
 impl Gate {
-    /// A gate for these clients, with what an earlier run remembered.
+    /// A gate for these clients, with what an earlier run remembered, and no bans.
     #[must_use]
     pub fn new(
         directory: Directory,
         replay: ReplayMemory,
         grant: GrantPolicy,
+        ban: &BanPolicy,
         skew: ClockSkew,
     ) -> Self {
-        Self { directory, replay, grant, skew }
+        Self {
+            directory,
+            replay,
+            grant,
+            skew,
+            ban_for: ban.duration,
+            strikes: Strikes::new(ban.failures, ban.window),
+            bans: Bans::new(ban.never.clone()),
+            denials: Denials::default(),
+        }
     }
 
     /// Makes tags of the days around `now`, for at most `budget` clients and days: see
@@ -77,6 +102,59 @@ impl Gate {
             Ok(accepted) => Decision::Accept(accepted),
             Err(refusal) => Decision::Refuse(refusal),
         }
+    }
+
+    /// Counts the failure of a stranger's packet against its source, and bans that if it has failed too often.
+    /// A source of which a grant is live isn't banned. The changes that follow for the kernel go to
+    /// `changes`: none if the source isn't banned by this.
+    ///
+    /// # Errors
+    /// [`NotBanned`] if it ought to be banned and can't be.
+    pub fn strike(
+        &mut self,
+        source: IpAddr,
+        reason: Reason,
+        grants: &Grants,
+        now: Now,
+        changes: &mut Vec<BanChange>,
+    ) -> Result<(), NotBanned> {
+        let source = Source::of(source);
+        if !reason.is_strike()
+            || self.strikes.strike(source, now.uptime) == Strike::Counted
+            || grants.any_live_of(source, now.uptime)
+        {
+            return Ok(());
+        }
+        let ban = Ban {
+            kind: BanKind::Failures,
+            until: now.uptime + self.ban_for,
+            length: self.ban_for,
+            // Names of reasons are shorter than a reason can be.
+            reason: reason.name().parse().unwrap_or_default(),
+        };
+        self.bans.ban(source, ban, changes)
+    }
+
+    /// Who is banned.
+    #[must_use]
+    pub const fn bans(&self) -> &Bans {
+        &self.bans
+    }
+
+    /// Who is banned, to change it.
+    pub const fn bans_mut(&mut self) -> &mut Bans {
+        &mut self.bans
+    }
+
+    /// What clients asked for and may not have.
+    #[must_use]
+    pub const fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Forgets what is known of a client that is gone.
+    pub fn forget(&mut self, client: ClientId) {
+        self.denials.forget(client);
     }
 
     /// The clients and services.
@@ -121,10 +199,19 @@ impl Gate {
         self.check_timestamp(request.timestamp, now.utc).map_err(known)?;
         // 7. the client's entry and its networks
         check_entry(entry, source, now.utc).map_err(known)?;
+        if self.bans.is_shut_out(source, now.uptime) {
+            return Err(known(Reason::Banned));
+        }
         // 8. the address
         let address = check_address(&request, entry.address, source).map_err(known)?;
         // 9. the service
-        let services = self.check_service(&request, entry).map_err(known)?;
+        let services = match self.check_service(&request, entry) {
+            Ok(services) => services,
+            Err(reason) => {
+                self.denials.count(client, request.timestamp);
+                return Err(known(reason));
+            }
+        };
         // 10. the packet is new
         let effect = match request.action {
             Action::Open => Effect::Open(self.grant.duration(request.open_for)),

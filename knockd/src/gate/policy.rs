@@ -2,7 +2,14 @@
 //!
 //! The configuration is parsed into these once; everything behind it can rely on them.
 
-use std::{fmt, net::IpAddr, num::NonZeroU16, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU32},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use common::{Realm, Secret, ServiceName, Timestamp};
 use ipnet::IpNet;
@@ -202,6 +209,43 @@ impl TryFrom<Duration> for ClockSkew {
     }
 }
 
+/// Who is banned, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BanPolicy {
+    /// How many failures of one source are tolerated at once.
+    pub failures: NonZeroU32,
+    /// Within which time as many are refilled, evenly; at least a second.
+    pub window: Duration,
+    /// How long a source is banned that fails more often.
+    pub duration: Duration,
+    /// What is shut to a banned source.
+    pub scope: BanScope,
+    /// Networks that are never banned.
+    pub never: Vec<IpNet>,
+}
+
+impl Default for BanPolicy {
+    /// As it is where the configuration says nothing.
+    fn default() -> Self {
+        Self {
+            failures: const { NonZeroU32::new(5).unwrap() },
+            window: Duration::from_mins(30),
+            duration: Duration::from_hours(6),
+            scope: BanScope::Knock,
+            never: Vec::new(),
+        }
+    }
+}
+
+/// What is shut to a source that is banned by its failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BanScope {
+    /// The knock port.
+    Knock,
+    /// Everything, established connections included.
+    Host,
+}
+
 /// Bounds of the memory against replays, in packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplayLimits {
@@ -257,6 +301,8 @@ pub struct Policy {
     pub clock_skew: ClockSkew,
     /// How grants are given.
     pub grant: GrantPolicy,
+    /// Who is banned, and for how long.
+    pub ban: BanPolicy,
     /// What can be opened.
     pub services: Vec<Service>,
     /// Bounds of the memory against replays.

@@ -66,3 +66,16 @@ fn checksum(content: &[u8]) -> [u8; CHECKSUM_LEN] {
     }
     checksum
 }
+
+/// Writes a text into a field that is padded with zero bytes.
+pub(super) fn copy_text(place: &mut [u8], text: &str) {
+    for (place, byte) in place.iter_mut().zip(text.bytes()) {
+        *place = byte;
+    }
+}
+
+/// The text of a field that is padded with zero bytes; `None` if it isn't UTF-8.
+pub(super) fn text(padded: &[u8]) -> Option<&str> {
+    let end = padded.iter().position(|byte| *byte == 0).unwrap_or(padded.len());
+    std::str::from_utf8(padded.get(..end)?).ok()
+}

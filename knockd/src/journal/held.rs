@@ -1,34 +1,23 @@
 //! The file of grants: who holds which door, so that names and neighbours survive a restart.
 //!
-//! A header and places of a fixed size, one for each owner; a place is written over when its owner's
-//! time changes, and taken by another when it is over. The file never has more places than grants were
-//! ever held at once. Grants end with the boot, as the kernel's sets do.
+//! A place for each owner, as [`super::places`] keeps them. Grants end with the boot, as the kernel's sets do.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{self, ErrorKind, Read as _},
-    net::IpAddr,
-    os::unix::fs::FileExt as _,
-    path::Path,
-};
+use std::{io, net::IpAddr, path::Path};
 
 use common::{ServiceName, UnicastAddress};
 
 use crate::gate::{clock::Uptime, grants::Owner, policy::ClientName};
 
 use super::{
-    BootId, DaemonId, StateError, StateFolder, Writer,
-    codec::{Decoder, Encoder},
-    replace,
+    BootId, StateError, StateFolder, Writer,
+    codec::{Decoder, Encoder, copy_text, text},
+    places::{self, PLACE_LEN, Places},
 };
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "grants";
 
 const MAGIC: &[u8; 16] = b"knockd grants v1";
-const HEADER_LEN: usize = 64;
-const PLACE_LEN: usize = 128;
 
 /// A grant, as the file holds it: by names, which outlive a change of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,17 +87,6 @@ impl StoredGrant {
     }
 }
 
-fn copy_text(place: &mut [u8], text: &str) {
-    for (place, byte) in place.iter_mut().zip(text.bytes()) {
-        *place = byte;
-    }
-}
-
-fn text(padded: &[u8]) -> Option<&str> {
-    let end = padded.iter().position(|byte| *byte == 0).unwrap_or(padded.len());
-    std::str::from_utf8(padded.get(..end)?).ok()
-}
-
 /// What an earlier run left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -127,47 +105,22 @@ pub enum Found {
 /// # Errors
 /// If there is a file and it can't be read at all.
 pub fn load(path: &Path, boot: Option<BootId>) -> Result<Found, StateError> {
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-        Ok(_) => Ok(parse(&bytes, boot)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::None),
-        Err(error) => Err(StateError::Io { path: path.to_owned(), error }),
-    }
+    Ok(places::read(path)?.map_or(Found::None, |bytes| parse(&bytes, boot)))
 }
 
 /// Reads a file's content. No content whatever makes it panic.
 #[must_use]
 pub fn parse(bytes: &[u8], boot: Option<BootId>) -> Found {
-    let Some((header, places)) = bytes.split_at_checked(HEADER_LEN) else { return Found::Damaged };
-    match read_header(header) {
+    match places::parse(bytes, MAGIC) {
         None => Found::Damaged,
-        Some(writer) if boot.is_some_and(|boot| writer.boot != boot) => Found::None,
-        // A free place is all zero, a torn one was never acted on: neither has a valid checksum.
-        Some(_) => Found::Grants(
-            places.chunks_exact(PLACE_LEN).filter_map(StoredGrant::from_bytes).collect(),
-        ),
+        Some((writer, _)) if boot.is_some_and(|boot| writer.boot != boot) => Found::None,
+        Some((_, places)) => Found::Grants(places.filter_map(StoredGrant::from_bytes).collect()),
     }
-}
-
-fn header(writer: Writer) -> [u8; HEADER_LEN] {
-    Encoder::new().put(MAGIC).put(&writer.boot.0).put(&writer.daemon.0).finish()
-}
-
-fn read_header(bytes: &[u8]) -> Option<Writer> {
-    let mut decoder = Decoder::new(bytes)?;
-    if decoder.take::<16>()? != *MAGIC {
-        return None;
-    }
-    Some(Writer { boot: BootId(decoder.take()?), daemon: DaemonId(decoder.take()?) })
 }
 
 /// The file, open for changes.
 #[derive(Debug)]
-pub struct HeldFile {
-    file: File,
-    places: HashMap<Owner, u64>,
-    free: Vec<u64>,
-}
+pub struct HeldFile(Places<Owner>);
 
 impl HeldFile {
     /// Puts a new file with these grants in the old one's place.
@@ -179,13 +132,9 @@ impl HeldFile {
         writer: Writer,
         grants: impl IntoIterator<Item = (Owner, StoredGrant)>,
     ) -> Result<Self, StateError> {
-        let mut content = header(writer).to_vec();
-        let mut places = HashMap::new();
-        for (place, (owner, grant)) in (0..).zip(grants) {
-            content.extend_from_slice(&grant.as_written().to_bytes());
-            places.insert(owner, place);
-        }
-        Ok(Self { file: replace(&folder.held(), &content)?, places, free: Vec::new() })
+        let grants =
+            grants.into_iter().map(|(owner, grant)| (owner, grant.as_written().to_bytes()));
+        Places::create(&folder.held(), MAGIC, writer, grants).map(Self)
     }
 
     /// Writes down until when an owner holds its doors.
@@ -193,15 +142,7 @@ impl HeldFile {
     /// # Errors
     /// If it could not be written: then the owner must not be let in.
     pub fn hold(&mut self, owner: Owner, grant: Grant<'_>) -> io::Result<()> {
-        let place = match self.places.get(&owner) {
-            Some(place) => *place,
-            None => self.free.last().copied().unwrap_or(self.places.len() as u64),
-        };
-        self.file.write_all_at(&grant.to_bytes(), offset(place))?;
-        if self.places.insert(owner, place).is_none() {
-            self.free.pop();
-        }
-        Ok(())
+        self.0.write(owner, &grant.to_bytes())
     }
 
     /// Strikes an owner out, whose grant was ended early.
@@ -209,20 +150,11 @@ impl HeldFile {
     /// # Errors
     /// If it could not be written: a restart of the daemon would then give the grant back.
     pub fn release(&mut self, owner: &Owner) -> io::Result<()> {
-        match self.places.get(owner) {
-            Some(place) => self.file.write_all_at(&[0; PLACE_LEN], offset(*place))?,
-            None => return Ok(()),
-        }
-        self.forget(owner);
-        Ok(())
+        self.0.strike_out(owner)
     }
 
     /// Frees the place of an owner whose time is over. What stands there is over by itself.
     pub fn forget(&mut self, owner: &Owner) {
-        self.free.extend(self.places.remove(owner));
+        self.0.forget(owner);
     }
-}
-
-fn offset(place: u64) -> u64 {
-    HEADER_LEN as u64 + place * PLACE_LEN as u64
 }

@@ -1,7 +1,8 @@
-//! What must outlive the daemon: accepted packets ([`seen`]), and who holds which door ([`held`]).
+//! What must outlive the daemon: accepted packets ([`seen`]), who holds which door ([`held`]), and who is
+//! banned ([`banned`]).
 //!
 //! All of it is written with write(2) before a door opens, and survives kill -9. It is not synced: after
-//! a reboot the file of accepted packets counts as not whole, and the grants are over.
+//! a reboot the file of accepted packets counts as not whole, the grants are over, and bans go on.
 //!
 //! # Security considerations
 //! - One daemon at a time has a state folder: it holds a lock for as long as it lives, so that two
@@ -10,10 +11,12 @@
 //!   earlier boot is reported, and nothing stamped at or before *start + skew* is accepted.
 //! - What can't be written is refused: no door opens for a packet that is not recorded.
 
+pub mod banned;
 pub mod held;
 pub mod seen;
 
 mod codec;
+mod places;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -137,6 +140,12 @@ impl StateFolder {
     #[must_use]
     pub fn held(&self) -> PathBuf {
         self.path.join(held::FILE_NAME)
+    }
+
+    /// The file of bans.
+    #[must_use]
+    pub fn banned(&self) -> PathBuf {
+        self.path.join(banned::FILE_NAME)
     }
 }
 

@@ -32,7 +32,7 @@ fn each_mistake_of_the_main_file_is_told_with_its_line_and_what_to_write() {
         ("liste = [\"[::]:1\"]", 1, "liste is no key at top level", "write listen"),
         ("clock_skew = \"30s\"", 1, "clock_skew is no key", "write clock-skew"),
         ("colour = 1", 1, "an unknown key at top level", "listen, "),
-        ("[ban]\nfailures = 5", 1, "this version knows no ban", "leave it out"),
+        ("[metrics]\nlisten = \"\"", 1, "this version knows no metrics", "leave it out"),
         ("[grant]\nopen-fro = \"1s\"", 2, "open-fro is no key in grant", "write open-for"),
         ("grant = 1", 1, "grant is a whole number", "[grant]"),
         // Where to listen.
@@ -93,6 +93,13 @@ fn each_mistake_of_the_main_file_is_told_with_its_line_and_what_to_write() {
         ("[grant]\nmax = \"31d\"", 2, "grant.max is 31d", "1h"),
         ("[grant]\nmax = \"10s\"", 1, "grant.open-for is 30s, which is longer", "10s"),
         ("[grant]\nsessions = \"drop\"", 2, "neither keep nor cut", "\"keep\" or \"cut\""),
+        // Bans.
+        ("[ban]\nfailures = 0", 2, "not a number from 1 to 10000", "5"),
+        ("[ban]\nwindow = \"500ms\"", 2, "ban.window is 500ms", "30m"),
+        ("[ban]\nduration = \"366d\"", 2, "ban.duration is 366d", "6h"),
+        ("[ban]\nscope = \"all\"", 2, "neither knock nor host", "\"knock\" or \"host\""),
+        ("[ban]\nnever = [\"192.0.2.1\"]", 2, "without the length", "\"192.0.2.1/32\""),
+        ("[ban]\nfailure = 5", 2, "failure is no key in ban", "failures"),
         // The memory against replays.
         ("[replay]\ncapacity = 0", 2, "not a number from 1 to 16777216", "1048576"),
         ("[replay]\ncapacity = 16777217", 2, "not a number from 1 to 16777216", "1048576"),

@@ -3,8 +3,14 @@
 //! # Security considerations
 //! - Nothing opens that isn't written down, and nothing is told as opened that the kernel has not
 //!   confirmed.
+//! - What counts against sources is dealt with when the batch's doors are open: a grant always comes before a
+//!   ban.
 //! - If the kernel refuses a batch, each packet of it is tried alone: one that can't be opened takes no
 //!   other with it.
+
+mod bans;
+
+pub use bans::{AdminBan, BanError};
 
 use std::{collections::HashSet, fmt, io, net::IpAddr, sync::Arc};
 
@@ -12,12 +18,15 @@ use crate::{
     firewall::{CHANGES_AT_ONCE, Firewall, FirewallError},
     gate::{
         Gate,
+        bans::NotBanned,
         clock::{Now, Uptime},
         decision::{Accepted, Decision, Effect, Refusal},
         directory::{ClientId, ServiceId},
         grants::{Before, Change, Grants, Owner, TooMany},
+        source::Source,
     },
     journal::{
+        banned::BannedFile,
         held::{Grant, HeldFile},
         seen::{NameHash, Record, SeenFile, Span},
     },
@@ -47,6 +56,24 @@ pub enum Outcome {
     },
     /// A check failed.
     Refused(Refusal),
+    /// The source has failed too often.
+    Banned {
+        /// The source.
+        source: Source,
+        /// Until when it is banned.
+        until: Uptime,
+        /// What went wrong beside it.
+        warning: Option<Failure>,
+    },
+    /// The source has failed too often, and isn't banned.
+    NotBanned(NoBan),
+    /// A client that holds a key has knocked from a banned source: the ban is over.
+    BanLifted {
+        /// The source.
+        source: Source,
+        /// What went wrong beside it.
+        warning: Option<Failure>,
+    },
     /// Every check passed, and it could not be done.
     Failed {
         /// For whom.
@@ -56,6 +83,15 @@ pub enum Outcome {
         /// What went wrong.
         failure: Failure,
     },
+}
+
+/// Why a source that has failed too often isn't banned.
+#[derive(Debug)]
+pub enum NoBan {
+    /// It must not be, or there are too many bans.
+    Spared(NotBanned),
+    /// The kernel did not take the ban.
+    Failed(Failure),
 }
 
 /// Why a packet that passed every check had no effect.
@@ -106,9 +142,20 @@ impl fmt::Display for Failure {
 pub struct Admission<F> {
     gate: Gate,
     grants: Grants,
-    seen: SeenFile,
-    held: HeldFile,
+    files: Files,
     firewall: F,
+    /// When the host's own addresses were looked up last.
+    own_read: Option<Uptime>,
+}
+
+/// The files in the state folder, open for changes.
+pub struct Files {
+    /// Accepted packets.
+    pub seen: SeenFile,
+    /// Who holds which door.
+    pub held: HeldFile,
+    /// Who is banned.
+    pub banned: BannedFile,
 }
 
 /// An accepted packet on its way.
@@ -123,14 +170,8 @@ struct Pending {
 
 impl<F: Firewall> Admission<F> {
     /// With all that an earlier run left behind, as [`crate::restore`] makes it.
-    pub const fn new(
-        gate: Gate,
-        grants: Grants,
-        seen: SeenFile,
-        held: HeldFile,
-        firewall: F,
-    ) -> Self {
-        Self { gate, grants, seen, held, firewall }
+    pub const fn new(gate: Gate, grants: Grants, files: Files, firewall: F) -> Self {
+        Self { gate, grants, files, firewall, own_read: None }
     }
 
     /// The gate.
@@ -191,7 +232,7 @@ impl<F: Firewall> Admission<F> {
         for owner in &ended {
             let _ = self.grants.close(*owner, directory, &mut changes);
             // Where this can't be written, a restart finds that the entry doesn't allow it.
-            let _ = self.held.release(owner);
+            let _ = self.files.held.release(owner);
         }
         if !changes.is_empty() {
             self.firewall.apply(&changes, now.uptime)?;
@@ -208,30 +249,50 @@ impl<F: Firewall> Admission<F> {
         mut tell: impl FnMut(&Outcome, IpAddr, &Gate),
     ) -> usize {
         let mut pending = Vec::new();
+        let mut strikes = Vec::new();
         for (datagram, source) in batch {
             match self.gate.decide(datagram, source, now) {
                 Decision::Accept(accepted) => pending.push(Pending::new(source, accepted)),
-                Decision::Refuse(refusal) => tell(&Outcome::Refused(refusal), source, &self.gate),
+                Decision::Refuse(refusal) => {
+                    tell(&Outcome::Refused(refusal), source, &self.gate);
+                    if refusal.reason.is_strike() {
+                        strikes.push((source, refusal.reason));
+                    }
+                }
             }
         }
         let accepted = pending.len();
-        if accepted == 0 {
-            return accepted;
+        if accepted > 0 {
+            self.admit(pending, now, &mut tell);
         }
+        if !strikes.is_empty() {
+            self.punish(&strikes, now, &mut tell);
+        }
+        accepted
+    }
+
+    /// Leads accepted packets to their doors.
+    fn admit(
+        &mut self,
+        mut pending: Vec<Pending>,
+        now: Now,
+        tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
+    ) {
         for owner in self.grants.expire(now.uptime, self.gate.directory()) {
-            self.held.forget(&owner);
+            self.files.held.forget(&owner);
         }
         self.remember(&mut pending);
         for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
             self.hold(packet, now);
         }
         self.open(&mut pending, now);
+        let sources: Vec<IpAddr> = pending.iter().map(|packet| packet.source).collect();
         for packet in pending {
             let source = packet.source;
             let outcome = self.outcome(packet, now);
             tell(&outcome, source, &self.gate);
         }
-        accepted
+        self.pardon(&sources, now, tell);
     }
 
     /// Writes down that these packets are accepted, before any effect: one write for all of them.
@@ -245,7 +306,7 @@ impl<F: Firewall> Admission<F> {
                 client: NameHash::of(directory.name(accepted.client)),
             })
             .collect();
-        if let Err(error) = self.seen.append(&records, span(&self.gate)) {
+        if let Err(error) = self.files.seen.append(&records, span(&self.gate)) {
             self.gate.replay_mut().take_back(records.len());
             for packet in pending {
                 packet.failure = Some(Failure::journal(&error));
@@ -287,7 +348,9 @@ impl<F: Firewall> Admission<F> {
     }
 
     fn write_hold(&mut self, owner: Owner) -> io::Result<()> {
-        let Some(until) = self.grants.held_until(&owner) else { return self.held.release(&owner) };
+        let Some(until) = self.grants.held_until(&owner) else {
+            return self.files.held.release(&owner);
+        };
         let directory = self.gate.directory();
         let grant = Grant {
             client: directory.name(owner.client),
@@ -295,7 +358,7 @@ impl<F: Firewall> Admission<F> {
             service: directory.service(owner.service).name,
             until,
         };
-        self.held.hold(owner, grant)
+        self.files.held.hold(owner, grant)
     }
 
     /// Makes the kernel follow, in one transaction for all packets; if it refuses, one for each.

@@ -1,0 +1,216 @@
+//! From failures, and an admin's word, to bans: in the file, and in the kernel.
+
+use std::{io, net::IpAddr, time::Duration};
+
+use super::{Admission, Failure, NoBan, Outcome};
+use crate::{
+    firewall::{Firewall, FirewallError},
+    gate::{
+        Gate,
+        bans::{Ban, BanChange, BanKind, BanReason, NotBanned},
+        clock::{Now, Uptime},
+        decision::Reason,
+        grants::{Change, Owner},
+        source::Source,
+    },
+};
+
+/// How old what is known of the host's own addresses may be when somebody is banned.
+const OWN_FRESH: Duration = Duration::from_secs(5);
+
+/// What an admin's ban has done.
+#[derive(Debug)]
+pub struct AdminBan {
+    /// Until when the source is banned.
+    pub until: Uptime,
+    /// How many grants it has ended.
+    pub ended: usize,
+    /// Their doors, if the kernel did not shut them: nothing passes them until the ban is over.
+    pub warning: Option<FirewallError>,
+}
+
+/// Why an admin's ban could not be made, or lifted.
+#[derive(Debug, thiserror::Error)]
+pub enum BanError {
+    /// The source can't be banned.
+    #[error("{0}")]
+    NotBanned(#[from] NotBanned),
+    /// The ban can't be written down.
+    #[error("the state folder can't be written: {0}")]
+    Journal(#[from] io::Error),
+    /// The kernel refused.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+}
+
+impl<F: Firewall> Admission<F> {
+    /// Counts these failures against their sources, and bans those that have failed too often.
+    pub(super) fn punish(
+        &mut self,
+        strikes: &[(IpAddr, Reason)],
+        now: Now,
+        tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
+    ) {
+        self.forget_ended_bans(now);
+        let mut banned = Vec::new();
+        let mut changes = Vec::new();
+        for (source, reason) in strikes {
+            let before = changes.len();
+            match self.gate.strike(*source, *reason, &self.grants, now, &mut changes) {
+                Ok(()) if changes.len() > before => banned.push(*source),
+                Ok(()) => {}
+                Err(why) => tell(&Outcome::NotBanned(NoBan::Spared(why)), *source, &self.gate),
+            }
+        }
+        if banned.is_empty() {
+            return;
+        }
+        if self.own_read.is_none_or(|read| read + OWN_FRESH <= now.uptime) {
+            // Where it can't be read, what was known before counts.
+            let _ = self.look_up_own_addresses(now);
+            changes.retain(|change| self.gate.bans().get(change.source).is_some());
+        }
+        if let Err(error) = self.firewall.ban(&changes, now.uptime) {
+            for (source, change) in banned.into_iter().zip(changes) {
+                self.gate.bans_mut().undo(change.source, None);
+                let failure = Failure::firewall(&error);
+                tell(&Outcome::NotBanned(NoBan::Failed(failure)), source, &self.gate);
+            }
+            return;
+        }
+        for source in banned {
+            let Some(ban) = self.gate.bans().get(Source::of(source)) else { continue };
+            let written = self.files.banned.put(Source::of(source), Some(ban), now);
+            let outcome = Outcome::Banned {
+                source: Source::of(source),
+                until: ban.until,
+                warning: written.err().map(|error| Failure::journal(&error)),
+            };
+            tell(&outcome, source, &self.gate);
+        }
+    }
+
+    /// Lifts the bans by failures of sources from which a client that holds a key has knocked.
+    pub(super) fn pardon(
+        &mut self,
+        sources: &[IpAddr],
+        now: Now,
+        tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
+    ) {
+        let mut lifted = Vec::new();
+        for source in sources {
+            lifted.extend(self.gate.bans_mut().lift_failures(Source::of(*source)));
+        }
+        if lifted.is_empty() {
+            return;
+        }
+        let kernel = self.firewall.ban(&lifted, now.uptime);
+        for BanChange { source, .. } in lifted {
+            let written = self.files.banned.put(source, None, now);
+            let warning = match (&kernel, written) {
+                (Err(error), _) => Some(Failure::firewall(error)),
+                (Ok(()), Err(error)) => Some(Failure::journal(&error)),
+                (Ok(()), Ok(())) => None,
+            };
+            tell(&Outcome::BanLifted { source, warning }, source.first(), &self.gate);
+        }
+    }
+
+    /// Bans a source on an admin's word: ends its grants, and refuses new ones. Its connections are the
+    /// caller's to end.
+    ///
+    /// # Errors
+    /// [`BanError`]; then nothing has changed.
+    pub fn ban(
+        &mut self,
+        source: Source,
+        length: Duration,
+        reason: BanReason,
+        now: Now,
+    ) -> Result<AdminBan, BanError> {
+        self.forget_ended_bans(now);
+        self.look_up_own_addresses(now)?;
+        let before = self.gate.bans().get(source).cloned();
+        let ban = Ban { kind: BanKind::Admin, until: now.uptime + length, length, reason };
+        let until = ban.until;
+        let mut changes = Vec::new();
+        self.gate.bans_mut().ban(source, ban.clone(), &mut changes)?;
+        let written = self.files.banned.put(source, Some(&ban), now);
+        let made = written.and_then(|()| self.files.banned.sync()).map_err(BanError::from);
+        let made = made.and_then(|()| Ok(self.firewall.ban(&changes, now.uptime)?));
+        if let Err(error) = made {
+            // Where even this can't be written, a restart finds a ban that an admin wanted.
+            let _ = self.files.banned.put(source, before.as_ref(), now);
+            self.gate.bans_mut().undo(source, before);
+            return Err(error);
+        }
+        let held = self.grants.of_source(source);
+        let ended: Vec<Owner> = held.map(|(owner, _)| *owner).collect();
+        let warning = self.end(&ended, now).err();
+        Ok(AdminBan { until, ended: ended.len(), warning })
+    }
+
+    /// Lifts a source's ban, whoever made it; false if there was none.
+    ///
+    /// # Errors
+    /// [`BanError`]; then the source is banned still.
+    pub fn unban(&mut self, source: Source, now: Now) -> Result<bool, BanError> {
+        self.forget_ended_bans(now);
+        let Some(before) = self.gate.bans().get(source).cloned() else { return Ok(false) };
+        let changes = [BanChange { source, kind: before.kind, until: None }];
+        self.firewall.ban(&changes, now.uptime)?;
+        let _ = self.gate.bans_mut().lift(source);
+        self.files.banned.put(source, None, now)?;
+        self.files.banned.sync()?;
+        Ok(true)
+    }
+
+    /// Lets go of the bans whose time is over.
+    pub fn forget_ended_bans(&mut self, now: Now) {
+        for source in self.gate.bans_mut().expire(now.uptime) {
+            // Where it can't be written, what stands there is over by itself within this boot.
+            let _ = self.files.banned.put(source, None, now);
+        }
+    }
+
+    /// Writes all bans down anew: the clock on the wall was stepped, and their ends by it are others now.
+    ///
+    /// # Errors
+    /// What the disk says; after a reboot, bans would then end by the clock as it was.
+    pub fn restamp_bans(&mut self, now: Now) -> io::Result<()> {
+        for (source, ban) in self.gate.bans().iter() {
+            self.files.banned.put(*source, Some(ban), now)?;
+        }
+        self.files.banned.sync()
+    }
+
+    /// Looks up the addresses that are never banned, and lifts the bans that they have become part of.
+    ///
+    /// # Errors
+    /// If they can't be read; those that were known before then still count.
+    pub fn look_up_own_addresses(&mut self, now: Now) -> io::Result<()> {
+        let own = self.firewall.own_addresses()?;
+        self.own_read = Some(now.uptime);
+        for source in self.gate.bans_mut().set_own(own) {
+            let lifted: Vec<BanChange> = self.gate.bans_mut().lift(source).into_iter().collect();
+            // One that was never in the kernel can't be taken out of it, and needn't be.
+            let _ = self.firewall.ban(&lifted, now.uptime);
+            let _ = self.files.banned.put(source, None, now);
+        }
+        Ok(())
+    }
+
+    /// Ends what these owners hold, early.
+    fn end(&mut self, owners: &[Owner], now: Now) -> Result<(), FirewallError> {
+        let mut changes: Vec<Change> = Vec::new();
+        for owner in owners {
+            let _ = self.grants.close(*owner, self.gate.directory(), &mut changes);
+            // Where this can't be written, a restart finds that the owner is banned.
+            let _ = self.files.held.release(owner);
+        }
+        match changes.is_empty() {
+            true => Ok(()),
+            false => self.firewall.apply(&changes, now.uptime),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Counts, for each client, what it asked for and may not have: authentic packets, from the right address,
+//! for a service that isn't the client's. That is a wrong configuration, or a device in wrong hands.
+//!
+//! # Security considerations
+//! - Counted against the client, never against its source. A copy of such a packet counts nothing: only one
+//!   stamped later than the last that was counted does.
+//! - There are never more counts than clients.
+
+use std::collections::HashMap;
+
+use common::Timestamp;
+
+use super::directory::ClientId;
+
+/// What a client asked for and may not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// How often.
+    pub count: u64,
+    /// The stamp of the last such packet.
+    pub last: Timestamp,
+}
+
+/// The counts of all clients.
+#[derive(Default)]
+pub struct Denials(HashMap<ClientId, Denial>);
+
+impl Denials {
+    /// Counts a packet of this client, unless it can be a copy.
+    pub fn count(&mut self, client: ClientId, stamp: Timestamp) {
+        let denial =
+            self.0.entry(client).or_insert(Denial { count: 0, last: Timestamp::from_millis(0) });
+        if denial.count == 0 || stamp > denial.last {
+            *denial = Denial { count: denial.count + 1, last: stamp };
+        }
+    }
+
+    /// Forgets a client that is gone.
+    pub fn forget(&mut self, client: ClientId) {
+        self.0.remove(&client);
+    }
+
+    /// All counts, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (ClientId, Denial)> {
+        self.0.iter().map(|(client, denial)| (*client, *denial))
+    }
+}

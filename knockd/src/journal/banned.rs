@@ -1,0 +1,150 @@
+//! The file of bans: they survive a restart of the daemon, and a reboot.
+//!
+//! A place for each source, as [`super::places`] keeps them. A ban's end stands there by both clocks: within
+//! a boot the uptime counts, which nobody can step; after a reboot the clock on the wall, and then no ban
+//! lasts longer than it was made for.
+
+use std::{io, net::IpAddr, path::Path, time::Duration};
+
+use common::Timestamp;
+
+use crate::gate::{
+    bans::{Ban, BanKind, BanReason},
+    clock::{Now, Uptime},
+    source::Source,
+};
+
+use super::{
+    BootId, StateError, StateFolder, Writer,
+    codec::{Decoder, Encoder, copy_text, text},
+    places::{self, PLACE_LEN, Places},
+};
+
+/// The file's name in the state folder.
+pub const FILE_NAME: &str = "bans";
+
+const MAGIC: &[u8; 16] = b"knockd bans   v1";
+
+/// What an earlier run left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The bans that still hold.
+    Bans(Vec<(Source, Ban)>),
+    /// There is no file.
+    None,
+    /// The file isn't as it was written: the bans in it are lost.
+    Damaged,
+}
+
+/// Reads the bans that still hold now.
+///
+/// # Errors
+/// If there is a file and it can't be read at all.
+pub fn load(path: &Path, boot: BootId, now: Now) -> Result<Found, StateError> {
+    Ok(places::read(path)?.map_or(Found::None, |bytes| parse(&bytes, boot, now)))
+}
+
+/// Reads a file's content. No content whatever makes it panic.
+#[must_use]
+pub fn parse(bytes: &[u8], boot: BootId, now: Now) -> Found {
+    let Some((writer, places)) = places::parse(bytes, MAGIC) else { return Found::Damaged };
+    let bans = places.filter_map(|place| {
+        let Stored { source, ban, until_utc } = Stored::from_bytes(place)?;
+        let left = match writer.boot == boot {
+            true => ban.until.since(now.uptime),
+            false => {
+                let left = until_utc.as_millis().saturating_sub(now.utc.as_millis());
+                Duration::from_millis(left).min(ban.length)
+            }
+        };
+        let until = now.uptime + left;
+        (!left.is_zero()).then_some((source, Ban { until, ..ban }))
+    });
+    Found::Bans(bans.collect())
+}
+
+/// A ban as the file holds it.
+struct Stored {
+    source: Source,
+    ban: Ban,
+    until_utc: Timestamp,
+}
+
+impl Stored {
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut decoder = Decoder::new(bytes)?;
+        let until = Uptime::from_millis(decoder.take_u64()?);
+        let until_utc = Timestamp::from_millis(decoder.take_u64()?);
+        let length = Duration::from_millis(decoder.take_u64()?);
+        let source = Source::of(IpAddr::from(decoder.take::<16>()?));
+        let kind = match decoder.take::<1>()? {
+            [1] => BanKind::Failures,
+            [2] => BanKind::Admin,
+            _ => return None,
+        };
+        let reason = text(&decoder.take::<{ BanReason::MAX_LEN }>()?)?.parse().ok()?;
+        Some(Self { source, ban: Ban { kind, until, length, reason }, until_utc })
+    }
+}
+
+fn to_bytes(source: Source, ban: &Ban, now: Now) -> [u8; PLACE_LEN] {
+    let mut reason = [0; BanReason::MAX_LEN];
+    copy_text(&mut reason, ban.reason.as_str());
+    let address = match source.first() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let kind = match ban.kind {
+        BanKind::Failures => 1,
+        BanKind::Admin => 2,
+    };
+    let length = u64::try_from(ban.length.as_millis()).unwrap_or(u64::MAX);
+    Encoder::new()
+        .put(&ban.until.as_millis().to_be_bytes())
+        .put(&now.utc_of(ban.until).as_millis().to_be_bytes())
+        .put(&length.to_be_bytes())
+        .put(&address)
+        .put(&[kind])
+        .put(&reason)
+        .finish()
+}
+
+/// The file, open for changes.
+#[derive(Debug)]
+pub struct BannedFile(Places<Source>);
+
+impl BannedFile {
+    /// Puts a new file with these bans in the old one's place.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn create<'a>(
+        folder: &StateFolder,
+        writer: Writer,
+        bans: impl IntoIterator<Item = (&'a Source, &'a Ban)>,
+        now: Now,
+    ) -> Result<Self, StateError> {
+        let bans = bans.into_iter().map(|(source, ban)| (*source, to_bytes(*source, ban, now)));
+        Places::create(&folder.banned(), MAGIC, writer, bans).map(Self)
+    }
+
+    /// Writes a source's ban down, or that it has none.
+    ///
+    /// # Errors
+    /// If it could not be written: a restart of the daemon would then not know of it.
+    pub fn put(&mut self, source: Source, ban: Option<&Ban>, now: Now) -> io::Result<()> {
+        match ban {
+            Some(ban) => self.0.write(source, &to_bytes(source, ban, now)),
+            // Wiped even when its time is over: by another clock, after a reboot, it may not be.
+            None => self.0.strike_out(&source),
+        }
+    }
+
+    /// Makes sure that what was put survives a loss of power.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
