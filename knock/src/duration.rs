@@ -4,12 +4,12 @@ use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 /// A length of time above zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(Duration);
+pub struct Span(Duration);
 
 /// Something else than a length of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a time is a whole number above 0 with its unit, such as 500ms, 90s, 30m, 6h or 1d")]
-pub(crate) struct InvalidSpan;
+pub struct InvalidSpan;
 
 /// Milliseconds in each unit, the longest first.
 const UNITS: [(&str, u64); 5] =
@@ -17,7 +17,7 @@ const UNITS: [(&str, u64); 5] =
 
 impl Span {
     /// The same as the standard library has it.
-    pub(crate) const fn as_duration(self) -> Duration {
+    pub const fn as_duration(self) -> Duration {
         self.0
     }
 }
@@ -52,16 +52,16 @@ impl fmt::Display for Span {
 
 /// How long the door is asked to stay open: whole seconds, as the wire format has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seconds(NonZeroU32);
+pub struct Seconds(NonZeroU32);
 
 /// Something else than a number of whole seconds that the wire format has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("open-for is a time of whole seconds, such as 90s, 30m or 6h")]
-pub(crate) struct InvalidSeconds;
+pub struct InvalidSeconds;
 
 impl Seconds {
     /// The number of seconds.
-    pub(crate) const fn number(self) -> NonZeroU32 {
+    pub const fn number(self) -> NonZeroU32 {
         self.0
     }
 }

@@ -21,7 +21,7 @@ const HOST_MAX: usize = 253;
 
 /// The daemon's host and port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Server {
+pub struct Server {
     /// A name, or an address without brackets.
     host: String,
     port: NonZeroU16,
@@ -29,7 +29,7 @@ pub(crate) struct Server {
 
 /// Something else than a host and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidServer {
+pub enum InvalidServer {
     /// Neither a name nor an address.
     #[error(
         "a server is HOST or HOST:PORT, such as broker.example.com:62201, 192.0.2.7 or [2001:db8::7]:62201"
@@ -45,12 +45,12 @@ pub(crate) enum InvalidServer {
 
 impl Server {
     /// The name or address, as the resolver takes it.
-    pub(crate) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         &self.host
     }
 
     /// The port that the daemon listens on.
-    pub(crate) const fn port(&self) -> NonZeroU16 {
+    pub const fn port(&self) -> NonZeroU16 {
         self.port
     }
 }
@@ -106,7 +106,7 @@ fn port_number(text: &str) -> Option<NonZeroU16> {
 
 /// The protocol of a service's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
+pub enum Protocol {
     /// Has a handshake, which shows whether the door is open.
     Tcp,
     /// Has none.
@@ -115,17 +115,17 @@ pub(crate) enum Protocol {
 
 /// A service's port, such as tcp/8883.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ServicePort {
+pub struct ServicePort {
     /// TCP or UDP.
-    pub(crate) protocol: Protocol,
+    pub protocol: Protocol,
     /// The port's number.
-    pub(crate) number: NonZeroU16,
+    pub number: NonZeroU16,
 }
 
 /// Something else than a service's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a port is tcp/ or udp/ and a number from 1 to 65535, such as tcp/8883")]
-pub(crate) struct InvalidServicePort;
+pub struct InvalidServicePort;
 
 impl FromStr for ServicePort {
     type Err = InvalidServicePort;
@@ -153,7 +153,7 @@ impl fmt::Display for ServicePort {
 
 /// Which address the door is to open for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum AddressChoice {
+pub enum AddressChoice {
     /// The local address towards the server.
     #[default]
     Auto,
@@ -165,7 +165,7 @@ pub(crate) enum AddressChoice {
 
 /// Something else than an address that the door can open for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidChoice {
+pub enum InvalidChoice {
     /// Not an address at all.
     #[error("an address is auto, observed, or an IP address such as 192.0.2.7 or 2001:db8::7")]
     Form,

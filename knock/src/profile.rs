@@ -24,14 +24,14 @@ use crate::{
 
 /// A profile's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ProfileName(String);
+pub struct ProfileName(String);
 
 /// A name that no profile can have. The form has no room for a key in base64, which ends with '='.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a profile's name is 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', and starts with a letter or digit"
 )]
-pub(crate) struct InvalidProfileName;
+pub struct InvalidProfileName;
 
 impl FromStr for ProfileName {
     type Err = InvalidProfileName;
@@ -55,7 +55,7 @@ impl fmt::Display for ProfileName {
 
 /// Where a profile's key is.
 #[derive(Debug)]
-pub(crate) enum KeySource {
+pub enum KeySource {
     /// In the profile itself.
     Inline(Secret),
     /// In a file of its own; a relative name is beside the profile's file.
@@ -64,34 +64,47 @@ pub(crate) enum KeySource {
 
 /// What one profile says. Everything may be left out here, since flags can say it too.
 #[derive(Debug, Default)]
-pub(crate) struct Profile {
-    pub(crate) server: Option<Server>,
-    pub(crate) key: Option<KeySource>,
-    pub(crate) service: Option<ServiceName>,
-    pub(crate) port: Option<ServicePort>,
-    pub(crate) address: Option<AddressChoice>,
-    pub(crate) open_for: Option<Seconds>,
-    pub(crate) realm: Option<Realm>,
+pub struct Profile {
+    /// Where to knock.
+    pub server: Option<Server>,
+    /// What to seal with.
+    pub key: Option<KeySource>,
+    /// What to ask for; `None` for every service that the client may open.
+    pub service: Option<ServiceName>,
+    /// What `--wait` probes.
+    pub port: Option<ServicePort>,
+    /// Whom the door is to open for.
+    pub address: Option<AddressChoice>,
+    /// For how long.
+    pub open_for: Option<Seconds>,
+    /// As in knockd.toml.
+    pub realm: Option<Realm>,
 }
 
 /// A profile and its name.
 #[derive(Debug)]
-pub(crate) struct Named {
-    pub(crate) name: ProfileName,
-    pub(crate) profile: Profile,
+pub struct Named {
+    /// What stands in the brackets.
+    pub name: ProfileName,
+    /// What stands below them.
+    pub profile: Profile,
 }
 
 /// A mistake in the file, and the line that it is on.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Mistake {
+pub struct Mistake {
     /// Counted from 1.
-    pub(crate) line: usize,
+    pub line: usize,
     /// What is wrong, and what to write instead.
-    pub(crate) message: String,
+    pub message: String,
 }
 
-/// Reads all profiles of a file, in the order of their names.
-pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<Named>, Mistake> {
+/// Reads all profiles of a file, in the order of their names. Nothing is opened: `path` is where the text
+/// is from, and what a key file's name is relative to.
+///
+/// # Errors
+/// The first [`Mistake`] in it.
+pub fn parse(text: &str, path: &Path) -> Result<Vec<Named>, Mistake> {
     let file = Source { text, folder: path.parent().unwrap_or(Path::new("")) };
     let document = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);

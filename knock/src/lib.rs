@@ -1,0 +1,26 @@
+//! `knock`: sends the one sealed datagram that opens a door in front of a broker, and returns.
+//!
+//! The way of a [`run()`]: `cli` reads the command line, `find` the [`profile`], `plan` makes of both
+//! what is to be done. Up to here nothing touches the network. Then `resolve` finds the server's
+//! addresses, `send` sends a `packet` to each, `wait` probes the port if asked to, and `command`
+//! hands over to what comes after.
+
+mod cli;
+mod command;
+pub mod duration;
+pub mod endpoint;
+mod exit;
+mod find;
+mod key;
+mod output;
+mod packet;
+mod plan;
+mod private_file;
+pub mod profile;
+mod report;
+mod resolve;
+mod run;
+mod send;
+mod wait;
+
+pub use run::run;
