@@ -378,7 +378,10 @@ fn read_address(key: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn read_key(key: &[u8]) -> Option<(IpAddr, Port)> {
+/// The address and port in an element's key: its fields, each padded to four bytes. `None` if it is none
+/// of a set of doors.
+#[must_use]
+pub fn read_key(key: &[u8]) -> Option<(IpAddr, Port)> {
     let (address, port) = key.split_at_checked(key.len().checked_sub(8)?)?;
     Some((read_address(address)?, read_port(port)?))
 }

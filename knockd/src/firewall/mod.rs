@@ -1,7 +1,8 @@
 //! The door in the kernel: one nftables table, `inet knockd`, and nobody else's.
 //!
 //! [`ruleset`] says what the table is; [`nft`] puts it in as one transaction and reads it back;
-//! [`netlink`] writes the elements, which are all that changes when somebody knocks.
+//! [`netlink`] writes the elements, which are all that changes when somebody knocks; [`answer`] reads what
+//! the kernel says to that.
 //!
 //! # Security considerations
 //! - The table drops early, before destination NAT and before any other table could accept: what others
@@ -10,6 +11,7 @@
 //!   whether a daemon lives or not.
 //! - A set of doors has a default timeout: no element is ever without an end.
 
+pub mod answer;
 pub mod kernel;
 pub mod memory;
 pub mod netlink;

@@ -18,7 +18,10 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use super::ruleset::TABLE_NAME;
+use super::{
+    answer::{self, Progress, Verdict},
+    ruleset::TABLE_NAME,
+};
 
 /// NFNL_SUBSYS_NFTABLES: which subsystem a batch is for.
 const SUBSYSTEM_NFTABLES: u16 = 10;
@@ -117,22 +120,8 @@ impl Netlink {
         self.put(&mut request, NLM_F_REQUEST | NLM_F_DUMP, message);
         self.socket.send(&request, 0)?;
         let mut elements = Vec::new();
-        loop {
-            for message in self.receive(0)? {
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(elements),
-                    NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(error.to_io());
-                    }
-                    NetlinkPayload::InnerMessage(NetfilterMessage {
-                        inner:
-                            NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)),
-                        ..
-                    }) => elements.extend(read_elements(set, message)),
-                    _ => {}
-                }
-            }
-        }
+        while answer::dump(self.receive(0)?, set, &mut elements)? == Progress::More {}
+        Ok(elements)
     }
 
     /// Appends a message to a batch and returns its sequence number.
@@ -165,40 +154,21 @@ impl Netlink {
     /// Reads the kernel's answers to a batch. It has answered all of it before send(2) returned: errors,
     /// and the acknowledgement of the last message even if an earlier one has failed the whole.
     fn verdict(&mut self, last: u32) -> io::Result<()> {
-        let mut first_error = None;
+        let mut verdict = Verdict::on(last);
         loop {
-            let answers = match self.receive(DONT_WAIT) {
+            match self.receive(DONT_WAIT).and_then(|received| verdict.read(received)) {
+                Ok(Progress::More) => {}
+                Ok(Progress::Complete) => return verdict.into_error().map_or(Ok(()), Err),
                 // Nothing is left, and the last message was not acknowledged.
-                Err(nothing_left) => return Err(first_error.unwrap_or(nothing_left)),
-                Ok(answers) => answers,
-            };
-            for answer in answers {
-                let NetlinkPayload::Error(error) = answer.payload else { continue };
-                if error.code.is_some() {
-                    first_error.get_or_insert(error.to_io());
-                }
-                if answer.header.sequence_number == last {
-                    return first_error.map_or(Ok(()), Err);
-                }
+                Err(nothing_left) => return Err(verdict.into_error().unwrap_or(nothing_left)),
             }
         }
     }
 
-    fn receive(&mut self, flags: i32) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
+    fn receive(&mut self, flags: i32) -> io::Result<&[u8]> {
         self.buffer.clear();
         self.socket.recv(&mut self.buffer, flags)?;
-        let mut messages = Vec::new();
-        let mut rest = self.buffer.as_slice();
-        while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?;
-            // Messages are aligned to four bytes (include/uapi/linux/netlink.h, NLMSG_ALIGN).
-            let length =
-                usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
-            rest = rest.get(length..).unwrap_or_default();
-            messages.push(message);
-        }
-        Ok(messages)
+        Ok(&self.buffer)
     }
 }
 
@@ -224,26 +194,4 @@ fn set_elements(elements: &[Element]) -> SetElementMessage {
             SetElementList::Elements(list),
         ],
     }
-}
-
-fn read_elements(set: &'static str, message: SetElementMessage) -> impl Iterator<Item = Element> {
-    let lists = message.attributes.into_iter().filter_map(|attribute| match attribute {
-        SetElementList::Elements(list) => Some(list),
-        _ => None,
-    });
-    lists.flatten().filter_map(move |element| {
-        let ListAttribute::Element(attributes) = element else { return None };
-        let mut key = None;
-        let mut timeout = None;
-        for attribute in attributes {
-            match attribute {
-                SetElementAttribute::Key(DataAttribute::Value(bytes)) => key = Some(bytes),
-                SetElementAttribute::Expiration(millis) => {
-                    timeout = Some(Duration::from_millis(millis))
-                }
-                _ => {}
-            }
-        }
-        Some(Element { set, key: key?, timeout })
-    })
 }
