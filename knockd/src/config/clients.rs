@@ -69,10 +69,16 @@ impl<'s> Clients<'s> {
 
     /// Reads one file.
     pub(super) fn read_file(&mut self, file: &Path, mistakes: &mut Vec<Mistake>) {
-        let Some(bytes) = files::read(file, Guard::Keys, mistakes) else { return };
-        match str::from_utf8(&bytes) {
+        if let Some(bytes) = files::read(file, Guard::Keys, mistakes) {
+            self.read_bytes(file, &bytes, mistakes);
+        }
+    }
+
+    /// Reads the content of one file.
+    pub(super) fn read_bytes(&mut self, file: &Path, bytes: &[u8], mistakes: &mut Vec<Mistake>) {
+        match str::from_utf8(bytes) {
             Ok(text) => self.read_text(file, text, mistakes),
-            Err(error) => mistakes.push(not_utf8(file, &bytes, error.valid_up_to())),
+            Err(error) => mistakes.push(not_utf8(file, bytes, error.valid_up_to())),
         }
     }
 

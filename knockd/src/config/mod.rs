@@ -98,6 +98,43 @@ pub struct Located {
 pub fn load_located(path: &Path, environment: &Environment) -> Result<Located, Mistakes> {
     let mut mistakes = Vec::new();
     let located = try_load(path, environment, &mut mistakes);
+    sound(path, located, mistakes)
+}
+
+/// A file that was read already.
+#[derive(Clone, Copy)]
+pub struct FileContent<'a> {
+    /// Where it is: messages name it, and the main file's paths are relative to its folder.
+    pub path: &'a Path,
+    /// What is in it.
+    pub bytes: &'a [u8],
+}
+
+/// Loads a configuration from files that were read already, whoever can read or write them.
+///
+/// # Errors
+/// Every [`Mistake`] in it: then nothing of it is to be used.
+pub fn parse(
+    main: FileContent<'_>,
+    clients: &[FileContent<'_>],
+    environment: &Environment,
+) -> Result<Located, Mistakes> {
+    let mut mistakes = Vec::new();
+    let settings = parse_settings(main, environment, &mut mistakes);
+    let located = settings.and_then(|settings| {
+        with_clients(settings, &mut mistakes, |read, _, mistakes| {
+            clients.iter().for_each(|file| read.read_bytes(file.path, file.bytes, mistakes));
+        })
+    });
+    sound(main.path, located, mistakes)
+}
+
+/// What was loaded, if there is no mistake in it.
+fn sound(
+    path: &Path,
+    located: Option<Located>,
+    mistakes: Vec<Mistake>,
+) -> Result<Located, Mistakes> {
     match (Mistakes::sorted(mistakes), located) {
         (None, Some(located)) => Ok(located),
         (Some(mistakes), _) => Err(mistakes),
@@ -120,8 +157,7 @@ pub fn load_located(path: &Path, environment: &Environment) -> Result<Located, M
 /// # Errors
 /// Every mistake of the configuration, if the main file doesn't tell.
 pub(crate) fn clients_dir(path: &Path, environment: &Environment) -> Result<PathBuf, Mistakes> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    match read_settings(path, folder, environment, &mut Vec::new()).and_then(|it| it.clients_dir) {
+    match read_settings(path, environment, &mut Vec::new()).and_then(|it| it.clients_dir) {
         Some(clients_dir) => Ok(clients_dir),
         None => load_located(path, environment).map(|located| located.config.clients_dir),
     }
@@ -162,16 +198,25 @@ fn try_load(
     environment: &Environment,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Located> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let settings = read_settings(path, folder, environment, mistakes)?;
+    let settings = read_settings(path, environment, mistakes)?;
+    with_clients(settings, mistakes, |clients, folder, mistakes| {
+        if let Some(folder) = folder {
+            clients.read_folder(folder, mistakes);
+        }
+    })
+}
 
+/// The whole configuration; `read` reads the clients, from the folder that is named, if that is known.
+fn with_clients(
+    settings: Settings,
+    mistakes: &mut Vec<Mistake>,
+    read: impl FnOnce(&mut Clients<'_>, Option<&Path>, &mut Vec<Mistake>),
+) -> Option<Located> {
     let policy = settings.policy;
     let services: Option<Vec<_>> =
         policy.as_ref().map(|policy| policy.services.iter().map(|it| it.name).collect());
     let mut clients = Clients::new(services.as_deref());
-    if let Some(folder) = &settings.clients_dir {
-        clients.read_folder(folder, mistakes);
-    }
+    read(&mut clients, settings.clients_dir.as_deref(), mistakes);
     let Clients { clients, origins, .. } = clients;
     Some(Located {
         config: Config {
@@ -191,15 +236,23 @@ fn try_load(
 /// What the main file says; `None` if there is nothing to read.
 fn read_settings(
     path: &Path,
-    folder: &Path,
     environment: &Environment,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Settings> {
     let bytes = files::read(path, Guard::Settings, mistakes)?;
-    let text = match str::from_utf8(&bytes) {
+    parse_settings(FileContent { path, bytes: &bytes }, environment, mistakes)
+}
+
+fn parse_settings(
+    FileContent { path, bytes }: FileContent<'_>,
+    environment: &Environment,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Settings> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let text = match str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
-            mistakes.push(clients::not_utf8(path, &bytes, error.valid_up_to()));
+            mistakes.push(clients::not_utf8(path, bytes, error.valid_up_to()));
             return None;
         }
     };

@@ -17,12 +17,15 @@ use super::{
     ruleset::{BAN4, BAN6, BLOCK4, BLOCK6, DOOR4, DOOR6, Ruleset, TABLE, TAGS},
     verify::differences,
 };
-use crate::gate::{
-    bans::{BanChange, BanKind},
-    clock::Uptime,
-    grants::{Change, Door, DoorBefore},
-    policy::{Port, Protocol},
-    source::Source,
+use crate::{
+    gate::{
+        bans::{BanChange, BanKind},
+        clock::Uptime,
+        grants::{Change, Door, DoorBefore},
+        policy::{Port, Protocol},
+        source::Source,
+    },
+    local::NeverBanned,
 };
 
 /// Whether the table in the kernel is the one that ought to be there.
@@ -230,7 +233,7 @@ impl Firewall for Kernel {
     }
 
     fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
-        Ok(Vec::new())
+        Ok(NeverBanned::look()?.iter().map(|(address, _)| address).collect())
     }
 
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {

@@ -134,7 +134,7 @@ pub struct Bans {
     /// How many are by failures.
     by_failures: usize,
     never: Vec<IpNet>,
-    own: Vec<IpAddr>,
+    own: BTreeSet<IpAddr>,
 }
 
 impl Bans {
@@ -153,9 +153,9 @@ impl Bans {
     /// banned and must not be: their bans are to be lifted.
     #[must_use]
     pub fn set_own(&mut self, own: Vec<IpAddr>) -> Vec<Source> {
-        self.own = own;
-        let banned = self.own.iter().map(|address| Source::of(*address));
-        banned.filter(|source| self.by_source.contains_key(source)).collect()
+        self.own = own.into_iter().collect();
+        let banned: BTreeSet<Source> = self.own.iter().map(|own| Source::of(*own)).collect();
+        banned.into_iter().filter(|source| self.by_source.contains_key(source)).collect()
     }
 
     /// Whether a source is never banned, and why.
@@ -163,8 +163,12 @@ impl Bans {
     /// # Errors
     /// [`NotBanned::Never`] or [`NotBanned::Own`].
     pub fn check_exempt(&self, source: Source) -> Result<(), NotBanned> {
-        if let Some(own) = self.own.iter().find(|address| source.contains(**address)) {
-            return Err(NotBanned::Own(*own));
+        // The kernel takes all of 127.0.0.0/8 for its own, of which an interface has one address.
+        let loopback = Some(source.first()).filter(IpAddr::is_loopback);
+        let network = source.network();
+        let mut own = self.own.range(network.network()..=network.broadcast()).copied();
+        if let Some(own) = own.next().or(loopback) {
+            return Err(NotBanned::Own(own));
         }
         match self.never.iter().find(|network| source.overlaps(network)) {
             Some(network) => Err(NotBanned::Never(*network)),
@@ -357,7 +361,8 @@ mod tests {
         let mut bans = Bans::new(vec!["192.0.2.0/24".parse().unwrap()]);
         let own = ["198.51.100.1", "2001:db8::1"].map(|own| own.parse().unwrap());
         assert!(bans.set_own(own.to_vec()).is_empty());
-        for text in ["192.0.2.7", "::ffff:192.0.2.7", "198.51.100.1", "2001:db8::bad"] {
+        for text in ["192.0.2.7", "::ffff:192.0.2.7", "198.51.100.1", "2001:db8::bad", "127.0.0.9"]
+        {
             for kind in [BanKind::Failures, BanKind::Admin] {
                 let result = make(&mut bans, text.parse().unwrap(), ban(kind, 10));
                 assert!(matches!(result, Err(NotBanned::Never(_) | NotBanned::Own(_))), "{text}");

@@ -4,7 +4,7 @@
 //! a boot the uptime counts, which nobody can step; after a reboot the clock on the wall, and then no ban
 //! lasts longer than it was made for.
 
-use std::{io, net::IpAddr, path::Path, time::Duration};
+use std::{fs::File, io, net::IpAddr, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use common::Timestamp;
 
@@ -18,6 +18,7 @@ use super::{
     BootId, StateError, StateFolder, Writer,
     codec::{Decoder, Encoder, copy_text, text},
     places::{self, PLACE_LEN, Places},
+    replace,
 };
 
 /// The file's name in the state folder.
@@ -111,7 +112,7 @@ fn to_bytes(source: Source, ban: &Ban, now: Now) -> [u8; PLACE_LEN] {
 
 /// The file, open for changes.
 #[derive(Debug)]
-pub struct BannedFile(Places<Source>);
+pub struct BannedFile<F = File>(Places<Source, F>);
 
 impl BannedFile {
     /// Puts a new file with these bans in the old one's place.
@@ -124,8 +125,31 @@ impl BannedFile {
         bans: impl IntoIterator<Item = (&'a Source, &'a Ban)>,
         now: Now,
     ) -> Result<Self, StateError> {
+        Self::create_with(writer, bans, now, |content| replace(&folder.banned(), content))
+    }
+
+    /// Makes sure that what was put survives a loss of power.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
+
+impl<F: FileExt> BannedFile<F> {
+    /// Makes a file with these bans; `put` makes one of this content.
+    ///
+    /// # Errors
+    /// What `put` says.
+    pub fn create_with<'a, E>(
+        writer: Writer,
+        bans: impl IntoIterator<Item = (&'a Source, &'a Ban)>,
+        now: Now,
+        put: impl FnOnce(&[u8]) -> Result<F, E>,
+    ) -> Result<Self, E> {
         let bans = bans.into_iter().map(|(source, ban)| (*source, to_bytes(*source, ban, now)));
-        Places::create(&folder.banned(), MAGIC, writer, bans).map(Self)
+        Places::create(MAGIC, writer, bans, put).map(Self)
     }
 
     /// Writes a source's ban down, or that it has none.
@@ -138,13 +162,5 @@ impl BannedFile {
             // Wiped even when its time is over: by another clock, after a reboot, it may not be.
             None => self.0.strike_out(&source),
         }
-    }
-
-    /// Makes sure that what was put survives a loss of power.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn sync(&self) -> io::Result<()> {
-        self.0.sync()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A place for each owner, as [`super::places`] keeps them. Grants end with the boot, as the kernel's sets do.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{fs::File, io, net::IpAddr, os::unix::fs::FileExt, path::Path};
 
 use common::{ServiceName, UnicastAddress};
 
@@ -12,6 +12,7 @@ use super::{
     BootId, StateError, StateFolder, Writer,
     codec::{Decoder, Encoder, copy_text, text},
     places::{self, PLACE_LEN, Places},
+    replace,
 };
 
 /// The file's name in the state folder.
@@ -120,7 +121,7 @@ pub fn parse(bytes: &[u8], boot: Option<BootId>) -> Found {
 
 /// The file, open for changes.
 #[derive(Debug)]
-pub struct HeldFile(Places<Owner>);
+pub struct HeldFile<F = File>(Places<Owner, F>);
 
 impl HeldFile {
     /// Puts a new file with these grants in the old one's place.
@@ -132,9 +133,23 @@ impl HeldFile {
         writer: Writer,
         grants: impl IntoIterator<Item = (Owner, StoredGrant)>,
     ) -> Result<Self, StateError> {
+        Self::create_with(writer, grants, |content| replace(&folder.held(), content))
+    }
+}
+
+impl<F: FileExt> HeldFile<F> {
+    /// Makes a file with these grants; `put` makes one of this content.
+    ///
+    /// # Errors
+    /// What `put` says.
+    pub fn create_with<E>(
+        writer: Writer,
+        grants: impl IntoIterator<Item = (Owner, StoredGrant)>,
+        put: impl FnOnce(&[u8]) -> Result<F, E>,
+    ) -> Result<Self, E> {
         let grants =
             grants.into_iter().map(|(owner, grant)| (owner, grant.as_written().to_bytes()));
-        Places::create(&folder.held(), MAGIC, writer, grants).map(Self)
+        Places::create(MAGIC, writer, grants, put).map(Self)
     }
 
     /// Writes down until when an owner holds its doors.

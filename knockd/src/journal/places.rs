@@ -6,14 +6,13 @@ use std::{
     fs::{self, File},
     hash::Hash,
     io::{self, ErrorKind},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::FileExt,
     path::Path,
 };
 
 use super::{
     BootId, DaemonId, StateError, Writer,
     codec::{Decoder, Encoder},
-    replace,
 };
 
 const HEADER_LEN: usize = 64;
@@ -46,20 +45,20 @@ pub(super) fn parse<'a>(
 
 /// The file, open for changes.
 #[derive(Debug)]
-pub(super) struct Places<K> {
-    file: File,
+pub(super) struct Places<K, F = File> {
+    file: F,
     places: HashMap<K, u64>,
     free: Vec<u64>,
 }
 
-impl<K: Copy + Eq + Hash> Places<K> {
-    /// Puts a new file with these places in the old one's place.
-    pub(super) fn create(
-        path: &Path,
+impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
+    /// A file with these places; `put` makes one of this content.
+    pub(super) fn create<E>(
         magic: &[u8; 16],
         writer: Writer,
         contents: impl IntoIterator<Item = (K, [u8; PLACE_LEN])>,
-    ) -> Result<Self, StateError> {
+        put: impl FnOnce(&[u8]) -> Result<F, E>,
+    ) -> Result<Self, E> {
         let header: [u8; HEADER_LEN] =
             Encoder::new().put(magic).put(&writer.boot.0).put(&writer.daemon.0).finish();
         let mut bytes = header.to_vec();
@@ -68,7 +67,7 @@ impl<K: Copy + Eq + Hash> Places<K> {
             bytes.extend_from_slice(&content);
             places.insert(key, place);
         }
-        Ok(Self { file: replace(path, &bytes)?, places, free: Vec::new() })
+        Ok(Self { file: put(&bytes)?, places, free: Vec::new() })
     }
 
     /// Writes a key's place.
@@ -98,7 +97,9 @@ impl<K: Copy + Eq + Hash> Places<K> {
     pub(super) fn forget(&mut self, key: &K) {
         self.free.extend(self.places.remove(key));
     }
+}
 
+impl<K> Places<K> {
     /// Makes sure that what was written survives a loss of power.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()

@@ -9,7 +9,7 @@
 use std::{
     fs::File,
     io::{self, ErrorKind, Read as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::FileExt,
 };
 
 use common::{Mac, Timestamp};
@@ -218,8 +218,8 @@ pub fn parse(bytes: &[u8], boot: BootId) -> Found {
 
 /// The file, open for more packets.
 #[derive(Debug)]
-pub struct SeenFile {
-    file: File,
+pub struct SeenFile<F = File> {
+    file: F,
     header: Header,
 }
 
@@ -235,13 +235,30 @@ impl SeenFile {
         span: Span,
         packets: impl IntoIterator<Item = Record>,
     ) -> Result<Self, StateError> {
+        let put = |content: &[u8]| replace(&folder.seen(), content);
+        Self::create_with(writer, capacity, span, packets, put)
+    }
+}
+
+impl<F: FileExt> SeenFile<F> {
+    /// Makes a file with these packets, numbered from `span.oldest`; `put` makes one of this content.
+    ///
+    /// # Errors
+    /// What `put` says.
+    pub fn create_with<E>(
+        writer: Writer,
+        capacity: u32,
+        span: Span,
+        packets: impl IntoIterator<Item = Record>,
+        put: impl FnOnce(&[u8]) -> Result<F, E>,
+    ) -> Result<Self, E> {
         let header =
             Header { writer, capacity: u64::from(capacity).max(1), base: span.oldest, span };
         let mut content = header.to_bytes().to_vec();
         for (number, packet) in (span.oldest..).zip(packets) {
             content.extend_from_slice(&encode(number, &packet));
         }
-        Ok(Self { file: replace(&folder.seen(), &content)?, header })
+        Ok(Self { file: put(&content)?, header })
     }
 
     /// Writes packets behind the others: one write of records (two where the ring wraps), one of the
