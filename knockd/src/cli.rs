@@ -5,7 +5,12 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    commands::{check::CheckArgs, client::ClientCommand, firewall::FirewallCommand},
+    commands::{
+        bans::{BanArgs, UnbanArgs},
+        check::CheckArgs,
+        client::ClientCommand,
+        firewall::FirewallCommand,
+    },
     config::DEFAULT_PATH,
 };
 
@@ -48,6 +53,16 @@ pub enum Command {
     /// List who is in, for what, for how long yet
     #[command(after_help = "Example:\n  knockd grants --json")]
     Grants,
+    /// List who is banned, by whom, why, for how long yet
+    #[command(after_help = "Example:\n  knockd bans --json")]
+    Bans,
+    /// Ban an address: end its grants and connections, and refuse its knocks
+    Ban(BanArgs),
+    /// Lift a ban, whoever made it
+    Unban(UnbanArgs),
+    /// Say how the running daemon is: grants, bans, what it has decided so far
+    #[command(after_help = "Example:\n  knockd status --json")]
+    Status,
 }
 
 const AFTER_HELP: &str = "\
@@ -56,12 +71,13 @@ Examples:
   knockd client add press-17 --service mqtts --server broker.example.com > knock.toml
   knockd firewall install
   knockd grants
+  knockd ban 198.51.100.7 --for 2d
 
 Exit status (sysexits.h):
   0   done                          70  a fault of this program
   64  wrong command line            71  the operating system refused
   65  wrong data                    73  can't be made, or exists already
   66  what was named isn't there    74  reading or writing failed
-  69  the table isn't whole, or     75  another daemon has the state folder
-      nft failed                    77  permissions of a file
+  69  the table isn't whole, nft    75  another daemon has the state folder
+      failed, or no daemon runs     77  permissions of a file
                                     78  wrong configuration";

@@ -12,12 +12,17 @@ use crate::{
     admission::Admission,
     clock,
     config::{AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode, reload::Stamps},
+    control::{
+        answer::Parts,
+        server::{Asked, Control},
+    },
+    counts::Counts,
     firewall::{
         FirewallError,
         kernel::{self, Kernel, TableState},
         ruleset::{Plan, Prefilter, Ruleset},
     },
-    gate::directory::Directory,
+    gate::{clock::Now, directory::Directory},
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
@@ -48,6 +53,14 @@ pub enum StartError {
     /// A socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The control socket.
+    #[error("the control socket {path}: {error} (control = \"…\")")]
+    Control {
+        /// Where it ought to be.
+        path: PathBuf,
+        /// What the kernel says.
+        error: io::Error,
+    },
     /// Something else of the system's.
     #[error("{what}: {error}")]
     System {
@@ -102,7 +115,10 @@ struct Daemon {
     listener: Listener,
     house: Housekeeping,
     reload: Reload,
+    control: Control,
     telemetry: Telemetry,
+    counts: Counts,
+    since: Now,
     /// Its lock is held for as long as packets are accepted.
     _folder: StateFolder,
 }
@@ -121,7 +137,7 @@ impl Daemon {
         };
         install(&ruleset(&config))?;
 
-        let Config { policy, clients, clients_dir, listen, prefilter, .. } = config;
+        let Config { policy, clients, clients_dir, listen, prefilter, control, .. } = config;
         let count = clients.len();
         let filters = prefilter.filters(count);
         if !filters && prefilter.mode == PrefilterMode::Auto {
@@ -144,6 +160,8 @@ impl Daemon {
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
 
+        let control = Control::listen(&control)
+            .map_err(|error| StartError::Control { path: control.clone(), error })?;
         let listener = Listener::bind(listen.addresses())?;
         let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
         info!(
@@ -154,7 +172,17 @@ impl Daemon {
         );
         let (reload, telemetry) =
             (Reload::new(roster, path, prefilter, filters), Telemetry::default());
-        Ok(Self { admission, listener, house, reload, telemetry, _folder: folder })
+        Ok(Self {
+            admission,
+            listener,
+            house,
+            reload,
+            control,
+            telemetry,
+            counts: Counts::default(),
+            since: clock::now(),
+            _folder: folder,
+        })
     }
 
     /// Deals with one batch of datagrams after another, and keeps house between them, until a signal says
@@ -166,8 +194,8 @@ impl Daemon {
                 // In this order, so that no flood keeps anything from being done.
                 biased;
                 asked = signals.next() => match asked {
-                    Asked::End(signal) => return signal,
-                    Asked::Reload => self.reload.begin(),
+                    Signalled::End(signal) => return signal,
+                    Signalled::Reload => self.reload.begin(),
                 },
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
@@ -177,6 +205,7 @@ impl Daemon {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
                     due = Instant::now();
                 }
+                Some(asked) = self.control.next() => self.answer(asked),
                 received = self.listener.receive() => match received {
                     Ok(()) => {
                         if self.deal_with_batch() == 0 && !self.listener.was_full() {
@@ -196,14 +225,27 @@ impl Daemon {
         }
     }
 
+    fn answer(&mut self, asked: Asked) {
+        let mut parts = Parts {
+            admission: &mut self.admission,
+            counts: &self.counts,
+            receive_buffer_drops: self.listener.dropped().ok(),
+            since: self.since,
+        };
+        let reply = parts.answer(&asked.request, clock::now());
+        telemetry::report_order(&asked.request, &reply);
+        asked.answer(reply);
+    }
+
     /// Returns how many packets were accepted.
     fn deal_with_batch(&mut self) -> usize {
         let now = clock::now();
         if self.admission.gate().lacks_tags_at(now.utc) {
             house::prepare_today(&mut self.admission);
         }
-        let telemetry = &mut self.telemetry;
+        let (telemetry, counts) = (&mut self.telemetry, &mut self.counts);
         self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
+            counts.count(outcome);
             telemetry.report(outcome, source, gate.directory(), now);
         })
     }
@@ -290,7 +332,7 @@ struct Signals {
 }
 
 /// What a signal asks for.
-enum Asked {
+enum Signalled {
     /// To end; the name of the signal.
     End(&'static str),
     /// To apply changed clients.
@@ -306,11 +348,11 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> Signalled {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::End("SIGTERM"),
-            _ = self.interrupt.recv() => Asked::End("SIGINT"),
-            _ = self.hang_up.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Signalled::End("SIGTERM"),
+            _ = self.interrupt.recv() => Signalled::End("SIGINT"),
+            _ = self.hang_up.recv() => Signalled::Reload,
         }
     }
 }

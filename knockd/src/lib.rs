@@ -8,6 +8,8 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod control;
+pub mod counts;
 pub mod daemon;
 pub mod drops;
 pub mod firewall;

@@ -29,6 +29,7 @@ use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::Subscriber
 
 use crate::{
     admission::{Failure, NoBan, Outcome},
+    control::{Banned, Reply, Request, Unbanned},
     gate::{
         bans::NotBanned,
         clock::Now,
@@ -225,6 +226,28 @@ impl Telemetry {
 
     fn may_tell(&mut self) -> bool {
         self.refusals.check().is_ok()
+    }
+}
+
+/// Tells what an admin has had done.
+pub fn report_order(request: &Request, reply: &Reply) {
+    match (request, reply) {
+        (Request::Ban { reason: why, .. }, Reply::Banned(banned)) => {
+            let Banned { source, expires, grants_ended, .. } = banned;
+            warn!(
+                source,
+                decision = "banned",
+                expires,
+                why,
+                "{source}: banned by an admin until {expires}; grants ended: {grants_ended}"
+            );
+        }
+        (Request::Unban { source }, Reply::Unbanned(Unbanned { lifted, .. })) => {
+            let source = source.as_deref().unwrap_or("all");
+            info!(source, decision = "ban-lifted", "{source}: an admin has lifted {lifted} bans");
+        }
+        (_, Reply::Refused(refused)) => error!("an admin's request failed: {}", refused.message),
+        _ => {}
     }
 }
 

@@ -219,8 +219,8 @@ fn an_admins_ban_ends_grants_refuses_knocks_and_is_lifted_by_an_admin_alone() {
     assert!(!host.is_open(at(32)));
     assert_eq!(host.handle(&[open(2, at(33))], at(33)), ["banned"]);
     assert!(is_banned(&host, device(), BanKind::Admin, at(33)));
-    assert!(host.admission().unban(Source::of(device()), at(34)).unwrap());
-    assert!(!host.admission().unban(Source::of(device()), at(34)).unwrap());
+    assert_eq!(host.admission().unban(&[Source::of(device())], at(34)).unwrap(), 1);
+    assert_eq!(host.admission().unban(&[Source::of(device())], at(34)).unwrap(), 0);
     assert_eq!(host.handle(&[open(3, at(35))], at(35)), ["granted"]);
 }
 
@@ -261,7 +261,7 @@ fn an_unban_that_the_kernel_refuses_leaves_the_ban() {
     let mut host = Host::warmed_up();
     ban_by_admin(&mut host, device(), at(31)).unwrap();
     host.fail_with(Some(io::ErrorKind::PermissionDenied));
-    assert!(host.admission().unban(Source::of(device()), at(32)).is_err());
+    assert!(host.admission().unban(&[Source::of(device())], at(32)).is_err());
     host.fail_with(None);
     assert_eq!(host.handle(&[open(1, at(33))], at(33)), ["banned"]);
 }

@@ -94,6 +94,11 @@ impl<'w> Door<'w> {
         self.dir.join("state")
     }
 
+    /// The path of the control socket.
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("control.sock")
+    }
+
     /// Runs a command of `knockd` with this configuration.
     pub fn run(&self, args: &[&str]) -> Output {
         let (knockd, config) = (binaries::path("knockd"), self.config());

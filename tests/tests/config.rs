@@ -146,7 +146,7 @@ fn a_wrong_command_line_of_knockd_is_a_usage_error_and_touches_nothing() {
     let world = World::with(&["broker"]);
     let door = door_with(&world, &Settings::default(), "");
     let before = world.broker().ruleset();
-    let lines: [&[&str]; 8] = [
+    let lines: [&[&str]; 14] = [
         &[],
         &["open"],
         &["run", "--frobnicate"],
@@ -155,6 +155,12 @@ fn a_wrong_command_line_of_knockd_is_a_usage_error_and_touches_nothing() {
         &["client"],
         &["client", "add"],
         &["client", "remove"],
+        &["ban"],
+        &["ban", "press-17"],
+        &["ban", "192.0.2.0/24"],
+        &["ban", "192.0.2.1", "--for", "0s"],
+        &["ban", "192.0.2.1", "--reason", "two\nlines"],
+        &["unban", "everybody"],
     ];
     for line in lines {
         let output = door.run(line).exits(64);

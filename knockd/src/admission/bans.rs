@@ -150,19 +150,25 @@ impl<F: Firewall> Admission<F> {
         Ok(AdminBan { until, ended: ended.len(), warning })
     }
 
-    /// Lifts a source's ban, whoever made it; false if there was none.
+    /// Lifts the bans of these sources, whoever made them; returns how many there were.
     ///
     /// # Errors
-    /// [`BanError`]; then the source is banned still.
-    pub fn unban(&mut self, source: Source, now: Now) -> Result<bool, BanError> {
+    /// [`BanError::Firewall`]: then they are banned still. [`BanError::Journal`]: then they would be again
+    /// after a restart.
+    pub fn unban(&mut self, sources: &[Source], now: Now) -> Result<usize, BanError> {
         self.forget_ended_bans(now);
-        let Some(before) = self.gate.bans().get(source).cloned() else { return Ok(false) };
-        let changes = [BanChange { source, kind: before.kind, until: None }];
+        let change = |source: &Source| {
+            let kind = self.gate.bans().get(*source)?.kind;
+            Some(BanChange { source: *source, kind, until: None })
+        };
+        let changes: Vec<BanChange> = sources.iter().filter_map(change).collect();
         self.firewall.ban(&changes, now.uptime)?;
-        let _ = self.gate.bans_mut().lift(source);
-        self.files.banned.put(source, None, now)?;
+        for BanChange { source, .. } in &changes {
+            let _ = self.gate.bans_mut().lift(*source);
+            self.files.banned.put(*source, None, now)?;
+        }
         self.files.banned.sync()?;
-        Ok(true)
+        Ok(changes.len())
     }
 
     /// Lets go of the bans whose time is over.

@@ -5,6 +5,8 @@
 
 use std::{fmt, process::ExitCode};
 
+mod ask;
+pub mod bans;
 pub mod check;
 pub mod client;
 pub mod firewall;
@@ -12,6 +14,7 @@ pub mod grants;
 pub mod moment;
 mod output;
 pub mod run;
+pub mod status;
 #[cfg(test)]
 pub(crate) mod test_support;
 

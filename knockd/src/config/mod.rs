@@ -152,6 +152,18 @@ fn sound(
     }
 }
 
+/// The path of the control socket that the main file names, without a look at the clients.
+///
+/// # Errors
+/// Every mistake of the configuration, if the main file doesn't tell.
+pub(crate) fn control(path: &Path) -> Result<PathBuf, Mistakes> {
+    match read_settings(path, &Environment::of_process(), &mut Vec::new()).and_then(|it| it.control)
+    {
+        Some(control) => Ok(control),
+        None => load(path).map(|config| config.control),
+    }
+}
+
 /// The folder of the clients that the main file names, without a look at what is in it.
 ///
 /// # Errors

@@ -135,6 +135,12 @@ impl Gate {
         self.bans.ban(source, ban, changes)
     }
 
+    /// How long a source is banned that fails too often.
+    #[must_use]
+    pub const fn ban_for(&self) -> Duration {
+        self.ban_for
+    }
+
     /// Who is banned.
     #[must_use]
     pub const fn bans(&self) -> &Bans {

@@ -4,7 +4,10 @@
 //! a boot the uptime counts, which nobody can step; after a reboot the clock on the wall, and then no ban
 //! lasts longer than it was made for.
 
-use std::{fs::File, io, net::IpAddr, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{
+    collections::HashMap, fs::File, io, net::IpAddr, os::unix::fs::FileExt, path::Path,
+    time::Duration,
+};
 
 use common::Timestamp;
 
@@ -43,6 +46,18 @@ pub enum Found {
 /// If there is a file and it can't be read at all.
 pub fn load(path: &Path, boot: BootId, now: Now) -> Result<Found, StateError> {
     Ok(places::read(path)?.map_or(Found::None, |bytes| parse(&bytes, boot, now)))
+}
+
+/// Why each source is banned that the file has a place for, whether its ban still holds or not: for who only
+/// looks, and knows from the kernel who is banned.
+///
+/// # Errors
+/// If there is a file and it can't be read at all.
+pub fn reasons(path: &Path) -> Result<HashMap<Source, BanReason>, StateError> {
+    let bytes = places::read(path)?.unwrap_or_default();
+    let places = places::parse(&bytes, MAGIC).map(|(_, places)| places);
+    let stored = places.into_iter().flatten().filter_map(Stored::from_bytes);
+    Ok(stored.map(|Stored { source, ban, .. }| (source, ban.reason)).collect())
 }
 
 /// Reads a file's content. No content whatever makes it panic.

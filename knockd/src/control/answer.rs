@@ -1,0 +1,116 @@
+//! What the daemon does on request, and says of itself.
+
+use std::{cmp::Reverse, time::Duration};
+
+use super::{Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Unbanned};
+use crate::{
+    admission::{Admission, BanError},
+    counts::Counts,
+    firewall::Firewall,
+    gate::{
+        bans::BanKind,
+        clock::Now,
+        source::{InvalidSource, Source},
+    },
+    telemetry::rfc3339,
+};
+
+/// Denied clients that the status shows.
+pub const DENIALS_SHOWN: usize = 20;
+/// The longest ban that an admin can make: ten years.
+pub const BAN_LIMIT: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// What a request is answered from.
+pub struct Parts<'a, F> {
+    /// The daemon's insides.
+    pub admission: &'a mut Admission<F>,
+    /// What was decided so far.
+    pub counts: &'a Counts,
+    /// What the kernel dropped because the receive buffer was full.
+    pub receive_buffer_drops: Option<u64>,
+    /// When the daemon started.
+    pub since: Now,
+}
+
+impl<F: Firewall> Parts<'_, F> {
+    /// Does what is asked for.
+    pub fn answer(&mut self, request: &Request, now: Now) -> Reply {
+        let done = match request {
+            Request::Status => Ok(Reply::Status(Box::new(self.status(now)))),
+            Request::Ban { source, for_ms, reason } => self.ban(source, *for_ms, reason, now),
+            Request::Unban { source } => self.unban(source.as_deref(), now),
+        };
+        done.unwrap_or_else(Reply::Refused)
+    }
+
+    fn status(&mut self, now: Now) -> Status {
+        self.admission.forget_ended_bans(now);
+        let gate = self.admission.gate();
+        let by = |kind| gate.bans().iter().filter(|(_, ban)| ban.kind == kind).count();
+        let mut denials: Vec<_> = gate.denials().iter().collect();
+        denials.sort_by_key(|(client, denial)| (Reverse(denial.count), *client));
+        let denied = denials.iter().take(DENIALS_SHOWN).map(|(client, denial)| Denied {
+            client: gate.directory().name(*client).to_owned(),
+            count: denial.count,
+            last: rfc3339(denial.last),
+        });
+        let live = self.admission.grants().owners().filter(|(_, until)| now.uptime < **until);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            // By the clock as it is now: it may have been stepped since.
+            since: rfc3339(now.utc_of(self.since.uptime)),
+            clients: gate.directory().len(),
+            grants: live.count(),
+            bans_by_failures: by(BanKind::Failures),
+            bans_by_admin: by(BanKind::Admin),
+            decisions: self.counts.clone(),
+            denied: denied.collect(),
+            receive_buffer_drops: self.receive_buffer_drops,
+        }
+    }
+
+    fn ban(
+        &mut self,
+        source: &str,
+        for_ms: Option<u64>,
+        reason: &str,
+        now: Now,
+    ) -> Result<Reply, Refused> {
+        let source: Source = source.parse().map_err(|error: InvalidSource| bad(&error))?;
+        let reason = reason.parse().map_err(|error| bad(&error))?;
+        let length = for_ms.map_or(self.admission.gate().ban_for(), Duration::from_millis);
+        if length.is_zero() || length > BAN_LIMIT {
+            return Err(bad(&"a ban lasts for at least a millisecond and at most ten years"));
+        }
+        let ban =
+            self.admission.ban(source, length, reason, now).map_err(|error| failed(&error))?;
+        Ok(Reply::Banned(Banned {
+            source: source.to_string(),
+            expires: rfc3339(now.utc_of(ban.until)),
+            grants_ended: ban.ended,
+            warning: ban.warning.map(|error| error.to_string()),
+        }))
+    }
+
+    fn unban(&mut self, source: Option<&str>, now: Now) -> Result<Reply, Refused> {
+        let sources: Vec<Source> = match source {
+            Some(source) => vec![source.parse().map_err(|error: InvalidSource| bad(&error))?],
+            None => self.admission.gate().bans().iter().map(|(source, _)| *source).collect(),
+        };
+        let lifted = self.admission.unban(&sources, now).map_err(|error| failed(&error))?;
+        Ok(Reply::Unbanned(Unbanned { changed: lifted > 0, lifted }))
+    }
+}
+
+fn bad(error: &dyn std::fmt::Display) -> Refused {
+    Refused::new(RefusedKind::Request, error.to_string())
+}
+
+fn failed(error: &BanError) -> Refused {
+    let kind = match error {
+        BanError::NotBanned(_) => RefusedKind::Impossible,
+        BanError::Journal(_) | BanError::Firewall(_) => RefusedKind::Failed,
+    };
+    Refused::new(kind, error.to_string())
+}

@@ -1,0 +1,148 @@
+//! The control socket: how the `knockd` commands talk to the daemon. A request is one line of JSON, and so is
+//! its reply; then the connection ends.
+//!
+//! # Security considerations
+//! - A Unix socket that root and the group `knockd` (where there is one) can connect to, nobody else: its
+//!   mode is 0660.
+//! - At most [`server::CONNECTIONS`] connections are served at once, each for [`server::PATIENCE`] at most and
+//!   with a request of [`REQUEST_MAX`] bytes at most; further ones wait in the socket's backlog.
+
+pub mod answer;
+pub mod client;
+pub mod server;
+
+use serde::{Deserialize, Serialize};
+
+use crate::counts::Counts;
+
+/// Longest request in bytes.
+pub const REQUEST_MAX: u64 = 4096;
+
+/// What the daemon is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "command", deny_unknown_fields)]
+pub enum Request {
+    /// How it is.
+    Status,
+    /// To ban a source.
+    #[serde(rename_all = "kebab-case")]
+    Ban {
+        /// The source, as an admin writes it.
+        source: String,
+        /// For how long, in milliseconds; for `ban.duration` if it isn't given.
+        for_ms: Option<u64>,
+        /// Why.
+        reason: String,
+    },
+    /// To lift bans.
+    Unban {
+        /// The source; all if it isn't given.
+        source: Option<String>,
+    },
+}
+
+/// What the daemon says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// How it is.
+    Status(Box<Status>),
+    /// A source is banned.
+    Banned(Banned),
+    /// Bans are lifted.
+    Unbanned(Unbanned),
+    /// What was asked for isn't done.
+    Refused(Refused),
+}
+
+/// How the daemon is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it runs: RFC 3339.
+    pub since: String,
+    /// How many clients there are.
+    pub clients: usize,
+    /// How many grants are live.
+    pub grants: usize,
+    /// How many sources are banned by their failures.
+    pub bans_by_failures: usize,
+    /// How many sources an admin has banned.
+    pub bans_by_admin: usize,
+    /// What was decided since.
+    pub decisions: Counts,
+    /// Clients that asked for what they may not have, the most eager ones first; at most
+    /// [`answer::DENIALS_SHOWN`].
+    pub denied: Vec<Denied>,
+    /// Datagrams that were lost because the receive buffer was full; none if that can't be read.
+    pub receive_buffer_drops: Option<u64>,
+}
+
+/// A client that asked for what it may not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Denied {
+    /// Its name.
+    pub client: String,
+    /// How often.
+    pub count: u64,
+    /// When last, by its own clock: RFC 3339.
+    pub last: String,
+}
+
+/// A source is banned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Banned {
+    /// The source as it is banned: of an IPv6 address, its /64.
+    pub source: String,
+    /// When the ban ends: RFC 3339.
+    pub expires: String,
+    /// How many grants it has ended.
+    pub grants_ended: usize,
+    /// What went wrong beside it.
+    pub warning: Option<String>,
+}
+
+/// Bans are lifted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Unbanned {
+    /// Whether there was one.
+    pub changed: bool,
+    /// How many.
+    pub lifted: usize,
+}
+
+/// What was asked for isn't done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Refused {
+    /// Why, in kind.
+    pub kind: RefusedKind,
+    /// Why, and what to do.
+    pub message: String,
+}
+
+/// Why something isn't done, in kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusedKind {
+    /// The request is none that this daemon understands.
+    Request,
+    /// It must not, or can't, be done.
+    Impossible,
+    /// The system failed it.
+    Failed,
+}
+
+impl Refused {
+    /// A refusal of this kind.
+    pub fn new(kind: RefusedKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}

@@ -1,0 +1,126 @@
+//! The daemon's end: takes requests, and hands each to the event loop together with a way back.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::unistd::{Group, chown};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+    time::{sleep, timeout},
+};
+
+use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request};
+
+/// Connections that are served at once.
+pub const CONNECTIONS: usize = 16;
+/// How long one is served at most.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// The group that may connect, beside root.
+const GROUP: &str = "knockd";
+const MODE: u32 = 0o660;
+/// How long to wait after a failure to accept, so that a lasting one doesn't take a whole core.
+const AFTER_A_FAILED_ACCEPT: Duration = Duration::from_millis(100);
+
+/// A request, and the way back.
+#[derive(Debug)]
+pub struct Asked {
+    /// What is asked for.
+    pub request: Request,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Asked {
+    /// Answers it. Whoever has gone meanwhile isn't told.
+    pub fn answer(self, reply: Reply) {
+        let _ = self.reply.send(reply);
+    }
+}
+
+/// The control socket, served by tasks of their own.
+pub struct Control {
+    requests: mpsc::Receiver<Asked>,
+}
+
+impl Control {
+    /// Listens at this path, where an earlier run may have left its socket: the caller has made sure that
+    /// no other daemon lives. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// What stands in the way of it.
+    pub fn listen(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        if let Ok(Some(group)) = Group::from_name(GROUP) {
+            // Without it root alone can connect.
+            let _ = chown(path, None, Some(group.gid));
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+        let (sender, requests) = mpsc::channel(1);
+        tokio::spawn(accept(listener, sender));
+        Ok(Self { requests })
+    }
+
+    /// Waits for the next request. Nothing is lost if it is dropped.
+    pub async fn next(&mut self) -> Option<Asked> {
+        self.requests.recv().await
+    }
+}
+
+async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((connection, _)) => {
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    // One who is too slow, or gone, has no answer.
+                    let _ = timeout(PATIENCE, serve(connection, sender)).await;
+                    drop(place);
+                });
+            }
+            Err(_) => sleep(AFTER_A_FAILED_ACCEPT).await,
+        }
+    }
+}
+
+async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()> {
+    let (reader, mut writer) = connection.split();
+    let mut line = String::new();
+    BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line).await?;
+    let reply = match serde_json::from_str(&line) {
+        Ok(request) => ask(request, &sender).await,
+        Err(error) => Reply::Refused(Refused::new(
+            RefusedKind::Request,
+            format!(
+                "this daemon doesn't understand the request: {error}; is it of another version?"
+            ),
+        )),
+    };
+    let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
+    text.push('\n');
+    writer.write_all(text.as_bytes()).await
+}
+
+async fn ask(request: Request, sender: &mpsc::Sender<Asked>) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    let gone = || Reply::Refused(Refused::new(RefusedKind::Failed, "the daemon is ending"));
+    match sender.send(Asked { request, reply }).await {
+        Ok(()) => answer.await.unwrap_or_else(|_| gone()),
+        Err(_) => gone(),
+    }
+}
