@@ -9,7 +9,7 @@ use crate::{
         Gate,
         bans::{Ban, BanChange, BanKind, BanReason, NotBanned},
         clock::{Now, Uptime},
-        decision::Reason,
+        decision::Refusal,
         grants::{Change, Owner},
         source::Source,
     },
@@ -47,16 +47,16 @@ impl<F: Firewall> Admission<F> {
     /// Counts these failures against their sources, and bans those that have failed too often.
     pub(super) fn punish(
         &mut self,
-        strikes: &[(IpAddr, Reason)],
+        strikes: &[(IpAddr, Refusal)],
         now: Now,
         tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
     ) {
         self.forget_ended_bans(now);
         let mut banned = Vec::new();
         let mut changes = Vec::new();
-        for (source, reason) in strikes {
+        for (source, refusal) in strikes {
             let before = changes.len();
-            match self.gate.strike(*source, *reason, &self.grants, now, &mut changes) {
+            match self.gate.strike(*source, *refusal, &self.grants, now, &mut changes) {
                 Ok(()) if changes.len() > before => banned.push(*source),
                 Ok(()) => {}
                 Err(why) => tell(&Outcome::NotBanned(NoBan::Spared(why)), *source, &self.gate),

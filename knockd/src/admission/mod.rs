@@ -255,8 +255,8 @@ impl<F: Firewall> Admission<F> {
                 Decision::Accept(accepted) => pending.push(Pending::new(source, accepted)),
                 Decision::Refuse(refusal) => {
                     tell(&Outcome::Refused(refusal), source, &self.gate);
-                    if refusal.reason.is_strike() {
-                        strikes.push((source, refusal.reason));
+                    if refusal.is_strike() {
+                        strikes.push((source, refusal));
                     }
                 }
             }

@@ -52,6 +52,20 @@ pub struct Refusal {
     pub reason: Reason,
 }
 
+impl Refusal {
+    /// Whether it counts against the packet's source: what a stranger's packet is refused for, or garbage.
+    /// An honest device with a wrong clock is no stranger, and a copy of somebody's packet needs no key, and
+    /// can have any source.
+    #[must_use]
+    pub const fn is_strike(&self) -> bool {
+        match self.reason {
+            Reason::UnknownTag | Reason::BadMac | Reason::BadSeal => true,
+            Reason::Malformed(_) => self.client.is_none(),
+            _ => false,
+        }
+    }
+}
+
 /// The check that a packet failed. Each has one name ([`Reason::name`]), the same in events, metrics
 /// and documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,14 +145,6 @@ impl Reason {
 }
 
 impl Reason {
-    /// Whether it counts against the packet's source: what only a stranger's packet, or garbage, is refused
-    /// for. An honest device with a wrong clock is no stranger, and a copy of somebody's packet needs no key,
-    /// and can have any source.
-    #[must_use]
-    pub const fn is_strike(&self) -> bool {
-        matches!(self, Self::Malformed(_) | Self::UnknownTag | Self::BadMac | Self::BadSeal)
-    }
-
     /// The service that was asked for, where that is what was refused.
     #[must_use]
     pub const fn service(&self) -> Option<ServiceName> {

@@ -104,7 +104,7 @@ impl Gate {
         }
     }
 
-    /// Counts the failure of a stranger's packet against its source, and bans that if it has failed too often.
+    /// Counts a refusal, if it is a strike, against its source, and bans that if it has failed too often.
     /// A source of which a grant is live isn't banned. The changes that follow for the kernel go to
     /// `changes`: none if the source isn't banned by this.
     ///
@@ -113,13 +113,13 @@ impl Gate {
     pub fn strike(
         &mut self,
         source: IpAddr,
-        reason: Reason,
+        refusal: Refusal,
         grants: &Grants,
         now: Now,
         changes: &mut Vec<BanChange>,
     ) -> Result<(), NotBanned> {
         let source = Source::of(source);
-        if !reason.is_strike()
+        if !refusal.is_strike()
             || self.strikes.strike(source, now.uptime) == Strike::Counted
             || grants.any_live_of(source, now.uptime)
         {
@@ -130,7 +130,7 @@ impl Gate {
             until: now.uptime + self.ban_for,
             length: self.ban_for,
             // Names of reasons are shorter than a reason can be.
-            reason: reason.name().parse().unwrap_or_default(),
+            reason: refusal.reason.name().parse().unwrap_or_default(),
         };
         self.bans.ban(source, ban, changes)
     }
