@@ -5,9 +5,14 @@ CARGO ?= cargo
 E2E_THREADS ?= 6
 # What the benchmark measures, and how: BENCH="--quick connect burst". Everything unless given.
 BENCH ?=
+# How often `make fuzz` runs each target, and which of them.
+RUNS ?= 10000000
+TARGET ?= all
+FUZZ = --manifest-path tests/fuzz/Cargo.toml
+FUZZ_LIB = $(FUZZ) --no-default-features --target-dir $(or $(CARGO_TARGET_DIR),target)/fuzz
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
-.PHONY: help demo test callgrind setup build install fmt lint clean bench
+.PHONY: help demo test callgrind setup build install fmt fuzz lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -22,8 +27,13 @@ test: setup lint ## Everything that CI checks
 	@$(CARGO) build --quiet $(NO_STD)
 	@echo '==> tests of common, knock and knockd'
 	@$(CARGO) test --package common --package knock --package knockd
+	@echo '==> the corpus of the fuzz targets, replayed'
+	@$(CARGO) test $(FUZZ_LIB) --test replay
 	@echo '==> end-to-end tests'
 	@$(CARGO) test --package e2e -- --test-threads=$(E2E_THREADS)
+
+fuzz: ## RUNS executions of every fuzz target, or of TARGET: with a nightly compiler and cargo-fuzz
+	@tests/fuzz/run.sh $(TARGET) $(RUNS)
 
 bench: ## knockd beside its peers, against the machine's limit: as root; takes a quarter of an hour, installs fwknop and letmein
 	@tests/bench-setup.sh
@@ -33,8 +43,10 @@ bench: ## knockd beside its peers, against the machine's limit: as root; takes a
 lint: ## Formatting, clippy and rustdoc, with warnings denied
 	@echo '==> formatting'
 	@$(CARGO) fmt --all --check
+	@$(CARGO) fmt $(FUZZ) --check
 	@echo '==> clippy'
 	@$(CARGO) clippy --quiet --workspace --all-targets -- --deny warnings
+	@$(CARGO) clippy --quiet $(FUZZ_LIB) --all-targets -- --deny warnings
 	@echo '==> rustdoc'
 	@RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --quiet --workspace --no-deps --document-private-items
 
@@ -61,6 +73,7 @@ install: ## Put what `make build` built, the units and a first configuration in 
 
 fmt: ## Format the code
 	@$(CARGO) fmt --all
+	@$(CARGO) fmt $(FUZZ)
 
 clean: ## Remove all that was built
 	@$(CARGO) clean

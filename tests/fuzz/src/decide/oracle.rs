@@ -1,0 +1,108 @@
+//! What the gate must say of a sealed packet: PROTOCOL.md's ten checks, written a second time.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use common::{Action, ClientAddress, Request, Timestamp, UnicastAddress};
+use knockd::gate::{
+    decision::{Accepted, Effect},
+    directory::ClientId,
+    policy::AddressPolicy,
+};
+
+use super::{
+    Sealed, Story,
+    world::{CAST, GRANT, PER_CLIENT, SKEW_MS},
+};
+
+/// Whose packet the refusal is told of, and its reason's name.
+type Refused = (Option<ClientId>, &'static str);
+
+impl Story {
+    /// Says what must become of a sealed packet from this source; but for the memory's being full.
+    pub(super) fn verdict(&self, sealed: &Sealed, source: IpAddr) -> Result<Accepted, Refused> {
+        let known = self.known[sealed.by];
+        let (Some(client), Some(entry)) = (known.id, &CAST[sealed.by].entry) else {
+            return Err((None, "unknown-tag"));
+        };
+        let today = self.tags.0;
+        if ![Some(today), today.previous(), today.next()].contains(&Some(sealed.day)) {
+            return Err((None, "unknown-tag"));
+        }
+        let refused = |name| Err((Some(client), name));
+        let Ok(request) = Request::from_bytes(&sealed.request, sealed.day) else {
+            return refused("malformed");
+        };
+        let (stamp, now) = (request.timestamp, self.now.utc);
+        let is_forgotten = self.gate.replay().forgotten().is_some_and(|newest| stamp <= newest);
+        if stamp.as_millis().abs_diff(now.as_millis()) > SKEW_MS || is_forgotten {
+            return refused("stale");
+        }
+        if !known.enabled {
+            return refused("client-disabled");
+        }
+        if entry.expires.is_some_and(|end| end <= now) {
+            return refused("client-expired");
+        }
+        if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
+            return refused("network-not-allowed");
+        }
+        let address = match request.address {
+            ClientAddress::Literal(address) => Some(address),
+            ClientAddress::Observed if entry.address == AddressPolicy::Observed => {
+                UnicastAddress::try_from(source).ok()
+            }
+            ClientAddress::Observed => None,
+        };
+        let Some(address) = address.filter(|address| address.ip() == source) else {
+            return refused("address-mismatch");
+        };
+        if request.service.is_some_and(|name| !entry.services.contains(&name)) {
+            return refused("service-not-allowed");
+        }
+        let asked: Vec<_> = request.service.map_or(entry.services.to_vec(), |name| vec![name]);
+        let services: Arc<[_]> = asked
+            .into_iter()
+            .filter_map(|name| self.gate.directory().service_named(name))
+            .collect();
+        if self.accepted.contains(&sealed.mac()) {
+            return refused("replayed");
+        }
+        let seconds = match request.open_for.as_secs() {
+            0 => GRANT.open_for.as_secs(),
+            asked => u64::from(asked).min(GRANT.max.as_secs()),
+        };
+        let effect = match request.action {
+            Action::Open => Effect::Open(Duration::from_secs(seconds)),
+            Action::Close => Effect::Close,
+        };
+        let mac = sealed.mac();
+        Ok(Accepted { client, address, services, effect, mac, timestamp: stamp })
+    }
+
+    /// A good packet is refused for want of room only where there is none.
+    pub(super) fn assert_full(&self, client: ClientId) {
+        let is_full = self.gate.replay().packets().len() == self.capacity;
+        assert!(is_full || self.share(client) == PER_CLIENT, "there is room");
+    }
+
+    /// The memory keeps its bounds.
+    pub(super) fn assert_bounds(&self) {
+        assert!(self.gate.replay().packets().len() <= self.capacity);
+        for known in &self.known {
+            assert!(known.id.is_none_or(|client| self.share(client) <= PER_CLIENT));
+        }
+    }
+
+    /// Only what step 6 refuses by now is forgotten, so that no fresh packet is shut out by it.
+    pub(super) fn assert_forgets_only_what_is_stale(&self, before: Option<Timestamp>) {
+        let after = self.gate.replay().forgotten();
+        assert!(after >= before);
+        let still_fresh = self.now.utc.as_millis().saturating_sub(SKEW_MS);
+        assert!(after == before || after.is_some_and(|newest| newest.as_millis() < still_fresh));
+    }
+
+    fn share(&self, client: ClientId) -> usize {
+        let packets = self.gate.replay().packets();
+        packets.filter(|packet| packet.client == Some(client)).count()
+    }
+}

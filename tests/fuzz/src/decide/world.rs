@@ -1,0 +1,118 @@
+//! Who knocks, and at what: a few clients that differ in what their entries allow, and a stranger.
+
+use std::{net::IpAddr, sync::LazyLock, time::Duration};
+
+use common::{ClientKeys, Realm, Secret, Timestamp};
+use ipnet::IpNet;
+use knockd::gate::{
+    Gate,
+    directory::{Directory, Enrolment},
+    policy::{
+        AddressPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions, Standing,
+    },
+    replay::ReplayMemory,
+};
+
+use super::Known;
+
+/// When every story begins, in milliseconds since 1970.
+pub(super) const START_MS: u64 = 1_790_000_000_123;
+/// The allowed skew.
+pub(super) const SKEW_MS: u64 = 30_000;
+/// Packets remembered at once: few, so that a story can fill the memory.
+pub(super) const CAPACITY: u32 = 6;
+/// Those of one client.
+pub(super) const PER_CLIENT: usize = 3;
+
+/// Someone who can seal packets.
+pub(super) struct Actor {
+    keys: ClientKeys,
+    /// `None` for the stranger.
+    pub(super) entry: Option<Client>,
+}
+
+impl Actor {
+    pub(super) fn keys(&self) -> &ClientKeys {
+        &self.keys
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        self.entry.is_some()
+    }
+}
+
+pub(super) static CAST: LazyLock<[Actor; 6]> = LazyLock::new(|| {
+    let both = ["mqtts", "coaps"].as_slice();
+    let networks = ["10.3.0.0/16", "2001:db8::/32"].map(|it| it.parse::<IpNet>().unwrap());
+    let expires = Some(Timestamp::from_millis(START_MS + 20_000));
+    [
+        actor("plain", both, &[], AddressPolicy::Strict, None),
+        actor("observed", &["mqtts"], &[], AddressPolicy::Observed, None),
+        actor("expires", &["mqtts"], &[], AddressPolicy::Strict, expires),
+        actor("networks", &["coaps"], &networks, AddressPolicy::Observed, None),
+        actor("other", both, &[], AddressPolicy::Observed, expires),
+        Actor { entry: None, ..actor("stranger", both, &[], AddressPolicy::Observed, None) },
+    ]
+});
+
+fn actor(
+    name: &str,
+    services: &[&str],
+    from: &[IpNet],
+    address: AddressPolicy,
+    expires: Option<Timestamp>,
+) -> Actor {
+    let mut secret = [7; 32];
+    secret[..name.len()].copy_from_slice(name.as_bytes());
+    let secret = Secret::new(secret).unwrap();
+    let keys = ClientKeys::derive(&secret, &Realm::default());
+    let entry = Client {
+        name: name.parse().unwrap(),
+        secret,
+        services: services.iter().map(|name| name.parse().unwrap()).collect(),
+        from: from.to_vec(),
+        address,
+        expires,
+        standing: Standing::Enabled,
+    };
+    Actor { keys, entry: Some(entry) }
+}
+
+/// A client as the directory takes it.
+pub(super) fn enrolment(by: usize, enabled: bool) -> Enrolment {
+    let mut client = CAST[by].entry.clone().expect("the stranger has no entry");
+    client.standing = if enabled { Standing::Enabled } else { Standing::Disabled };
+    Enrolment { client, keys: CAST[by].keys.clone() }
+}
+
+pub(super) fn skew() -> ClockSkew {
+    ClockSkew::try_from(Duration::from_millis(SKEW_MS)).unwrap()
+}
+
+pub(super) fn limits(capacity: usize) -> ReplayLimits {
+    ReplayLimits { capacity: capacity as u32, per_client: PER_CLIENT as u32 }
+}
+
+pub(super) const GRANT: GrantPolicy = GrantPolicy {
+    open_for: Duration::from_secs(30),
+    max: Duration::from_secs(3_600),
+    sessions: Sessions::Keep,
+};
+
+/// A gate that knows all clients, with nothing remembered and no tags.
+pub(super) fn gate() -> (Gate, Vec<Known>) {
+    let services = [("mqtts", "tcp/8883"), ("coaps", "udp/5684")].map(|(name, port)| Service {
+        name: name.parse().unwrap(),
+        ports: vec![port.parse().unwrap()],
+        to: Vec::<IpAddr>::new(),
+    });
+    let mut directory = Directory::new(services.to_vec(), Vec::new(), &Realm::default());
+    let known = (0..CAST.len())
+        .map(|by| Known {
+            id: CAST[by].is_client().then(|| directory.add(enrolment(by, true))),
+            enabled: true,
+        })
+        .collect();
+    let replay = ReplayMemory::new(limits(CAPACITY as usize), skew(), None);
+    (Gate::new(directory, replay, GRANT, skew()), known)
+}
