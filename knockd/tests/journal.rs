@@ -18,6 +18,7 @@ use knockd::{
     },
 };
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 const BOOT: BootId = BootId::from_bytes([1; 16]);
@@ -111,6 +112,19 @@ fn a_file_cut_at_any_byte_is_damaged() {
         Condition::Damaged(Damage::Records { missing: 1, counted: 4 })
     );
     assert_eq!(numbers(&missing_one.packets), [0, 1, 2]);
+}
+
+#[test]
+fn a_header_with_more_places_than_there_can_be_is_damage() {
+    let (_temporary, folder, path) = folder();
+    append(&mut empty(&folder, 10), 0, 0..2);
+    let mut content = fs::read(&path).unwrap();
+    for (at, value) in [(48, u64::MAX), (64, u64::MAX - 2), (72, u64::MAX - 1)] {
+        content[at..at + 8].copy_from_slice(&value.to_be_bytes());
+    }
+    let checksum = Sha256::digest(&content[..120]);
+    content[120..128].copy_from_slice(&checksum[..8]);
+    assert_eq!(seen::parse(&content, BOOT).condition, Condition::Damaged(Damage::Header));
 }
 
 #[test]

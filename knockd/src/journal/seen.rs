@@ -103,8 +103,11 @@ impl Header {
             [0] => None,
             _ => Some(Timestamp::from_millis(decoder.take_u64()?)),
         };
-        let is_sound =
-            capacity > 0 && base <= oldest && oldest <= next && next - oldest <= capacity;
+        // A capacity is a u32: with a larger one the places would be beyond any file.
+        let is_sound = (1..=u64::from(u32::MAX)).contains(&capacity)
+            && base <= oldest
+            && oldest <= next
+            && next - oldest <= capacity;
         is_sound.then_some(Self { writer, capacity, base, span: Span { oldest, next, forgotten } })
     }
 
