@@ -115,9 +115,10 @@ def request(timestamp, address, open_for, action, flags, reserved, service):
     )
 
 
-def datagram(secret, realm, day, nonce, plaintext):
+def datagram(secret, realm, day, nonce, plaintext, tag_secret=None):
     keys = derive(secret, realm)
-    tag = hmac_sha256(keys["tag"], struct.pack(">I", day))[:8]
+    tag_key = derive(tag_secret or secret, realm)["tag"]
+    tag = hmac_sha256(tag_key, struct.pack(">I", day))[:8]
     body = tag + nonce + seal(keys["seal"], nonce, tag, plaintext)
     return body + hmac_sha256(keys["mac"], body)
 
@@ -150,6 +151,7 @@ def main():
     parser = argparse.ArgumentParser(description="A foreign client for wire format 1.")
     parser.add_argument("--check", metavar="FILE", help="make the vectors of FILE anew")
     parser.add_argument("--key", help="the client's secret in base64")
+    parser.add_argument("--tag-key", help="another client's secret, for the tag alone")
     parser.add_argument("--realm", default="")
     parser.add_argument("--to", help="ADDRESS:PORT to send to")
     parser.add_argument("--hex", action="store_true", help="print the datagram")
@@ -162,7 +164,7 @@ def main():
     parser.add_argument("--action", type=int, default=1, help="1 open, 2 close")
     parser.add_argument("--flags", type=int, default=0)
     parser.add_argument("--reserved", type=int, default=0)
-    parser.add_argument("--service", default="")
+    parser.add_argument("--service", default="", help=r"a name; \0 stands for a zero byte in it")
     parser.add_argument("--nonce", help="24 hex digits instead of random ones")
     parser.add_argument("--count", type=int, default=1, help="so many, each with a fresh nonce")
     parser.add_argument("--flip", type=int, metavar="BIT", help="flip a bit of the datagram")
@@ -194,8 +196,9 @@ def make(options):
         bytes.fromhex(options.nonce) if options.nonce else os.urandom(12),
         request(
             timestamp, address_bytes(options.address), options.open_for, options.action,
-            options.flags, options.reserved, options.service.encode(),
+            options.flags, options.reserved, options.service.encode().replace(b"\\0", b"\0"),
         ),
+        base64.b64decode(options.tag_key, validate=True) if options.tag_key else None,
     )
     if options.flip is not None:
         packet = bytearray(packet)

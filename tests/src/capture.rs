@@ -3,6 +3,7 @@
 use crate::binaries;
 use crate::process::Process;
 use crate::until::until_some;
+use crate::wire::tcp_flags;
 use crate::world::{Host, World};
 
 /// The port of the datagram that marks the end of a capture (9: discard).
@@ -64,13 +65,27 @@ impl Capture {
     /// Panics if the broker's host sent anything over IPv4 but TCP segments with RST.
     #[track_caller]
     pub fn saw_resets_at_most(self, host: Host<'_>) {
-        // The flags are in byte 13 behind an IP header of 20 bytes; RST is 4.
-        let flags = |packet: &str| u8::from_str_radix(packet.get(66..68)?, 16).ok();
-        let is_reset = |packet: &String| {
-            packet.starts_with("45") && flags(packet).is_some_and(|flags| flags & 4 != 0)
+        self.saw_segments_at_most(host, |flags| flags & tcp_flags("R") != 0);
+    }
+
+    /// Panics if the broker's host sent anything over IPv4 but plain SYNs, with which it connects itself.
+    #[track_caller]
+    pub fn saw_syns_at_most(self, host: Host<'_>) {
+        self.saw_segments_at_most(host, |flags| flags & tcp_flags("FSRPA") == tcp_flags("S"));
+    }
+
+    #[track_caller]
+    fn saw_segments_at_most(&self, host: Host<'_>, may_be: impl Fn(u8) -> bool) {
+        // The protocol is byte 9; TCP's flags are in byte 13 behind an IP header of 20 bytes.
+        let byte =
+            |packet: &str, at: usize| u8::from_str_radix(packet.get(2 * at..2 * at + 2)?, 16).ok();
+        let is_one = |packet: &str| {
+            packet.starts_with("45")
+                && byte(packet, 9) == Some(6)
+                && byte(packet, 33).is_some_and(&may_be)
         };
         let mut answers = self.answers(host);
-        answers.retain(|packet| !is_reset(packet));
+        answers.retain(|packet| !is_one(packet));
         assert!(answers.is_empty(), "the broker's host answered:\n{}", answers.join("\n"));
     }
 
@@ -94,7 +109,7 @@ impl Capture {
     /// Panics unless the broker's host sent something: the counterpart, which shows that a
     /// capture sees an answer where there is one.
     #[track_caller]
-    pub fn saw_an_answer(self) {
+    pub fn saw_an_answer(&self) {
         until_some("an answer was captured", || self.packets().into_iter().next());
     }
 }

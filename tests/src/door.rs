@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::Signal;
 
 use crate::binaries;
+use crate::counters::Counters;
 use crate::process::{Output, Process};
 use crate::until::until;
 use crate::world::{Host, World};
@@ -46,10 +47,11 @@ impl Default for Settings<'_> {
     }
 }
 
-/// `knockd` as installed on the broker's host.
+/// `knockd` as installed on the broker's host, or on another.
 #[derive(Debug)]
 pub struct Door<'w> {
     world: &'w World,
+    host: Host<'w>,
     dir: PathBuf,
     skew: Duration,
 }
@@ -57,11 +59,17 @@ pub struct Door<'w> {
 impl<'w> Door<'w> {
     /// Writes the configuration; nothing runs yet, and the firewall is as it was.
     pub fn new(world: &'w World, settings: &Settings<'_>) -> Self {
-        let dir = world.dir().join("knockd");
+        Self::on(world.broker(), settings)
+    }
+
+    /// Writes a configuration as [`Self::new`] does, for a host that need not be the broker's.
+    pub fn on(host: Host<'w>, settings: &Settings<'_>) -> Self {
+        let world = host.world();
+        let dir = world.dir().join(format!("knockd-{}", host.name()));
         for part in ["clients.d", "state"] {
             fs::create_dir_all(dir.join(part)).expect("make knockd's folders");
         }
-        let door = Self { world, dir, skew: Duration::from_secs(settings.skew) };
+        let door = Self { world, host, dir, skew: Duration::from_secs(settings.skew) };
         door.configure(settings);
         door
     }
@@ -76,6 +84,15 @@ impl<'w> Door<'w> {
             settings.services,
             settings.tables
         );
+        fs::write(self.config(), text).expect("write knockd.toml");
+    }
+
+    /// Gives a key that stands before all tables another value, in TOML.
+    pub fn set(&self, key: &str, value: &str) {
+        let text = fs::read_to_string(self.config()).expect("read knockd.toml");
+        let others = text.lines().filter(|line| !line.starts_with(&format!("{key} =")));
+        let text: Vec<&str> = others.collect();
+        let text = format!("{key} = {value}\n{}\n", text.join("\n"));
         fs::write(self.config(), text).expect("write knockd.toml");
     }
 
@@ -104,7 +121,7 @@ impl<'w> Door<'w> {
         let (knockd, config) = (binaries::path("knockd"), self.config());
         let mut argv = vec![knockd.as_str(), "--config", text(&config)];
         argv.extend_from_slice(args);
-        self.world.broker().run(&argv)
+        self.host.run(&argv)
     }
 
     /// Enrols a device for the service `mqtts`.
@@ -156,7 +173,7 @@ impl<'w> Door<'w> {
     pub fn spawn(&self) -> Daemon {
         let (knockd, config) = (binaries::path("knockd"), self.config());
         let argv = [knockd.as_str(), "--config", text(&config), "run"];
-        let process = self.world.broker().spawn(&argv, &[("KNOCKD_LOG", "debug")]);
+        let process = self.host.spawn(&argv, &[("KNOCKD_LOG", "debug")]);
         Daemon { process, listening_since: now() }
     }
 
@@ -230,9 +247,21 @@ impl Daemon {
         self.wait_out(door.skew - Duration::from_secs(AHEAD_S));
     }
 
+    /// What the kernel of its host counts.
+    pub fn counters(&self) -> Counters {
+        Counters::of(&self.process)
+    }
+
     /// Has it apply changed clients.
     pub fn reload(&self) {
         self.process.signal(Signal::SIGHUP);
+    }
+
+    /// Stops it for as long as `meanwhile` takes: what arrives then waits, and is taken as one batch.
+    pub fn frozen(&self, meanwhile: impl FnOnce()) {
+        self.process.signal(Signal::SIGSTOP);
+        meanwhile();
+        self.process.signal(Signal::SIGCONT);
     }
 
     /// Ends it as `kill -9` does.

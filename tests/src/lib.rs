@@ -10,7 +10,8 @@
 //! - [`process`] runs commands, [`mod@until`] waits for conditions instead of sleeping,
 //! - [`world`] and [`topology`] make the hosts, [`wire`] makes raw packets for the `packet` tool,
 //! - [`binaries`] builds the programs under test,
-//! - [`probe`], [`capture`], [`echo`], [`mosquitto`] and [`foreign`] are the real parts around them,
+//! - [`probe`], [`capture`], [`counters`], [`echo`], [`mosquitto`] and [`foreign`] are the real parts
+//!   around them,
 //! - [`door`] is `knockd` with its configuration and its devices,
 //! - [`story`] tells the demo.
 #![allow(
@@ -23,6 +24,7 @@
 
 pub mod binaries;
 pub mod capture;
+pub mod counters;
 pub mod door;
 pub mod echo;
 pub mod foreign;
@@ -36,6 +38,7 @@ pub mod wire;
 pub mod world;
 
 pub use capture::Capture;
+pub use counters::Counters;
 pub use door::{Daemon, Device, Door, Settings};
 pub use echo::{Echo, Talk};
 pub use foreign::Foreign;

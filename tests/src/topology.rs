@@ -1,5 +1,5 @@
 //! Hosts that aren't on the wire: behind a router with address translation, behind the broker's
-//! host, and in a container whose port the broker's host publishes.
+//! host, in a container whose port the broker's host publishes, and 65,536 of them in one.
 
 use crate::world::{Host, World};
 
@@ -64,6 +64,13 @@ impl World {
              }}"
         ));
         self.host("container")
+    }
+
+    /// Makes the attacker's host a crowd: all of 10.80.0.0/16 are its own addresses, and the way from
+    /// the broker's host to everywhere leads there, so that an answer to any source would be seen.
+    pub fn crowd(&self) {
+        self.ip(Some("attacker"), "route add local 10.80.0.0/16 dev lo");
+        self.ip(Some("broker"), "route add default via 10.77.0.3");
     }
 
     fn link_to_broker(&self, host: &str, net4: &str, net6: Option<&str>) {

@@ -1,6 +1,7 @@
 //! Raw IP packets, byte by byte: what an attacker's tools make.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 /// Protocol numbers (IANA).
 const TCP: u8 = 6;
@@ -24,7 +25,7 @@ pub struct Segment {
 /// The flags' byte for letters as nmap and nping write them: `SA` is SYN and ACK.
 pub fn tcp_flags(letters: &str) -> u8 {
     letters.bytes().fold(0, |flags, letter| {
-        let bit = b"FSRPAU".iter().position(|known| *known == letter.to_ascii_uppercase());
+        let bit = b"FSRPAUEC".iter().position(|known| *known == letter.to_ascii_uppercase());
         flags | 1 << bit.unwrap_or_else(|| panic!("unknown TCP flag {letter:?}"))
     })
 }
@@ -51,14 +52,29 @@ impl Segment {
     /// The packet in two fragments, cut inside the TCP header.
     pub fn fragments(&self, id: u16) -> [Vec<u8>; 2] {
         let tcp = self.bytes();
-        let (first, rest) = tcp.split_at(8);
         let (from, to) = (self.from.ip(), self.to.ip());
-        [fragment(from, to, id, 0, true, first), fragment(from, to, id, 8, false, rest)]
+        [0..8, 8..tcp.len()].map(|piece| fragment(from, to, TCP, id, &tcp, piece))
     }
 }
 
 /// A UDP datagram in an IP packet.
 pub fn udp_packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    ip_packet(from.ip(), to.ip(), UDP, &udp(from, to, payload))
+}
+
+/// A piece of a UDP datagram, its header of 8 bytes counted, in an IP packet: a fragment that says that
+/// more follow unless it reaches to the end. Begins at a multiple of 8 bytes.
+pub fn udp_fragment(
+    from: SocketAddr,
+    to: SocketAddr,
+    payload: &[u8],
+    id: u16,
+    piece: Range<usize>,
+) -> Vec<u8> {
+    fragment(from.ip(), to.ip(), UDP, id, &udp(from, to, payload), piece)
+}
+
+fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).expect("a datagram's length");
     let mut udp = Vec::with_capacity(8 + payload.len());
     udp.extend(from.port().to_be_bytes());
@@ -68,7 +84,7 @@ pub fn udp_packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     udp.extend_from_slice(payload);
     let sum = checksum(from.ip(), to.ip(), UDP, &udp);
     udp[6..8].copy_from_slice(&sum.to_be_bytes());
-    ip_packet(from.ip(), to.ip(), UDP, &udp)
+    udp
 }
 
 fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
@@ -81,17 +97,27 @@ fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> 
     }
 }
 
-/// A fragment of a TCP segment, `offset` bytes in.
-fn fragment(from: IpAddr, to: IpAddr, id: u16, offset: u16, more: bool, part: &[u8]) -> Vec<u8> {
+fn fragment(
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    id: u16,
+    whole: &[u8],
+    piece: Range<usize>,
+) -> Vec<u8> {
+    assert_eq!(piece.start % 8, 0, "fragments begin at multiples of 8 bytes");
+    let offset = u16::try_from(piece.start).expect("an offset");
+    let more = piece.end < whole.len();
+    let part = &whole[piece];
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let field = (offset / 8) | if more { 0x2000 } else { 0 };
-            ipv4(from.octets(), to.octets(), TCP, id, field, part)
+            ipv4(from.octets(), to.octets(), protocol, id, field, part)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             // RFC 8200, 4.5: next header, reserved, offset and flags, identification.
-            let mut header = vec![TCP, 0];
-            header.extend(((offset & !7) | u16::from(more)).to_be_bytes());
+            let mut header = vec![protocol, 0];
+            header.extend((offset | u16::from(more)).to_be_bytes());
             header.extend(u32::from(id).to_be_bytes());
             header.extend_from_slice(part);
             ipv6(from.octets(), to.octets(), 44, &header)

@@ -6,16 +6,18 @@
     reason = "a test's tool fails by panicking, with a message that says what it was doing"
 )]
 
+mod many;
 mod serve;
 mod sniff;
 mod talk;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use e2e::wire::{Segment, tcp_flags, udp_packet};
+use e2e::wire::{Segment, tcp_flags, udp_fragment, udp_packet};
 use knockd::local::NeverBanned;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -55,6 +57,8 @@ enum Command {
     NeverBanned,
     #[command(flatten)]
     Raw(Raw),
+    #[command(flatten)]
+    Many(many::Many),
 }
 
 #[derive(Subcommand)]
@@ -88,6 +92,9 @@ enum Raw {
         size: usize,
         #[arg(long, default_value_t = 1)]
         count: u32,
+        /// Only this piece of it, as 0-8: a fragment; 8 bytes of header count. Again for another piece.
+        #[arg(long, requires = "from")]
+        piece: Vec<String>,
     },
 }
 
@@ -105,6 +112,7 @@ fn main() {
             }
         }
         Command::Raw(raw) => send(raw).expect("send"),
+        Command::Many(many) => many::send(many).expect("send"),
     }
 }
 
@@ -132,14 +140,23 @@ fn send(raw: Raw) -> io::Result<()> {
                 socket.send_to(&segment.packet(), &address)?;
             }
         }
-        Raw::Udp { to, from, hex, size, count } => {
+        Raw::Udp { to, from, hex, size, count, piece } => {
             let payload = hex.map_or_else(|| vec![0; size], |hex| unhex(&hex));
-            let (socket, packet, address) = match from {
-                Some(from) => (raw_socket(to)?, udp_packet(from, to, &payload), without_port(to)),
-                None => (udp_socket(to)?, payload, to.into()),
+            let (socket, packets, address) = match from {
+                Some(from) => {
+                    let pieces = piece.iter().map(|piece| range(piece));
+                    let id = from.port();
+                    let mut packets: Vec<Vec<u8>> =
+                        pieces.map(|piece| udp_fragment(from, to, &payload, id, piece)).collect();
+                    if packets.is_empty() {
+                        packets.push(udp_packet(from, to, &payload));
+                    }
+                    (raw_socket(to)?, packets, without_port(to))
+                }
+                None => (udp_socket(to)?, vec![payload], to.into()),
             };
-            for _ in 0..count.min(MOST) {
-                socket.send_to(&packet, &address)?;
+            for packet in (0..count.min(MOST)).flat_map(|_| &packets) {
+                socket.send_to(packet, &address)?;
             }
         }
     }
@@ -168,6 +185,12 @@ fn udp_socket(to: SocketAddr) -> io::Result<Socket> {
 fn without_port(mut to: SocketAddr) -> SockAddr {
     to.set_port(0);
     to.into()
+}
+
+/// A range written as 0-8.
+fn range(text: &str) -> Range<usize> {
+    let (start, end) = text.split_once('-').expect("start-end");
+    start.parse().expect("a number")..end.parse().expect("a number")
 }
 
 fn unhex(hex: &str) -> Vec<u8> {
