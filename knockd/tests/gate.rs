@@ -136,8 +136,11 @@ impl Knock {
     }
 
     fn sealed(&self) -> SealedDatagram {
+        self.sealed_on(Day::of(self.request.timestamp).unwrap())
+    }
+
+    fn sealed_on(&self, day: Day) -> SealedDatagram {
         let keys = ClientKeys::derive(&secret(self.seed), &Realm::default());
-        let day = Day::of(self.request.timestamp).unwrap();
         seal(&keys, day, Nonce::from_random([self.nonce; 12]), &self.request)
     }
 }
@@ -432,6 +435,18 @@ fn across_midnight_a_fresh_packet_of_either_day_is_accepted() {
         prepare(&mut gate, now);
         let datagram = Knock::new().numbered(nonce).stamped(stamp).sealed();
         let _ = accepted(gate.decide(&datagram, ip("10.77.0.2"), at(now)));
+    }
+}
+
+#[test]
+fn a_stamp_one_millisecond_on_the_other_side_of_midnight_than_its_tag_is_malformed() {
+    let midnight = (NOON / DAY_MS + 1) * DAY_MS;
+    for (stamp, tags_day) in [(midnight - 1, midnight), (midnight, midnight - 1)] {
+        let mut gate = gate(vec![client("press-17", 1)]);
+        let day = Day::of(Timestamp::from_millis(tags_day)).unwrap();
+        let datagram = Knock::new().stamped(stamp).sealed_on(day);
+        let refused = reason(gate.decide(&datagram, ip("10.77.0.2"), at(midnight)));
+        assert_eq!(refused.name(), "malformed", "{refused:?}");
     }
 }
 

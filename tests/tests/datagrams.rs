@@ -7,7 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
-use e2e::door::{KNOCK_PORT, MQTTS, broker4};
+use e2e::door::{KNOCK_PORT, MQTTS, WIDE, broker4};
 use e2e::{Door, Echo, Foreign, Settings, State, World};
 
 #[test]
@@ -17,51 +17,92 @@ fn an_authentic_packet_with_any_field_malformed_is_refused_by_name_and_opens_not
     let door = Door::new(&world, &Settings::default());
     let device = door.enrol("press-17");
     let daemon = door.ready();
-    let malformed: [&[&str]; 13] = [
+    Foreign(world.client()).knock(&device, &["--day", "20000"]);
+    daemon.tells(&["source=10.77.0.2", "reason=\"unknown-tag\""]);
+    let malformed: [&[&str]; 12] = [
         &["--action", "0"],
         &["--action", "3"],
         &["--flags", "2"],
         &["--flags", "128"],
         &["--reserved", "1"],
+        &["--reserved", "256"],
         &["--service=-mqtts"],
         &["--service", "MQTTS"],
         &["--service", "mq tts"],
-        &["--address", "00000000000000000000ffff00000000"],
-        &["--address", "224.0.0.1"],
-        &["--address", "127.0.0.1"],
-        &["--address", "fe80::1"],
-        &["--day", "20000"],
+        &["--service", "mqtts\\0x"],
+        &["--service", "\\0mqtts"],
+        &["--service", "m\ngranted"],
     ];
-    for (sent, options) in malformed.iter().enumerate() {
+    for (sent, options) in (1..).zip(malformed) {
         Foreign(world.client()).knock(&device, options);
-        let is_of_another_day = options[0] == "--day";
-        let told = ["source=10.77.0.2", "reason=\"unknown-tag\""];
-        if is_of_another_day { daemon.tells(&told) } else { daemon.refuses("malformed", sent + 1) }
+        daemon.refuses("malformed", sent);
     }
     daemon.tells(&["client=press-17", "reason=\"malformed\""]);
+    assert!(
+        !daemon.log().lines().any(|line| line.starts_with("granted")),
+        "a line of the device's own"
+    );
     assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
     assert_eq!(daemon.granted(), 0);
 }
 
 #[test]
-fn a_packet_with_one_bit_flipped_is_a_strangers_and_opens_nothing() {
+fn an_address_in_the_packet_that_is_no_hosts_is_malformed_and_opens_nothing() {
     let world = World::new();
     let door = Door::new(&world, &Settings::default());
     let device = door.enrol("press-17");
     let daemon = door.ready();
-    // Tag, nonce, sealed request and mac: the first bit of each, and the last of all.
-    for (at, reason) in [
-        ("0", "unknown-tag"),
-        ("64", "bad-mac"),
-        ("160", "bad-mac"),
-        ("672", "bad-mac"),
-        ("927", "bad-mac"),
-    ] {
-        Foreign(world.client()).knock(&device, &["--flip", at]);
-        daemon.tells(&["DEBUG", "source=10.77.0.2", &format!("reason=\"{reason}\"")]);
+    let no_hosts = [
+        "0.0.0.0",
+        "127.0.0.1",
+        "169.254.0.1",
+        "224.0.0.1",
+        "239.255.255.255",
+        "255.255.255.255",
+        "::1",
+        "fe80::2",
+        "ff02::1",
+        "ff0e::1",
+    ];
+    for (sent, address) in (1..).zip(no_hosts) {
+        Foreign(world.client()).knock(&device, &["--address", address]);
+        daemon.refuses("malformed", sent);
     }
-    daemon.refuses("bad-mac", 4);
-    assert_eq!(daemon.granted(), 0);
+    // The client's own, in other words than the protocol's: another address, and not the source.
+    for (sent, address) in (1..).zip(["::10.77.0.2", "64:ff9b::10.77.0.2", "2002:a4d:2::"]) {
+        Foreign(world.client()).knock(&device, &["--address", address]);
+        daemon.refuses("address-mismatch", sent);
+    }
+    assert_eq!((daemon.granted(), door.grants().len()), (0, 0));
+}
+
+#[test]
+fn a_packet_under_the_tag_of_another_client_is_a_strangers_and_opens_nothing() {
+    let world = World::new();
+    let door = Door::new(&world, &Settings::default());
+    let (device, other) = (door.enrol("press-17"), door.enrol("press-18"));
+    let daemon = door.ready();
+    Foreign(world.client()).knock(&device, &["--tag-key", &other.key()]);
+    Foreign(world.client()).knock(&other, &["--tag-key", &device.key()]);
+    daemon.refuses("bad-mac", 2);
+    assert!(!daemon.has_told(&["client="]), "nobody's name is told");
+    assert_eq!((daemon.granted(), door.grants().len()), (0, 0));
+}
+
+#[test]
+fn a_stamp_a_millisecond_beyond_the_skew_is_refused_and_one_a_millisecond_within_it_opens() {
+    let world = World::new();
+    let door = Door::new(&world, &Settings { skew: WIDE, ..Settings::default() });
+    let device = door.enrol("press-17");
+    let daemon = door.ready_for_ahead();
+    // On its way a packet only ages: what was too old stays so, what wasn't too new stays so.
+    let edge = |millis: u64| format!("{}.{:03}", millis / 1000, millis % 1000);
+    let (late, early) = (edge(1000 * WIDE + 1), edge(1000 * WIDE - 1));
+    Foreign(world.client()).knock(&device, &[&format!("--clock-offset=-{late}")]);
+    daemon.refuses("stale", 1);
+    Foreign(world.client()).knock(&device, &["--clock-offset", &early]);
+    daemon.tells(&["client=press-17", "decision=\"granted\""]);
+    assert_eq!(daemon.granted(), 1);
 }
 
 #[test]
