@@ -93,6 +93,42 @@ fn install_touches_no_other_table() {
 }
 
 #[test]
+fn no_rule_that_another_table_has_opens_the_door_and_what_it_drops_stays_dropped() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    // Before and after ours at every hook that a packet to this host passes.
+    let everywhere: String = [("prerouting", -400), ("prerouting", -160), ("prerouting", 300)]
+        .into_iter()
+        .chain([("input", -300), ("input", 0), ("input", 300)])
+        .enumerate()
+        .map(|(n, (hook, priority))| {
+            format!(
+                "chain c{n} {{ type filter hook {hook} priority {priority}; policy accept; \
+                 tcp dport 8883 accept; }}; "
+            )
+        })
+        .collect();
+    world.broker().nft(&format!("table inet other {{ {everywhere} }}"));
+    let untracked =
+        "chain raw { type filter hook prerouting priority raw; tcp dport 8883 notrack; };";
+    for more in ["", untracked] {
+        world.broker().nft(&format!("table inet other {{ {more} }}"));
+        door.run(&["firewall", "install"]).success();
+        for address in [world.broker().v4(), world.broker().v6()] {
+            assert_eq!(world.attacker().tcp(address, MQTTS), State::Filtered);
+        }
+    }
+    world.broker().nft("delete table inet other");
+    let device = door.enrol("press-17");
+    let _daemon = door.ready();
+    device.opens(&[]);
+    world.broker().nft(
+        "table inet other { chain c { type filter hook input priority 0; tcp dport 8883 drop; }; }",
+    );
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+}
+
+#[test]
 fn status_tells_a_missing_table_a_missing_rule_and_a_foreign_rule() {
     let world = World::new();
     let (_echo, door) = installed(&world);

@@ -8,7 +8,7 @@
 )]
 
 use e2e::door::{MQTTS, broker4};
-use e2e::{Capture, Daemon, Door, Echo, Settings, State, Talk, World};
+use e2e::{Capture, Daemon, Door, Echo, Settings, State, Talk, World, binaries};
 
 /// The port from which the client connected while it was allowed to.
 const PORT: u16 = 40_000;
@@ -98,7 +98,7 @@ fn stray_segments_get_nothing(tables: &str) {
             let from = std::net::SocketAddr::new(host.v4(), port).to_string();
             let to = std::net::SocketAddr::new(broker4(&world), MQTTS).to_string();
             let capture = Capture::answers_to(host);
-            for flags in ["A", "F", "FA", "SA", "R", "RA", "PA", "SF", "SR", "S"] {
+            for flags in ["A", "F", "FA", "SA", "R", "RA", "PA", "SF", "SR", "SEC", "S"] {
                 let segment = ["tcp", "--from", &from, "--to", &to, "--flags", flags];
                 host.packet(&segment);
                 host.packet(&[&segment[..], &["--fragments"]].concat());
@@ -134,6 +134,30 @@ fn a_kept_session_gives_nobody_else_a_way_in() {
     assert_eq!(world.client().tcp_from(40_001, broker4(&world), MQTTS), State::Filtered);
     assert_eq!(world.attacker().tcp_from(PORT, broker4(&world), MQTTS), State::Filtered);
     expired.session.as_mut().expect("a session").works();
+}
+
+/// The broker's host connects from the guarded port itself, as one may whose service is down, and the
+/// client sends a SYN meanwhile: RFC 9293, 3.5, would have both establish one connection.
+#[test]
+fn a_simultaneous_open_gets_nowhere() {
+    let world = World::new();
+    let door = Door::new(&world, &Settings::default());
+    door.run(&["firewall", "install"]).success();
+    let (client, broker) = (world.client(), world.broker());
+    // The client's own kernel keeps out of it.
+    client.nft(
+        "table ip t { chain c { type filter hook input priority 0; tcp dport 40000 drop; }; }",
+    );
+    let capture = Capture::answers_to(client);
+    let (from, to) = (format!("{}:{PORT}", client.v4()), format!("{}:{MQTTS}", broker.v4()));
+    let packet = binaries::path("packet");
+    let mut connecting =
+        broker.spawn(&[&packet, "probe", &from, "--from-port", &MQTTS.to_string()], &[]);
+    capture.saw_an_answer();
+    client.packet(&["tcp", "--from", &from, "--to", &to, "--flags", "S"]);
+    client.packet(&["tcp", "--from", &from, "--to", &to, "--flags", "SEC"]);
+    connecting.wait_for("filtered");
+    capture.saw_syns_at_most(client);
 }
 
 #[test]
