@@ -15,6 +15,8 @@ pub mod gate;
 pub mod house;
 pub mod journal;
 pub mod listener;
+pub mod mend;
+pub mod reconcile;
 pub mod reload;
 pub mod restore;
 pub mod roster;

@@ -17,7 +17,7 @@ use crate::{
         Gate,
         clock::Now,
         directory::{ClientId, Directory},
-        grants::{Change, Door, DoorBefore, Grants, Owner},
+        grants::{Grants, Owner},
         policy::Policy,
         replay::{Remembered, ReplayMemory},
     },
@@ -26,6 +26,7 @@ use crate::{
         held::{self, HeldFile, StoredGrant},
         seen::{self, Condition, NameHash, Record, SeenFile},
     },
+    reconcile::reconcile,
 };
 
 /// What was found, to be told.
@@ -108,7 +109,7 @@ pub fn restore<F: Firewall>(
         forgotten: replay.forgotten(),
         grants: condition,
         live: live.len(),
-        mended: mend(&mut firewall, &grants, now)?,
+        mended: reconcile(&mut firewall, &grants, now.uptime)?.changed(),
     };
     drop(ids);
 
@@ -155,25 +156,4 @@ fn owner(
     let service = directory.service_named(stored.service)?;
     let entry = directory.entry(client)?;
     entry.may_hold(service, now.utc).then_some(Owner { address: stored.address, client, service })
-}
-
-/// Makes the kernel's doors those of the live grants. Returns how many had to be changed.
-fn mend(firewall: &mut impl Firewall, grants: &Grants, now: Now) -> Result<usize, FirewallError> {
-    let open: HashMap<Door, _> = firewall.doors()?.into_iter().collect();
-    let stray = open.keys().filter(|door| grants.open_until(door).is_none()).map(|door| Change {
-        door: *door,
-        until: None,
-        before: DoorBefore::MaybeOpen,
-    });
-    let missing =
-        grants.doors().filter(|(door, _)| !open.contains_key(door)).map(|(door, until)| Change {
-            door: *door,
-            until: Some(*until),
-            before: DoorBefore::MaybeOpen,
-        });
-    let changes: Vec<Change> = stray.chain(missing).collect();
-    if !changes.is_empty() {
-        firewall.apply(&changes, now.uptime)?;
-    }
-    Ok(changes.len())
 }

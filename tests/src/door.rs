@@ -230,6 +230,16 @@ impl Daemon {
         self.process.signal(Signal::SIGHUP);
     }
 
+    /// Stops it where it is, until [`Self::resume`].
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.resume();
+    }
+
     /// Ends it as `kill -9` does.
     pub fn kill9(mut self) {
         self.process.kill9();

@@ -12,7 +12,7 @@ use common::{Tag, UnicastAddress};
 
 use super::{
     CHANGES_AT_ONCE, Firewall, FirewallError,
-    netlink::{Element, Netlink, Step},
+    netlink::{Element, Netlink, PortId, Step},
     nft,
     ruleset::{DOOR4, DOOR6, Ruleset, TABLE, TAGS},
     verify::differences,
@@ -43,13 +43,21 @@ pub enum TableState {
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
 pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
-    let script = ruleset.script();
-    if let Err(refused) = nft::run(&script) {
+    install_with(ruleset, &[])
+}
+
+/// As [`install`], with doors that are opened in the same transaction, each for this long yet.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_with(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
+    let (script, doors) = (ruleset.script(), door_elements(doors));
+    if let Err(refused) = nft::run(&format!("{script}{doors}")) {
         if nft::list_table()?.is_none() {
             return Err(refused);
         }
-        let doors = Kernel::open()?.doors().unwrap_or_default();
-        nft::run(&format!("delete table {TABLE}\n{script}{}", door_elements(&doors)))?;
+        let kept = door_elements(&Kernel::open()?.doors().unwrap_or_default());
+        nft::run(&format!("delete table {TABLE}\n{script}{kept}{doors}"))?;
     }
     match state(ruleset)? {
         TableState::Whole => Ok(()),
@@ -142,6 +150,8 @@ fn fixed_differences(ruleset: &Ruleset) -> Result<Vec<String>, FirewallError> {
 fn door_elements(doors: &[(Door, Duration)]) -> String {
     doors
         .iter()
+        // One without an end was never ours.
+        .filter(|(_, left)| *left < Duration::MAX)
         .map(|(door, left)| {
             format!(
                 "add element {TABLE} {} {{ {} . {} . {} timeout {}ms }}\n",
@@ -167,6 +177,12 @@ impl Kernel {
     /// [`FirewallError::Netlink`]
     pub fn open() -> Result<Self, FirewallError> {
         Ok(Self { netlink: Netlink::open().map_err(FirewallError::Netlink)? })
+    }
+
+    /// The number of its socket, which the kernel's notifications of what it changes carry.
+    #[must_use]
+    pub const fn port_id(&self) -> PortId {
+        self.netlink.port_id()
     }
 }
 
@@ -209,7 +225,7 @@ impl Firewall for Kernel {
             for element in self.netlink.dump(set).map_err(FirewallError::Netlink)? {
                 let Some((address, port)) = read_key(&element.key) else { continue };
                 let Ok(address) = UnicastAddress::try_from(address) else { continue };
-                doors.push((Door { address, port }, element.timeout.unwrap_or_default()));
+                doors.push((Door { address, port }, element.timeout.unwrap_or(Duration::MAX)));
             }
         }
         Ok(doors)
