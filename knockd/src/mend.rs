@@ -170,7 +170,10 @@ impl Mender {
             return true;
         }
         let now = Instant::now();
-        self.not_before = now + BETWEEN_LOOKS;
+        // Knocks that ask in between don't put it off.
+        if self.not_before <= now {
+            self.not_before = now + BETWEEN_LOOKS;
+        }
         if self.complained.is_none_or(|last| now - last >= BETWEEN_COMPLAINTS) {
             self.complained = Some(now);
             let author = self.open_case().sighting.author.clone();
@@ -203,8 +206,11 @@ impl Mender {
             TableState::Changed(differences) => differences,
         };
         missing.into_iter().for_each(|missing| case.miss(missing));
-        kernel::install_with(&self.ruleset, doors)?;
-        case.shut = Some(clock::now().uptime);
+        kernel::put_in(&self.ruleset, doors)?;
+        let shut = clock::now().uptime;
+        case.shut = None;
+        kernel::read_back(&self.ruleset)?;
+        case.shut = Some(shut);
         Ok(())
     }
 
@@ -249,13 +255,18 @@ impl Mender {
     }
 
     fn fail(&mut self, error: &FirewallError) {
+        self.repairs.failing = Some(error.to_string());
+        // Somebody was quicker: at once again, as often as looks are allowed.
+        if error.says_not_there() || matches!(error, FirewallError::ReadBack(_)) {
+            debug!("table {TABLE} was changed again while it was put right: {error}");
+            return;
+        }
         self.not_before = Instant::now() + self.retry_after;
         error!(
             "table {TABLE} can't be put right: {error}; what it guards may be open; tried again in {} s",
             self.retry_after.as_secs()
         );
         self.retry_after = (self.retry_after * 2).min(LAST_RETRY);
-        self.repairs.failing = Some(error.to_string());
     }
 
     /// Ends a case in which everything is right again, and tells what was not.

@@ -43,14 +43,16 @@ pub enum TableState {
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
 pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
-    install_with(ruleset, &[])
+    put_in(ruleset, &[])?;
+    read_back(ruleset)
 }
 
-/// As [`install`], with doors that are opened in the same transaction, each for this long yet.
+/// Puts the table in as [`install`] does, with doors that are open in it for this long yet, and doesn't read it
+/// back.
 ///
 /// # Errors
-/// As [`install`].
-pub fn install_with(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
+/// [`FirewallError`]; what was in the kernel before then still is.
+pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
     let (script, doors) = (ruleset.script(), door_elements(doors));
     if let Err(refused) = nft::run(&format!("{script}{doors}")) {
         if nft::list_table()?.is_none() {
@@ -59,6 +61,14 @@ pub fn install_with(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(),
         let kept = door_elements(&Kernel::open()?.doors().unwrap_or_default());
         nft::run(&format!("delete table {TABLE}\n{script}{kept}{doors}"))?;
     }
+    Ok(())
+}
+
+/// Makes sure that what was put in is there.
+///
+/// # Errors
+/// [`FirewallError::ReadBack`] if it isn't, another one if that can't be read.
+pub fn read_back(ruleset: &Ruleset) -> Result<(), FirewallError> {
     match state(ruleset)? {
         TableState::Whole => Ok(()),
         TableState::Missing => Err(FirewallError::ReadBack("it is gone".to_owned())),
