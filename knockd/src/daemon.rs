@@ -1,6 +1,11 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
-use std::{io, path::PathBuf, thread, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -11,7 +16,10 @@ use tracing::{error, info, warn};
 use crate::{
     admission::Admission,
     clock,
-    config::{AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode, reload::Stamps},
+    config::{
+        self, AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode,
+        reload::{Stamps, stamp},
+    },
     control::{
         answer::Parts,
         server::{Asked, Control},
@@ -19,13 +27,16 @@ use crate::{
     counts::Counts,
     firewall::{
         FirewallError,
+        connections::{Guarded, Sweeper},
         kernel::{self, Kernel, TableState},
         ruleset::{Plan, Prefilter, Ruleset},
+        watch::Watch,
     },
     gate::{clock::Now, directory::Directory},
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
+    mend::{Mender, Newer, mend},
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
@@ -111,7 +122,7 @@ pub fn run(start: Start) -> Result<(), StartError> {
 
 /// The daemon at work.
 struct Daemon {
-    admission: Admission<Kernel>,
+    admission: Admission<Mender>,
     listener: Listener,
     house: Housekeeping,
     reload: Reload,
@@ -124,8 +135,8 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// Takes everything up in the order in which it must stand: the lock, the table, the past, the tags,
-    /// the socket.
+    /// Takes everything up in the order in which it must stand: the lock, the watch, the table, the past, the
+    /// tags, the socket.
     fn start(
         Start { located: Located { config, origins }, path, stamps }: Start,
     ) -> Result<Self, StartError> {
@@ -135,7 +146,7 @@ impl Daemon {
             boot: BootId::current().map_err(system("/proc/sys/kernel/random/boot_id"))?,
             daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
         };
-        install(&ruleset(&config))?;
+        let mender = mender(&config, &path)?;
 
         let Config { policy, clients, clients_dir, listen, prefilter, control, .. } = config;
         let count = clients.len();
@@ -151,7 +162,7 @@ impl Daemon {
         let roster =
             Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
         let (mut admission, restored) =
-            restore(&policy, directory, &folder, writer, Kernel::open()?, clock::now())?;
+            restore(&policy, directory, &folder, writer, mender, clock::now())?;
         report_restored(&restored);
         admission
             .look_up_own_addresses(clock::now())
@@ -197,6 +208,10 @@ impl Daemon {
                     Signalled::End(signal) => return signal,
                     Signalled::Reload => self.reload.begin(),
                 },
+                () = self.admission.firewall_mut().due() => {
+                    mend(&mut self.admission, &mut self.house);
+                    due = Instant::now();
+                }
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
                     self.telemetry.sum_up();
@@ -231,8 +246,12 @@ impl Daemon {
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
             since: self.since,
+            to_end: Vec::new(),
         };
         let reply = parts.answer(&asked.request, clock::now());
+        for source in parts.to_end {
+            self.admission.firewall_mut().end_connections_of(source);
+        }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);
     }
@@ -277,10 +296,44 @@ pub fn ruleset(config: &Config) -> Ruleset {
     })
 }
 
+/// The table, watched first and then made whole, and who keeps it so.
+fn mender(config: &Config, path: &Path) -> Result<Mender, StartError> {
+    let system = |what| move |error| StartError::System { what, error };
+    let kernel = Kernel::open()?;
+    let watch = Watch::start(kernel.port_id()).map_err(system("a watch on nftables"))?;
+    let guarded = Guarded::new(&config.policy.services, &config.allow.networks);
+    let sweeper = Sweeper::start(guarded).map_err(system("a thread"))?;
+    let ruleset = ruleset(config);
+    let installed = install(&ruleset)?;
+    let mender = Mender::new(kernel, ruleset, newer(path), watch, sweeper);
+    if installed == Installed::Now {
+        mender.end_what_came_by_no_door();
+    }
+    Ok(mender)
+}
+
+/// Reads the configuration again if its main file has changed since now.
+fn newer(path: &Path) -> Newer {
+    let (path, known) = (path.to_owned(), stamp(path).ok());
+    Box::new(move || {
+        if stamp(&path).ok() == known {
+            return None;
+        }
+        config::load(&path).ok().map(|config| ruleset(&config))
+    })
+}
+
+/// Since when the table is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Installed {
+    Before,
+    Now,
+}
+
 /// Makes sure that the table is in the kernel and follows the configuration.
-fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
+fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
     match kernel::state(ruleset)? {
-        TableState::Whole => return Ok(()),
+        TableState::Whole => return Ok(Installed::Before),
         TableState::Missing => {
             warn!("table inet knockd was not there: every port that it guards was open until now")
         }
@@ -288,7 +341,8 @@ fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
             warn!("table inet knockd is put right: {}", differences.join("; "))
         }
     }
-    kernel::install(ruleset)
+    kernel::install(ruleset)?;
+    Ok(Installed::Now)
 }
 
 fn report_restored(restored: &Restored) {

@@ -64,6 +64,13 @@ impl Housekeeping {
         }
     }
 
+    /// Has all tags put in again, in the steps that [`Self::keep`] makes: somebody has emptied the set.
+    pub fn put_tags_in_again(&mut self) {
+        if let Some(keeper) = &mut self.tags {
+            keeper.forget();
+        }
+    }
+
     /// Does a step of what there is to do; returns after which time the next one is due.
     pub fn keep<F: Firewall>(
         &mut self,

@@ -18,6 +18,8 @@ pub mod house;
 pub mod journal;
 pub mod listener;
 pub mod local;
+pub mod mend;
+pub mod reconcile;
 pub mod reload;
 pub mod restore;
 pub mod roster;

@@ -7,7 +7,7 @@
 //! - A door in the kernel that no live grant stands for is shut; a live grant's door that is missing is
 //!   opened again, for the time that is left of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use common::Timestamp;
 
@@ -16,13 +16,12 @@ use crate::{
     firewall::{Firewall, FirewallError},
     gate::{
         Gate,
-        bans::{BanChange, BanKind, Bans},
-        clock::{Now, Uptime},
+        bans::Bans,
+        clock::Now,
         directory::{ClientId, Directory},
-        grants::{Change, Door, DoorBefore, Grants, Owner},
+        grants::{Grants, Owner},
         policy::Policy,
         replay::{Remembered, ReplayMemory},
-        source::Source,
     },
     journal::{
         StateError, StateFolder, Writer,
@@ -30,6 +29,7 @@ use crate::{
         held::{self, HeldFile, StoredGrant},
         seen::{self, Condition, NameHash, Record, SeenFile},
     },
+    reconcile::reconcile,
 };
 
 /// What was found, to be told.
@@ -124,7 +124,6 @@ pub fn restore<F: Firewall>(
             live.push((owner, stored));
         }
     }
-    let mended = mend(&mut firewall, &grants, now)?;
     drop(ids);
     let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
     *gate.bans_mut() = bans;
@@ -136,7 +135,7 @@ pub fn restore<F: Firewall>(
         live: live.len(),
         bans: bans_condition,
         banned: gate.bans().iter().len(),
-        mended: mended + mend_bans(&mut firewall, gate.bans(), now)?,
+        mended: reconcile(&mut firewall, &grants, gate.bans(), now.uptime)?.changed(),
     };
     let seen = write_seen(&gate, &found.packets, folder, writer, policy)?;
     let held = HeldFile::create(folder, writer, live)?;
@@ -181,43 +180,4 @@ fn owner(
     let service = directory.service_named(stored.service)?;
     let entry = directory.entry(client)?;
     entry.may_hold(service, now.utc).then_some(Owner { address: stored.address, client, service })
-}
-
-/// Makes the kernel's doors those of the live grants. Returns how many had to be changed.
-fn mend(firewall: &mut impl Firewall, grants: &Grants, now: Now) -> Result<usize, FirewallError> {
-    let open: HashMap<Door, _> = firewall.doors()?.into_iter().collect();
-    let stray = open.keys().filter(|door| grants.open_until(door).is_none()).map(|door| Change {
-        door: *door,
-        until: None,
-        before: DoorBefore::MaybeOpen,
-    });
-    let missing =
-        grants.doors().filter(|(door, _)| !open.contains_key(door)).map(|(door, until)| Change {
-            door: *door,
-            until: Some(*until),
-            before: DoorBefore::MaybeOpen,
-        });
-    let changes: Vec<Change> = stray.chain(missing).collect();
-    if !changes.is_empty() {
-        firewall.apply(&changes, now.uptime)?;
-    }
-    Ok(changes.len())
-}
-
-/// Makes the kernel's bans those that hold. Returns how many had to be changed.
-fn mend_bans(firewall: &mut impl Firewall, bans: &Bans, now: Now) -> Result<usize, FirewallError> {
-    let found: HashSet<(Source, BanKind)> =
-        firewall.bans()?.into_iter().map(|(source, kind, _)| (source, kind)).collect();
-    let held: HashMap<(Source, BanKind), Uptime> =
-        bans.iter().map(|(source, ban)| ((*source, ban.kind), ban.until)).collect();
-    let stray = found.iter().filter(|ban| !held.contains_key(ban)).map(|ban| (*ban, None));
-    let missing = held.iter().filter(|(ban, _)| !found.contains(ban));
-    let changes: Vec<BanChange> = stray
-        .chain(missing.map(|(ban, until)| (*ban, Some(*until))))
-        .map(|((source, kind), until)| BanChange { source, kind, until })
-        .collect();
-    if !changes.is_empty() {
-        firewall.ban(&changes, now.uptime)?;
-    }
-    Ok(changes.len())
 }

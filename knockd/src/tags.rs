@@ -105,6 +105,11 @@ impl TagKeeper {
         Ok(())
     }
 
+    /// Believes from here on that none are in, so that all go in again, step by step.
+    pub fn forget(&mut self) {
+        self.days.clear();
+    }
+
     /// The days that a fresh packet can be of, from now until [`MARGIN`] later; today first.
     fn days_needed(&self, now: Timestamp) -> Vec<Day> {
         let now = now.as_millis();
@@ -243,6 +248,16 @@ mod tests {
         let (mut keeper, mut firewall) = (keeper(), MemoryFirewall::default());
         firewall.fail_with(Some(std::io::ErrorKind::OutOfMemory));
         assert!(keeper.keep(&directory, &mut firewall, at(noon)).is_err());
+        assert!(has_all(&keep_all(&mut keeper, &directory, noon), &directory, day_of(noon)));
+    }
+
+    #[test]
+    fn after_the_set_was_emptied_all_tags_go_in_again() {
+        let (directory, noon) = (directory(), MIDNIGHT + DAY_MS / 2);
+        let mut keeper = keeper();
+        keep_all(&mut keeper, &directory, noon);
+        assert!(keep_all(&mut keeper, &directory, noon).tags().is_empty());
+        keeper.forget();
         assert!(has_all(&keep_all(&mut keeper, &directory, noon), &directory, day_of(noon)));
     }
 

@@ -259,9 +259,19 @@ impl Daemon {
 
     /// Stops it for as long as `meanwhile` takes: what arrives then waits, and is taken as one batch.
     pub fn frozen(&self, meanwhile: impl FnOnce()) {
-        self.process.signal(Signal::SIGSTOP);
+        self.pause();
         meanwhile();
-        self.process.signal(Signal::SIGCONT);
+        self.resume();
+    }
+
+    /// Stops it where it is, until [`Self::resume`].
+    pub fn pause(&self) {
+        self.process.pause();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.resume();
     }
 
     /// Ends it as `kill -9` does.

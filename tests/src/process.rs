@@ -183,6 +183,25 @@ impl Process {
         kill(self.pid, signal).unwrap_or_else(|e| panic!("signal {}: {e}", self.name));
     }
 
+    /// Stops it where it is, until [`Self::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        until(&format!("{} has stopped", self.name), || is_in_state(self.id(), 'T'));
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        let outer = i32::try_from(self.outer.id()).expect("process id");
+        until(&format!("{} goes on", self.name), || {
+            // `nsenter` stops with its child, a little later.
+            let stopped = [outer, self.id()].map(|pid| (pid, is_in_state(pid, 'T')));
+            for (pid, _) in stopped.iter().filter(|(_, is_stopped)| *is_stopped) {
+                kill(Pid::from_raw(*pid), Signal::SIGCONT).expect("let a process go on");
+            }
+            stopped.iter().all(|(_, is_stopped)| !is_stopped)
+        });
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
@@ -209,6 +228,12 @@ impl Drop for Process {
 
 /// Whether the process still runs (a zombie doesn't).
 fn is_running(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+    fs::metadata(format!("/proc/{pid}/stat")).is_ok() && !is_in_state(pid, 'Z')
+}
+
+/// Whether the process is in this state: proc_pid_stat(5).
+fn is_in_state(pid: i32, state: char) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with(state)
+    })
 }

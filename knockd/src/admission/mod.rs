@@ -30,6 +30,7 @@ use crate::{
         held::{Grant, HeldFile},
         seen::{NameHash, Record, SeenFile, Span},
     },
+    reconcile::{Reconciled, reconcile},
     tags::{TagKeeper, Upkeep},
 };
 
@@ -187,6 +188,24 @@ impl<F: Firewall> Admission<F> {
     /// The live grants.
     pub const fn grants(&self) -> &Grants {
         &self.grants
+    }
+
+    /// The firewall.
+    pub const fn firewall(&self) -> &F {
+        &self.firewall
+    }
+
+    /// The firewall, to be watched and mended.
+    pub const fn firewall_mut(&mut self) -> &mut F {
+        &mut self.firewall
+    }
+
+    /// Makes the kernel's elements those of the live grants.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn reconcile(&mut self, now: Now) -> Result<Reconciled, FirewallError> {
+        reconcile(&mut self.firewall, &self.grants, self.gate.bans(), now.uptime)
     }
 
     /// Lets some more of the clients' tags past the kernel's filter, if any are missing.

@@ -30,6 +30,8 @@ pub struct Parts<'a, F> {
     pub receive_buffer_drops: Option<u64>,
     /// When the daemon started.
     pub since: Now,
+    /// Sources whose connections are to be ended: those that were banned.
+    pub to_end: Vec<Source>,
 }
 
 impl<F: Firewall> Parts<'_, F> {
@@ -85,6 +87,7 @@ impl<F: Firewall> Parts<'_, F> {
         }
         let ban =
             self.admission.ban(source, length, reason, now).map_err(|error| failed(&error))?;
+        self.to_end.push(source);
         Ok(Reply::Banned(Banned {
             source: source.to_string(),
             expires: rfc3339(now.utc_of(ban.until)),

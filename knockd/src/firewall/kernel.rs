@@ -12,7 +12,7 @@ use common::{Tag, UnicastAddress};
 
 use super::{
     CHANGES_AT_ONCE, Firewall, FirewallError,
-    netlink::{Element, Netlink, Step},
+    netlink::{Element, Netlink, PortId, Step},
     nft,
     ruleset::{BAN4, BAN6, BLOCK4, BLOCK6, DOOR4, DOOR6, Ruleset, TABLE, TAGS},
     verify::differences,
@@ -48,17 +48,34 @@ pub enum TableState {
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
 pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
-    let script = ruleset.script();
-    if let Err(refused) = nft::run(&script) {
+    put_in(ruleset, &[])?;
+    read_back(ruleset)
+}
+
+/// Puts the table in as [`install`] does, with doors that are open in it for this long yet, and doesn't read it
+/// back.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is.
+pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
+    let (script, doors) = (ruleset.script(), door_elements(doors));
+    if let Err(refused) = nft::run(&format!("{script}{doors}")) {
         if nft::list_table()?.is_none() {
             return Err(refused);
         }
         let mut kernel = Kernel::open()?;
-        let doors = kernel.doors().unwrap_or_default();
-        let bans = kernel.bans().unwrap_or_default();
-        let elements = door_elements(&doors) + &ban_elements(&bans);
-        nft::run(&format!("delete table {TABLE}\n{script}{elements}"))?;
+        let kept = door_elements(&kernel.doors().unwrap_or_default())
+            + &ban_elements(&kernel.bans().unwrap_or_default());
+        nft::run(&format!("delete table {TABLE}\n{script}{kept}{doors}"))?;
     }
+    Ok(())
+}
+
+/// Makes sure that what was put in is there.
+///
+/// # Errors
+/// [`FirewallError::ReadBack`] if it isn't, another one if that can't be read.
+pub fn read_back(ruleset: &Ruleset) -> Result<(), FirewallError> {
     match state(ruleset)? {
         TableState::Whole => Ok(()),
         TableState::Missing => Err(FirewallError::ReadBack("it is gone".to_owned())),
@@ -150,6 +167,8 @@ fn fixed_differences(ruleset: &Ruleset) -> Result<Vec<String>, FirewallError> {
 fn door_elements(doors: &[(Door, Duration)]) -> String {
     doors
         .iter()
+        // One without an end was never ours.
+        .filter(|(_, left)| *left < Duration::MAX)
         .map(|(door, left)| {
             format!(
                 "add element {TABLE} {} {{ {} . {} . {} timeout {}ms }}\n",
@@ -189,6 +208,12 @@ impl Kernel {
     /// [`FirewallError::Netlink`]
     pub fn open() -> Result<Self, FirewallError> {
         Ok(Self { netlink: Netlink::open().map_err(FirewallError::Netlink)? })
+    }
+
+    /// The number of its socket, which the kernel's notifications of what it changes carry.
+    #[must_use]
+    pub const fn port_id(&self) -> PortId {
+        self.netlink.port_id()
     }
 }
 
@@ -259,7 +284,7 @@ impl Firewall for Kernel {
             for element in self.netlink.dump(set).map_err(FirewallError::Netlink)? {
                 let Some((address, port)) = read_key(&element.key) else { continue };
                 let Ok(address) = UnicastAddress::try_from(address) else { continue };
-                doors.push((Door { address, port }, element.timeout.unwrap_or_default()));
+                doors.push((Door { address, port }, element.timeout.unwrap_or(Duration::MAX)));
             }
         }
         Ok(doors)

@@ -2,7 +2,8 @@
 //!
 //! [`ruleset`] says what the table is; [`nft`] puts it in as one transaction and reads it back;
 //! [`netlink`] writes the elements, which are all that changes when somebody knocks; [`answer`] reads what
-//! the kernel says to that.
+//! the kernel says to that. [`watch`] tells when somebody else changed any of it, by the kernel's [`notice`]s;
+//! [`connections`] ends those that nobody let in.
 //!
 //! # Security considerations
 //! - The table drops early, before destination NAT and before any other table could accept: what others
@@ -12,12 +13,15 @@
 //! - A set of doors has a default timeout: no element is ever without an end.
 
 pub mod answer;
+pub mod connections;
 pub mod kernel;
 pub mod memory;
 pub mod netlink;
 pub mod nft;
+pub mod notice;
 pub mod ruleset;
 pub mod verify;
+pub mod watch;
 
 use std::{io, net::IpAddr, time::Duration};
 
@@ -68,7 +72,7 @@ pub trait Firewall {
     /// [`FirewallError`] if not all of them could be added.
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError>;
 
-    /// The doors that are open, and for how long yet.
+    /// The doors that are open, and for how long yet; [`Duration::MAX`] for one without an end.
     ///
     /// # Errors
     /// [`FirewallError`] if that can't be read.
@@ -90,6 +94,17 @@ pub enum FirewallError {
     /// The table that the kernel holds isn't the one that was put in.
     #[error("the table read back from the kernel is not the one that was put in: {0}")]
     ReadBack(String),
+}
+
+impl FirewallError {
+    /// Whether the kernel says that the table, or a set of it, isn't there.
+    #[must_use]
+    pub fn says_not_there(&self) -> bool {
+        match self {
+            Self::Refused(error) | Self::Netlink(error) => error.kind() == io::ErrorKind::NotFound,
+            Self::Nft(_) | Self::ReadBack(_) => false,
+        }
+    }
 }
 
 /// What to do about an error of the kernel's.

@@ -5,8 +5,8 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    DecodeError, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -54,9 +54,22 @@ pub enum Step {
     Delete(Vec<Element>),
 }
 
+/// The number that the kernel has given a netlink socket: unique in its network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortId(u32);
+
+impl PortId {
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// A socket to the kernel's nftables.
 pub struct Netlink {
     socket: Socket,
+    port: PortId,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -68,11 +81,17 @@ impl Netlink {
     /// What the kernel says.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
+        let port = PortId(socket.bind_auto()?.port_number());
         socket.connect(&SocketAddr::new(0, 0))?;
         // Without it every error would bring the whole message back and fill the receive buffer.
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
+        Ok(Self { socket, port, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
+    }
+
+    /// Its number, which the kernel's notifications of what it changes carry.
+    #[must_use]
+    pub const fn port_id(&self) -> PortId {
+        self.port
     }
 
     /// Does all of these steps in one transaction, or none.
@@ -170,6 +189,26 @@ impl Netlink {
         self.socket.recv(&mut self.buffer, flags)?;
         Ok(&self.buffer)
     }
+}
+
+/// The messages of a datagram, up to the first that can't be read.
+pub(super) fn messages(
+    datagram: &[u8],
+) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, DecodeError>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let message = NetlinkBuffer::new_checked(rest);
+        // Messages are aligned to four bytes (include/uapi/linux/netlink.h, NLMSG_ALIGN).
+        let length = message.as_ref().map_or(usize::MAX, |message| {
+            usize::try_from(message.length())
+                .map_or(usize::MAX, |length| length.next_multiple_of(4))
+        });
+        rest = rest.get(length..).unwrap_or_default();
+        Some(message)
+    })
 }
 
 fn set_elements(elements: &[Element]) -> SetElementMessage {

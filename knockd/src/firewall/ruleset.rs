@@ -3,6 +3,9 @@
 //! # Security considerations
 //! - A SYN never counts as established: a conntrack entry that the server has reset still does, and an
 //!   expired client could come back for ever from the same port.
+//! - Established alone lets nobody live on: a connection that began while the table was away is that too.
+//!   Only a packet that came by a door gives its connection our label, and only who has it lives on. It is
+//!   in conntrack, and so outlives the table.
 //! - Every chain that looks at ports relies on packets being whole. Conntrack reassembles fragments, and
 //!   is on because `gate` asks for `ct state`, whatever `grant.sessions` is.
 //! - `notrack` for knocks, so that one sniffed tag can't fill the host's conntrack table.
@@ -47,6 +50,10 @@ pub const BLOCK6: &str = "block6";
 
 /// Tags of the days that the allowed skew reaches now.
 pub const TAGS: &str = "tags";
+
+/// The bit of a connection's conntrack label that says: it came by a door. Of 128, one that hardly anybody
+/// else's rules use.
+pub const LABEL: u8 = 119;
 
 /// What the kernel does about junk, before any process wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -380,16 +387,16 @@ fn banned(plan: &Plan<'_>) -> Chain {
     let mut rules = vec![rule("this host itself", "iif lo accept")];
     rules.extend(allowed(plan));
     rules.push(rule("a client's tag", format!("{ports} {} accept", is_knock(plan.prefilter))));
-    rules.extend(granted());
+    rules.extend(granted("counter accept"));
     rules.extend(banned_sources("banned by its failures, from everything", BAN4, BAN6));
     Chain { name: "banned", base: Some(Base { hook: "prerouting", priority: BEFORE_ALL }), rules }
 }
 
-/// Live grants.
-fn granted() -> [Rule; 2] {
+/// What is done with packets of live grants.
+fn granted(verdict: &str) -> [Rule; 2] {
     [
-        rule("IPv4 grants", format!("ip saddr . meta l4proto . th dport @{DOOR4} counter accept")),
-        rule("IPv6 grants", format!("ip6 saddr . meta l4proto . th dport @{DOOR6} counter accept")),
+        rule("IPv4 grants", format!("ip saddr . meta l4proto . th dport @{DOOR4} {verdict}")),
+        rule("IPv6 grants", format!("ip6 saddr . meta l4proto . th dport @{DOOR6} {verdict}")),
     ]
 }
 
@@ -457,16 +464,21 @@ fn gate(sessions: Sessions) -> Chain {
         Sessions::Keep => vec![
             rule(
                 "an established TCP connection lives on",
-                "tcp flags & (syn | ack) != syn ct state established accept",
+                format!(
+                    "tcp flags & (syn | ack) != syn ct state established ct label {LABEL} accept"
+                ),
             ),
-            rule("so does any other flow", "meta l4proto != tcp ct state established accept"),
+            rule(
+                "so does any other flow",
+                format!("meta l4proto != tcp ct state established ct label {LABEL} accept"),
+            ),
         ],
         Sessions::Cut => vec![rule(
             "asking for its state keeps conntrack reassembling fragments",
             "ct state invalid counter drop",
         )],
     });
-    rules.extend(granted());
+    rules.extend(granted(&format!("counter ct label set {LABEL} accept")));
     rules.push(rule("everybody else", "counter drop"));
     Chain { name: "gate", base: None, rules }
 }

@@ -138,6 +138,7 @@ impl Host {
 
     pub(crate) fn start_with(&mut self, now: Now, clients: Vec<Client>) -> Restored {
         drop(self.running.take());
+        self.firewall.0.borrow_mut().advance(now.uptime);
         let folder = StateFolder::open(&self.temporary.path().join("state")).unwrap();
         let policy = policy();
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);

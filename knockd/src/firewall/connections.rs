@@ -1,0 +1,371 @@
+//! Connections that conntrack knows, to end those that nobody let in.
+//!
+//! A connection to a guarded port whose entry is deleted lives on only if a door is open for it: its client's
+//! next packet then makes an entry anew, with our label. The server's own next packet makes one without, by
+//! which nobody lives on. Where sessions are cut at a grant's end, entries don't matter at all.
+//!
+//! Message layouts: include/uapi/linux/netfilter/nfnetlink_conntrack.h.
+//!
+//! # Security considerations
+//! - Nobody who has no label gets in whether his entry is deleted or not. An entry that was made while no
+//!   rule used labels has no room for one: deleting it is what lets a granted client's connection have one.
+//! - Connections that need no door are left alone: those of this host itself and of allowed networks. Those
+//!   that came by an allowed interface can't be told, and take no harm: their next packet makes them anew.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::IpAddr,
+    num::NonZeroU16,
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    thread,
+};
+
+use ipnet::IpNet;
+use netlink_packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NlaBuffer, NlasIterator, Parseable as _,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
+    conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::{errno::Errno, ifaddrs::getifaddrs};
+use tracing::{error, info};
+
+use super::{netlink::messages, ruleset::LABEL};
+use crate::gate::policy::{Port, Protocol, Service};
+
+/// NLMSG_ERROR and NLMSG_DONE (include/uapi/linux/netlink.h).
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// What a dump's datagram can have at most.
+const RECEIVE_LEN: usize = 64 * 1024;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_LABELS: u16 = 22;
+/// Sweeps that may wait for their turn. Whoever asks does so at most a few times a second.
+const MOST_SWEEPS: usize = 16;
+
+/// A connection, as its first packet was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Who began it.
+    pub source: IpAddr,
+    /// Where to, before any address translation.
+    pub destination: IpAddr,
+    /// The port that it leads to.
+    pub port: Port,
+    /// How it got in.
+    pub entry: Entry,
+}
+
+/// How a connection got in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// By a door: it has our label.
+    ByADoor,
+    /// In another way, or before there was a door.
+    Otherwise,
+}
+
+/// The connections that need a door.
+#[derive(Clone, Debug)]
+pub struct Guarded {
+    local: HashSet<Port>,
+    routed: HashSet<(IpAddr, Port)>,
+    allowed: Vec<IpNet>,
+}
+
+impl Guarded {
+    /// Those to these services, but from these networks.
+    #[must_use]
+    pub fn new(services: &[Service], allowed: &[IpNet]) -> Self {
+        let local = services.iter().filter(|service| service.to.is_empty());
+        let routed = services.iter().flat_map(|service| {
+            service
+                .to
+                .iter()
+                .flat_map(|to| service.ports.iter().map(move |port| (to.to_canonical(), *port)))
+        });
+        Self {
+            local: local.flat_map(|service| service.ports.iter().copied()).collect(),
+            routed: routed.collect(),
+            allowed: allowed.to_vec(),
+        }
+    }
+
+    fn covers(&self, connection: &Connection, own: &HashSet<IpAddr>) -> bool {
+        let Connection { source, destination, port, .. } = connection;
+        let is_guarded = self.local.contains(port) && own.contains(destination)
+            || self.routed.contains(&(*destination, *port));
+        let needs_no_door =
+            own.contains(source) || self.allowed.iter().any(|network| network.contains(source));
+        is_guarded && !needs_no_door
+    }
+}
+
+/// Ends the guarded connections that are selected: deletes their entries. Takes a second or so for each
+/// 262,144 entries in the table. Returns how many.
+///
+/// # Errors
+/// What the kernel says; some may have been ended.
+pub fn end(guarded: &Guarded, select: impl Fn(&Connection) -> bool) -> io::Result<usize> {
+    let own = own_addresses()?;
+    let mut conntrack = Conntrack::open()?;
+    let selected = conntrack.find(|found| guarded.covers(found, &own) && select(found))?;
+    let mut ended = 0;
+    for entry in selected {
+        match conntrack.delete(entry) {
+            Ok(()) => ended += 1,
+            // It has ended by itself meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ended)
+}
+
+/// Which connections to end, and what is said of them.
+pub struct Sweep {
+    /// "which …"
+    pub which: &'static str,
+    /// Whether a guarded connection is one of them.
+    pub select: Box<dyn Fn(&Connection) -> bool + Send>,
+}
+
+/// Ends connections on a thread of its own, so that nothing waits for a large table to be read.
+pub struct Sweeper {
+    asked: SyncSender<Sweep>,
+}
+
+impl Sweeper {
+    /// One that ends connections of these.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn start(guarded: Guarded) -> io::Result<Self> {
+        let (asked, sweeps) = sync_channel(MOST_SWEEPS);
+        thread::Builder::new()
+            .name("connections".to_owned())
+            .spawn(move || sweep_all(&guarded, &sweeps))?;
+        Ok(Self { asked })
+    }
+
+    /// Has connections ended soon. That it was done, or why not, is told in the log.
+    pub fn end(&self, sweep: Sweep) {
+        if let Err(TrySendError::Full(Sweep { which, .. })) = self.asked.try_send(sweep) {
+            error!("connections {which} were not ended: too many sweeps wait for their turn");
+        }
+    }
+}
+
+fn sweep_all(guarded: &Guarded, sweeps: &Receiver<Sweep>) {
+    while let Ok(Sweep { which, select }) = sweeps.recv() {
+        match end(guarded, select) {
+            Ok(0) => {}
+            Ok(connections) => info!(connections, "connections {which} were ended"),
+            Err(error) => error!("connections {which} could not be ended: {error}"),
+        }
+    }
+}
+
+/// The addresses of this host's interfaces.
+fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+    let addresses = getifaddrs()?.filter_map(|interface| interface.address);
+    let ip = addresses.filter_map(|address| {
+        let ipv4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        ipv4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    });
+    Ok(ip.collect())
+}
+
+/// A socket to the kernel's conntrack.
+struct Conntrack {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+/// What an entry is deleted by.
+struct Key {
+    family: NetfilterProtoFamily,
+    attributes: Vec<ConntrackAttribute>,
+}
+
+impl Conntrack {
+    fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_LEN) })
+    }
+
+    /// The entries of the connections that are selected.
+    fn find(&mut self, select: impl Fn(&Connection) -> bool) -> io::Result<Vec<Key>> {
+        let all = ConntrackMessage::Get(Vec::new());
+        self.send(NetfilterProtoFamily::Unspec, NLM_F_DUMP, all)?;
+        let mut found = Vec::new();
+        loop {
+            self.receive()?;
+            for message in messages(&self.buffer) {
+                let message = message.map_err(io::Error::other)?;
+                match message.message_type() {
+                    NLMSG_DONE => return Ok(found),
+                    NLMSG_ERROR => verdict(&message)?,
+                    // One that can't be read is of a protocol that has no ports.
+                    _ => found.extend(
+                        read(message.payload())
+                            .filter(|(connection, _)| select(connection))
+                            .map(|(_, key)| key),
+                    ),
+                }
+            }
+        }
+    }
+
+    fn delete(&mut self, Key { family, attributes }: Key) -> io::Result<()> {
+        self.send(family, NLM_F_ACK, ConntrackMessage::Delete(attributes))?;
+        self.receive()?;
+        match messages(&self.buffer).next() {
+            Some(Ok(message)) if message.message_type() == NLMSG_ERROR => verdict(&message),
+            _ => Err(io::Error::other("the kernel's answer can't be read")),
+        }
+    }
+
+    fn send(
+        &self,
+        family: NetfilterProtoFamily,
+        flags: u16,
+        message: ConntrackMessage,
+    ) -> io::Result<()> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(|_| ())
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        self.socket.recv(&mut self.buffer, 0).map(|_| ())
+    }
+}
+
+/// What struct nlmsgerr says.
+fn verdict(message: &NetlinkBuffer<&[u8]>) -> io::Result<()> {
+    let code = message.payload().first_chunk().copied().map(i32::from_ne_bytes);
+    match code {
+        Some(0) => Ok(()),
+        Some(code) => Err(Errno::from_raw(code.saturating_neg()).into()),
+        None => Err(io::Error::other("the kernel's answer can't be read")),
+    }
+}
+
+/// Reads an entry.
+fn read(payload: &[u8]) -> Option<(Connection, Key)> {
+    let ([family, ..], attributes) = payload.split_first_chunk::<4>()?;
+    let (mut tuple, mut entry, mut key) = (None, Entry::Otherwise, Vec::new());
+    for attribute in NlasIterator::new(attributes) {
+        let attribute = attribute.ok()?;
+        match attribute.kind() {
+            CTA_TUPLE_ORIG => {
+                let original = ConntrackAttribute::parse(&attribute).ok()?;
+                tuple = Some(read_tuple(&original)?);
+                key.push(original);
+            }
+            CTA_LABELS if has_our_label(&attribute) => entry = Entry::ByADoor,
+            CTA_ID | CTA_ZONE => {
+                key.push(ConntrackAttribute::Other(DefaultNla::parse(&attribute).ok()?));
+            }
+            _ => {}
+        }
+    }
+    let (source, destination, port) = tuple?;
+    let key = Key { family: (*family).into(), attributes: key };
+    Some((Connection { source, destination, port, entry }, key))
+}
+
+fn read_tuple(attribute: &ConntrackAttribute) -> Option<(IpAddr, IpAddr, Port)> {
+    let ConntrackAttribute::CtaTupleOrig(parts) = attribute else { return None };
+    let (mut source, mut destination, mut protocol, mut number) = (None, None, None, None);
+    for part in parts {
+        match part {
+            Tuple::Ip(addresses) => {
+                for address in addresses {
+                    match address {
+                        IPTuple::SourceAddress(address) => source = Some(*address),
+                        IPTuple::DestinationAddress(address) => destination = Some(*address),
+                        _ => {}
+                    }
+                }
+            }
+            Tuple::Proto(fields) => {
+                for field in fields {
+                    match field {
+                        ProtoTuple::Protocol(found) => {
+                            protocol = Protocol::from_number((*found).into())
+                        }
+                        ProtoTuple::DestinationPort(port) => number = NonZeroU16::new(*port),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some((source?, destination?, Port { protocol: protocol?, number: number? }))
+}
+
+/// nft writes a label as one number of 128 bits in the machine's own order.
+fn has_our_label(labels: &NlaBuffer<&[u8]>) -> bool {
+    let labels = labels.value().first_chunk().copied().map(u128::from_ne_bytes);
+    labels.is_some_and(|labels| labels >> LABEL & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guarded() -> (Guarded, HashSet<IpAddr>) {
+        let service = |ports: &[&str], to: &[&str]| Service {
+            name: "mqtts".parse().unwrap(),
+            ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
+            to: to.iter().map(|to| to.parse().unwrap()).collect(),
+        };
+        let services = [service(&["tcp/8883"], &[]), service(&["tcp/1883"], &["10.78.0.2"])];
+        let own = ["10.77.0.1", "127.0.0.1"].map(|own| own.parse().unwrap());
+        (Guarded::new(&services, &["10.9.0.0/16".parse().unwrap()]), own.into())
+    }
+
+    fn is_covered(source: &str, destination: &str, port: &str) -> bool {
+        let (guarded, own) = guarded();
+        let connection = Connection {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            port: port.parse().unwrap(),
+            entry: Entry::Otherwise,
+        };
+        guarded.covers(&connection, &own)
+    }
+
+    #[test]
+    fn connections_to_guarded_ports_are_covered_and_no_others() {
+        assert!(is_covered("10.77.0.2", "10.77.0.1", "tcp/8883"));
+        assert!(is_covered("10.77.0.2", "10.78.0.2", "tcp/1883"));
+        assert!(!is_covered("10.77.0.2", "10.77.0.1", "tcp/1883"));
+        assert!(!is_covered("10.77.0.2", "10.77.0.1", "udp/8883"));
+    }
+
+    #[test]
+    fn connections_of_the_host_itself_and_through_it_and_of_allowed_networks_are_not_covered() {
+        assert!(!is_covered("10.77.0.1", "10.77.0.1", "tcp/8883"));
+        assert!(!is_covered("10.77.0.1", "192.0.2.1", "tcp/8883"));
+        assert!(!is_covered("10.77.0.2", "192.0.2.1", "tcp/8883"));
+        assert!(!is_covered("10.9.1.1", "10.77.0.1", "tcp/8883"));
+    }
+}

@@ -1,0 +1,226 @@
+//! The one place where the kernel's elements are made to match what the daemon knows: at start, and after
+//! somebody else has changed them.
+//!
+//! # Security considerations
+//! - A source that is banned in the kernel and not by us is let go, and the other way round.
+//! - A door that no live grant stands for is shut; one that is open for another time than is left of its
+//!   grant gets that time.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::{
+    firewall::{Firewall, FirewallError},
+    gate::{
+        bans::{Ban, BanChange, BanKind, Bans},
+        clock::Uptime,
+        grants::{Change, Door, DoorBefore, Grants},
+        source::Source,
+    },
+};
+
+/// How far a door's time may be off: more than passes between a decision and its effect, and than the kernel's
+/// timers are late.
+const TOLERANCE: Duration = Duration::from_secs(1);
+
+/// What did not match, and does now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// How many doors were missing, or open for another time.
+    pub doors: usize,
+    /// The doors that nobody holds, and were open.
+    pub stray: Vec<Door>,
+    /// How many bans were missing, for another time, or not ours.
+    pub bans: usize,
+}
+
+impl Reconciled {
+    /// How many doors and bans did not match.
+    #[must_use]
+    pub const fn changed(&self) -> usize {
+        self.doors + self.stray.len() + self.bans
+    }
+}
+
+/// Makes the kernel's elements those of the live grants and bans.
+///
+/// # Errors
+/// [`FirewallError`]; some may match then.
+pub fn reconcile(
+    firewall: &mut impl Firewall,
+    grants: &Grants,
+    bans: &Bans,
+    now: Uptime,
+) -> Result<Reconciled, FirewallError> {
+    let open: HashMap<Door, Duration> = firewall.doors()?.into_iter().collect();
+    let is_live = |door: &Door| grants.open_until(door).is_some_and(|until| until > now);
+    let stray: Vec<Door> = open
+        .iter()
+        // One whose grant has just ended is about to shut by itself.
+        .filter(|(door, left)| !is_live(door) && **left > TOLERANCE)
+        .map(|(door, _)| *door)
+        .collect();
+    let is_right = |door: &Door, until: Uptime| {
+        open.get(door).is_some_and(|left| left.abs_diff(until.since(now)) <= TOLERANCE)
+    };
+    let wrong: Vec<(Door, Uptime)> = grants
+        .doors()
+        .map(|(door, until)| (*door, *until))
+        .filter(|(door, until)| *until > now && !is_right(door, *until))
+        .collect();
+    let change = |door, until| Change { door, until, before: DoorBefore::MaybeOpen };
+    let shut = stray.iter().map(|door| change(*door, None));
+    let opened = wrong.iter().map(|(door, until)| change(*door, Some(*until)));
+    let changes: Vec<Change> = shut.chain(opened).collect();
+    if !changes.is_empty() {
+        firewall.apply(&changes, now)?;
+    }
+    let bans = reconcile_bans(firewall, bans, now)?;
+    Ok(Reconciled { doors: wrong.len(), stray, bans })
+}
+
+/// Returns how many bans had to be changed.
+fn reconcile_bans(
+    firewall: &mut impl Firewall,
+    bans: &Bans,
+    now: Uptime,
+) -> Result<usize, FirewallError> {
+    let found: HashMap<(Source, BanKind), Duration> =
+        firewall.bans()?.into_iter().map(|(source, kind, left)| ((source, kind), left)).collect();
+    let holds = |(source, kind): &(Source, BanKind)| {
+        bans.get(*source).is_some_and(|ban| ban.kind == *kind && ban.until > now)
+    };
+    let stray = found.iter().filter(|(ban, left)| !holds(ban) && **left > TOLERANCE);
+    let stray = stray.map(|((source, kind), _)| (*source, *kind, None));
+    let is_right = |source: Source, ban: &Ban| {
+        let left = found.get(&(source, ban.kind));
+        left.is_some_and(|left| left.abs_diff(ban.until.since(now)) <= TOLERANCE)
+    };
+    let wrong = bans
+        .iter()
+        .filter(|(source, ban)| ban.until > now && !is_right(**source, ban))
+        .map(|(source, ban)| (*source, ban.kind, Some(ban.until)));
+    let changes: Vec<BanChange> =
+        stray.chain(wrong).map(|(source, kind, until)| BanChange { source, kind, until }).collect();
+    if !changes.is_empty() {
+        firewall.ban(&changes, now)?;
+    }
+    Ok(changes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use common::{Realm, Secret, UnicastAddress};
+
+    use super::*;
+    use crate::{
+        firewall::memory::MemoryFirewall,
+        gate::{
+            directory::Directory,
+            grants::Owner,
+            policy::{AddressPolicy, Client, Service, Standing},
+        },
+    };
+
+    const START: Uptime = Uptime::from_millis(50_000);
+
+    fn after(seconds: u64) -> Uptime {
+        START + Duration::from_secs(seconds)
+    }
+
+    fn unicast(address: &str) -> UnicastAddress {
+        let address: IpAddr = address.parse().unwrap();
+        address.try_into().unwrap()
+    }
+
+    fn door(address: &str) -> Door {
+        Door { address: unicast(address), port: "tcp/8883".parse().unwrap() }
+    }
+
+    /// The grants of a client at this address, until 60 s after the start.
+    fn granted(address: &str) -> Grants {
+        let service = Service {
+            name: "mqtts".parse().unwrap(),
+            ports: vec!["tcp/8883".parse().unwrap()],
+            to: Vec::new(),
+        };
+        let mut secret = [1; 32];
+        secret[0] = 2;
+        let client = Client {
+            name: "press-17".parse().unwrap(),
+            secret: Secret::new(secret).unwrap(),
+            services: ["mqtts".parse().unwrap()].into(),
+            from: Vec::new(),
+            address: AddressPolicy::Strict,
+            expires: None,
+            standing: Standing::Enabled,
+        };
+        let directory = Directory::new(vec![service], vec![client], &Realm::default());
+        let client = directory.clients_by_name()["press-17"];
+        let service = directory.service_named("mqtts".parse().unwrap()).unwrap();
+        let owner = Owner { address: unicast(address), client, service };
+        let mut grants = Grants::default();
+        let _ = grants.open(owner, after(60), &directory, &mut Vec::new()).unwrap();
+        grants
+    }
+
+    /// A kernel in which these doors are open, 10 s after the start.
+    fn kernel(doors: &[(&str, Uptime)]) -> MemoryFirewall {
+        let mut firewall = MemoryFirewall::default();
+        let changes: Vec<Change> = doors
+            .iter()
+            .map(|(address, until)| Change {
+                door: door(address),
+                until: Some(*until),
+                before: DoorBefore::Shut,
+            })
+            .collect();
+        firewall.apply(&changes, after(10)).unwrap();
+        firewall
+    }
+
+    #[test]
+    fn doors_that_match_the_grants_are_left_alone() {
+        let mut firewall = kernel(&[("10.77.0.2", after(60))]);
+        firewall.fail_with(Some(std::io::ErrorKind::PermissionDenied));
+        let reconciled =
+            reconcile(&mut firewall, &granted("10.77.0.2"), &Bans::default(), after(10)).unwrap();
+        assert_eq!(reconciled.changed(), 0);
+    }
+
+    #[test]
+    fn a_missing_door_and_one_that_is_open_for_another_time_get_the_time_that_is_left() {
+        for found in [&[][..], &[("10.77.0.2", after(900))], &[("10.77.0.2", after(20))]] {
+            let mut firewall = kernel(found);
+            let reconciled =
+                reconcile(&mut firewall, &granted("10.77.0.2"), &Bans::default(), after(10))
+                    .unwrap();
+            assert_eq!((reconciled.doors, reconciled.stray.len()), (1, 0));
+            assert!(firewall.is_open(&door("10.77.0.2"), after(59)));
+            assert!(!firewall.is_open(&door("10.77.0.2"), after(60)));
+        }
+    }
+
+    #[test]
+    fn a_door_that_nobody_holds_is_shut() {
+        let mut firewall = kernel(&[("10.77.0.2", after(60)), ("10.77.0.3", after(60))]);
+        let reconciled =
+            reconcile(&mut firewall, &granted("10.77.0.2"), &Bans::default(), after(10)).unwrap();
+        assert_eq!(
+            reconciled,
+            Reconciled { stray: vec![door("10.77.0.3")], ..Reconciled::default() }
+        );
+        assert!(!firewall.is_open(&door("10.77.0.3"), after(10)));
+        assert!(firewall.is_open(&door("10.77.0.2"), after(10)));
+    }
+
+    #[test]
+    fn a_door_whose_grant_has_just_ended_is_no_stray_one() {
+        let mut firewall = kernel(&[("10.77.0.2", after(61))]);
+        firewall.advance(after(60));
+        let reconciled =
+            reconcile(&mut firewall, &granted("10.77.0.2"), &Bans::default(), after(60)).unwrap();
+        assert_eq!(reconciled.changed(), 0);
+    }
+}
