@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 
 use e2e::door::{MQTTS, broker4};
-use e2e::{Daemon, Device, Door, Echo, Settings, State, World};
+use e2e::{Daemon, Device, Door, Echo, Settings, State, Talk, World};
 
 fn running(world: &World) -> (Echo, Door<'_>, Device<'_>, Daemon) {
     let echo = Echo::start(world.broker(), &["tcp/8883"]);
@@ -49,6 +49,22 @@ fn an_admins_ban_ends_grants_refuses_knocks_and_is_lifted_by_unban() {
     assert_eq!(lifted["changed"], true);
     let again = door.run(&["unban", &client, "--json"]).success().json();
     assert_eq!(again["changed"], false);
+    device.opens(&[]);
+}
+
+#[test]
+fn an_admins_ban_cuts_connections_that_do_not_come_back_when_it_is_lifted() {
+    let world = World::new();
+    let (_echo, door, device, daemon) = running(&world);
+    let client = world.client().v4().to_string();
+    device.opens(&["--open-for", "600s"]);
+    let mut session = Talk::tcp(world.client(), broker4(&world), MQTTS, None);
+    session.works();
+    door.run(&["ban", &client]).success();
+    session.is_dead();
+    daemon.tells(&["connections", "of a banned source"]);
+    door.run(&["unban", &client]).success();
+    session.is_dead();
     device.opens(&[]);
 }
 
