@@ -21,6 +21,7 @@ use crate::{
         reload::{Stamps, stamp},
     },
     control::{
+        Table,
         answer::Parts,
         server::{Asked, Control},
     },
@@ -36,7 +37,7 @@ use crate::{
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
-    mend::{Mender, Newer, mend},
+    mend::{Mender, Newer, Repairs, mend},
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
@@ -241,7 +242,9 @@ impl Daemon {
     }
 
     fn answer(&mut self, asked: Asked) {
+        let table = table(self.admission.firewall().repairs());
         let mut parts = Parts {
+            table,
             admission: &mut self.admission,
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
@@ -343,6 +346,17 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
     }
     kernel::install(ruleset)?;
     Ok(Installed::Now)
+}
+
+fn table(Repairs { count, last, failing }: &Repairs) -> Table {
+    let last = last.as_ref();
+    Table {
+        failing: failing.clone(),
+        repairs: *count,
+        lacked: last.map(|repair| repair.missing.clone()),
+        since: last.map(|repair| telemetry::rfc3339(repair.since)),
+        open_ms: last.and_then(|repair| u64::try_from(repair.open_for.as_millis()).ok()),
+    }
 }
 
 fn report_restored(restored: &Restored) {

@@ -112,6 +112,9 @@ fn follow<F: Firewall>(applied: &Applied, admission: &mut Admission<F>, house: &
             0
         }
     };
+    for client in removed {
+        admission.gate_mut().forget(*client);
+    }
     let with_tags: Vec<_> = added.iter().chain(changed).copied().collect();
     if let Err(error) = house.let_tags_in(admission, &with_tags) {
         error!("tags of clients could not be let past the kernel's filter: {error}");

@@ -116,6 +116,8 @@ fn whatever_is_done_to_the_table_is_undone_and_told_while_grants_and_sessions_li
     guarded.device.opens(&["--open-for", "600s"]);
     let mut session = guarded.connect(world.client());
     session.works();
+    let banned = "198.51.100.7";
+    guarded.door.run(&["ban", banned]).success();
     let drop_rule = {
         let list = ["nft", "--handle", "list", "chain", "inet", "knockd", "gate"];
         let listed = world.broker().run(&list).success().stdout;
@@ -137,6 +139,8 @@ fn whatever_is_done_to_the_table_is_undone_and_told_while_grants_and_sessions_li
         ("insert rule inet knockd door tcp dport 8883 accept".into(), "chain door has 1 rules"),
         ("flush set inet knockd protected".into(), "set protected holds"),
         ("flush set inet knockd door4".into(), "1 doors of live grants"),
+        ("flush set inet knockd block4".into(), "1 bans"),
+        ("add element inet knockd ban4 { 10.77.0.2 timeout 600s }".into(), "1 bans"),
         (
             "add element inet knockd door4 { 10.77.0.3 . tcp . 8883 timeout 600s }".into(),
             "1 doors were open that nobody holds",
@@ -156,6 +160,10 @@ fn whatever_is_done_to_the_table_is_undone_and_told_while_grants_and_sessions_li
         guarded.is_open_to(world.client());
         guarded.is_shut_to(world.attacker());
         session.works();
+        let bans = guarded.door.run(&["bans", "--json"]).success().json();
+        let sources: Vec<_> = bans["bans"].as_array().into_iter().flatten().collect();
+        assert_eq!(sources.len(), 1, "{script}: {bans}");
+        assert_eq!(sources[0]["source"], banned, "{script}: {bans}");
     }
     assert!(world.broker().ruleset().contains("table inet filter"), "other tables are left alone");
 }
@@ -171,6 +179,10 @@ fn an_event_tells_what_was_missing_since_when_for_how_long_and_how_often() {
         assert!(field(&event, "since").ends_with('Z'), "{event}");
         assert!(open_ms(&event) < 30_000, "{event}");
     }
+    let status = guarded.door.run(&["status", "--json"]).success().json();
+    assert_eq!(status["table"]["repairs"], 2, "{status}");
+    assert_eq!(status["table"]["lacked"], "the whole table", "{status}");
+    assert!(status["table"]["failing"].is_null(), "{status}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{
     Failure, Format, Output,
     ask::{ask, unexpected},
 };
-use crate::control::{Reply, Request, Status};
+use crate::control::{Reply, Request, Status, Table};
 
 /// Tells how the daemon is.
 ///
@@ -30,6 +30,7 @@ fn tell(status: &Status, output: &mut Output<'_>) -> Result<(), Failure> {
         "bans",
         format!("{} by failures, {} by an admin", status.bans_by_failures, status.bans_by_admin),
     )?;
+    line("table", table(&status.table))?;
     line("granted", decisions.granted.to_string())?;
     line("closed", decisions.closed.to_string())?;
     let refused: Vec<String> =
@@ -61,4 +62,18 @@ fn tell(status: &Status, output: &mut Output<'_>) -> Result<(), Failure> {
         )?;
     }
     Ok(())
+}
+
+fn table(table: &Table) -> String {
+    let Table { failing, repairs, lacked, since, open_ms } = table;
+    let is = match failing {
+        Some(why) => format!("NOT whole, and can't be put right: {why}"),
+        None => "whole".to_owned(),
+    };
+    match (lacked, since, open_ms) {
+        (Some(lacked), Some(since), Some(open_ms)) => format!(
+            "{is}; put right {repairs} times, last at {since} after {open_ms} ms without: {lacked}"
+        ),
+        _ => is,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use super::{Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Unbanned};
+use super::{Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned};
 use crate::{
     admission::{Admission, BanError},
     counts::Counts,
@@ -26,6 +26,8 @@ pub struct Parts<'a, F> {
     pub admission: &'a mut Admission<F>,
     /// What was decided so far.
     pub counts: &'a Counts,
+    /// The kernel's table.
+    pub table: Table,
     /// What the kernel dropped because the receive buffer was full.
     pub receive_buffer_drops: Option<u64>,
     /// When the daemon started.
@@ -68,6 +70,7 @@ impl<F: Firewall> Parts<'_, F> {
             bans_by_admin: by(BanKind::Admin),
             decisions: self.counts.clone(),
             denied: denied.collect(),
+            table: self.table.clone(),
             receive_buffer_drops: self.receive_buffer_drops,
         }
     }

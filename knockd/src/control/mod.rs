@@ -78,8 +78,26 @@ pub struct Status {
     /// Clients that asked for what they may not have, the most eager ones first; at most
     /// [`answer::DENIALS_SHOWN`].
     pub denied: Vec<Denied>,
+    /// The kernel's table, and what was put right of it since.
+    pub table: Table,
     /// Datagrams that were lost because the receive buffer was full; none if that can't be read.
     pub receive_buffer_drops: Option<u64>,
+}
+
+/// The kernel's table, and what was put right of it since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Table {
+    /// Why it can't be put right, while that is so.
+    pub failing: Option<String>,
+    /// How often it was put right.
+    pub repairs: u64,
+    /// What it lacked the last time.
+    pub lacked: Option<String>,
+    /// When that was: RFC 3339.
+    pub since: Option<String>,
+    /// For how long it lacked that, in milliseconds.
+    pub open_ms: Option<u64>,
 }
 
 /// A client that asked for what it may not have.
