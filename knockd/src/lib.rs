@@ -15,6 +15,7 @@ pub mod gate;
 pub mod house;
 pub mod journal;
 pub mod listener;
+pub mod local;
 pub mod reload;
 pub mod restore;
 pub mod roster;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use e2e::wire::{Segment, tcp_flags, udp_packet};
+use knockd::local::NeverBanned;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// The most packets that one run sends.
@@ -50,6 +51,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         from_port: u16,
     },
+    /// Prints each address that knockd would never ban here, and what it is to this host.
+    NeverBanned,
     #[command(flatten)]
     Raw(Raw),
 }
@@ -96,6 +99,11 @@ fn main() {
             sniff::sniff(&from, udp_port, count).expect("sniff");
         }
         Command::Probe { to, from_port } => println!("{}", probe(to, from_port)),
+        Command::NeverBanned => {
+            for (address, role) in NeverBanned::look().expect("look").iter() {
+                println!("{address} is {role}");
+            }
+        }
         Command::Raw(raw) => send(raw).expect("send"),
     }
 }
