@@ -10,14 +10,14 @@ use tracing::{error, info, warn};
 
 use crate::{
     admission::Admission,
-    clock,
+    clock::{self, watch::ClockWatch},
     config::{AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode, reload::Stamps},
     firewall::{
         FirewallError,
         kernel::{self, Kernel, TableState},
         ruleset::{Plan, Prefilter, Ruleset},
     },
-    gate::directory::Directory,
+    gate::{clock::Now, directory::Directory},
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
@@ -101,6 +101,7 @@ struct Daemon {
     admission: Admission<Kernel>,
     listener: Listener,
     house: Housekeeping,
+    clock: ClockWatch,
     reload: Reload,
     telemetry: Telemetry,
     /// Its lock is held for as long as packets are accepted.
@@ -134,10 +135,11 @@ impl Daemon {
         let services = policy.services.iter().map(|service| service.name).collect();
         let roster =
             Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
+        let now = clock::now();
         let (mut admission, restored) =
-            restore(&policy, directory, &folder, writer, Kernel::open()?, clock::now())?;
+            restore(&policy, directory, &folder, writer, Kernel::open()?, now)?;
         report_restored(&restored);
-        let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)));
+        let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)), now);
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
 
@@ -151,7 +153,8 @@ impl Daemon {
         );
         let (reload, telemetry) =
             (Reload::new(roster, path, prefilter, filters), Telemetry::default());
-        Ok(Self { admission, listener, house, reload, telemetry, _folder: folder })
+        let clock = ClockWatch::start().map_err(system("a watch on the clock"))?;
+        Ok(Self { admission, listener, house, clock, reload, telemetry, _folder: folder })
     }
 
     /// Deals with one batch of datagrams after another, and keeps house between them, until a signal says
@@ -166,6 +169,8 @@ impl Daemon {
                     Asked::End(signal) => return signal,
                     Asked::Reload => self.reload.begin(),
                 },
+                // What follows is house.keep's, which looks at the clock first.
+                () = self.clock.was_set() => due = Instant::now(),
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
                     self.telemetry.sum_up();
@@ -176,7 +181,11 @@ impl Daemon {
                 }
                 received = self.listener.receive() => match received {
                     Ok(()) => {
-                        if self.deal_with_batch() == 0 && !self.listener.was_full() {
+                        let now = clock::now();
+                        if self.house.look_at_clock(&mut self.admission, now).is_some() {
+                            due = Instant::now();
+                        }
+                        if self.deal_with_batch(now) == 0 && !self.listener.was_full() {
                             // Not the runtime's sleep: its timer would be one more wakeup.
                             thread::sleep(AFTER_JUNK);
                         }
@@ -194,8 +203,7 @@ impl Daemon {
     }
 
     /// Returns how many packets were accepted.
-    fn deal_with_batch(&mut self) -> usize {
-        let now = clock::now();
+    fn deal_with_batch(&mut self, now: Now) -> usize {
         if self.admission.gate().lacks_tags_at(now.utc) {
             house::prepare_today(&mut self.admission);
         }
@@ -246,7 +254,7 @@ fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
 }
 
 fn report_restored(restored: &Restored) {
-    let bound = restored.forgotten.map(telemetry::rfc3339).unwrap_or_default();
+    let bound = restored.refused_up_to.map(telemetry::rfc3339).unwrap_or_default();
     match restored.seen {
         Condition::Intact => {
             info!(packets = restored.packets, "the memory of accepted packets is whole")

@@ -20,7 +20,7 @@ use knockd::gate::{
     policy::{
         AddressPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions, Standing,
     },
-    replay::ReplayMemory,
+    replay::{Floor, ReplayMemory},
 };
 
 const NOW_MS: u64 = 1_790_000_000_000;
@@ -64,7 +64,8 @@ pub(crate) fn gate(clients: u32) -> Gate {
     };
     let limits = ReplayLimits { capacity: 1 << 24, per_client: 1 << 24 };
     let directory = Directory::new(vec![service], clients, &Realm::default());
-    let mut gate = Gate::new(directory, ReplayMemory::new(limits, skew, None), grant, skew);
+    let mut gate =
+        Gate::new(directory, ReplayMemory::new(limits, skew, Floor::default()), grant, skew);
     let _ = gate.prepare(now().utc, usize::MAX, &mut Vec::new());
     gate
 }

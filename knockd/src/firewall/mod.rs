@@ -39,7 +39,8 @@ pub trait Firewall {
     /// [`FirewallError`] if not all of them were made.
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError>;
 
-    /// Lets packets with these tags past the kernel's filter, each for this long.
+    /// Lets packets with these tags past the kernel's filter, each for this long from now on; for no time at
+    /// all: no longer.
     ///
     /// # Errors
     /// [`FirewallError`] if not all of them could be added.
