@@ -134,8 +134,9 @@ impl Housekeeping {
 
 /// Tells that the clock was set, and what that means for whom.
 fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
-    let (seconds, direction) =
-        (step.by_ms.unsigned_abs() / 1000, if step.by_ms < 0 { "back" } else { "ahead" });
+    let direction = if step.by_ms < 0 { "back" } else { "ahead" };
+    // To the nearest second: the two clocks aren't read at the very same time.
+    let seconds = step.by_ms.unsigned_abs().saturating_add(500) / 1000;
     warn!(
         step_ms = step.by_ms,
         "the clock was set {direction} by {seconds} s, to {}: packets are judged by it from now on, and devices \

@@ -11,6 +11,7 @@
 //! - [`world`] and [`topology`] make the hosts, [`wire`] makes raw packets for the `packet` tool,
 //! - [`binaries`] builds the programs under test,
 //! - [`probe`], [`capture`], [`echo`], [`mosquitto`] and [`foreign`] are the real parts around them,
+//! - [`clock`] is a clock that a test can set, for one process alone,
 //! - [`door`] is `knockd` with its configuration and its devices,
 //! - [`story`] tells the demo.
 #![allow(
@@ -23,6 +24,7 @@
 
 pub mod binaries;
 pub mod capture;
+pub mod clock;
 pub mod door;
 pub mod echo;
 pub mod foreign;
@@ -36,6 +38,7 @@ pub mod wire;
 pub mod world;
 
 pub use capture::Capture;
+pub use clock::FakeClock;
 pub use door::{Daemon, Device, Door, Settings};
 pub use echo::{Echo, Talk};
 pub use foreign::Foreign;
