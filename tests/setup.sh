@@ -21,6 +21,7 @@ openssl openssl
 python3 python3
 ping iputils-ping
 nsenter util-linux
+faketime faketime
 cc build-essential
 END
 

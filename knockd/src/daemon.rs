@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     admission::Admission,
-    clock,
+    clock::{self, watch::ClockWatch},
     config::{
         self, AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode,
         reload::{Stamps, stamp},
@@ -126,6 +126,7 @@ struct Daemon {
     admission: Admission<Mender>,
     listener: Listener,
     house: Housekeeping,
+    clock: ClockWatch,
     reload: Reload,
     control: Control,
     telemetry: Telemetry,
@@ -162,13 +163,11 @@ impl Daemon {
         let services = policy.services.iter().map(|service| service.name).collect();
         let roster =
             Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
-        let (mut admission, restored) =
-            restore(&policy, directory, &folder, writer, mender, clock::now())?;
+        let now = clock::now();
+        let (mut admission, restored) = restore(&policy, directory, &folder, writer, mender, now)?;
         report_restored(&restored);
-        admission
-            .look_up_own_addresses(clock::now())
-            .map_err(system("this host's own addresses"))?;
-        let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)));
+        admission.look_up_own_addresses(now).map_err(system("this host's own addresses"))?;
+        let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)), now);
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
 
@@ -188,11 +187,12 @@ impl Daemon {
             admission,
             listener,
             house,
+            clock: ClockWatch::start().map_err(system("a watch on the clock"))?,
             reload,
             control,
             telemetry,
             counts: Counts::default(),
-            since: clock::now(),
+            since: now,
             _folder: folder,
         })
     }
@@ -213,6 +213,8 @@ impl Daemon {
                     mend(&mut self.admission, &mut self.house);
                     due = Instant::now();
                 }
+                // What follows is house.keep's, which looks at the clock first.
+                () = self.clock.was_set() => due = Instant::now(),
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
                     self.telemetry.sum_up();
@@ -224,7 +226,11 @@ impl Daemon {
                 Some(asked) = self.control.next() => self.answer(asked),
                 received = self.listener.receive() => match received {
                     Ok(()) => {
-                        if self.deal_with_batch() == 0 && !self.listener.was_full() {
+                        let now = clock::now();
+                        if self.house.look_at_clock(&mut self.admission, now).is_some() {
+                            due = Instant::now();
+                        }
+                        if self.deal_with_batch(now) == 0 && !self.listener.was_full() {
                             // Not the runtime's sleep: its timer would be one more wakeup.
                             thread::sleep(AFTER_JUNK);
                         }
@@ -260,8 +266,7 @@ impl Daemon {
     }
 
     /// Returns how many packets were accepted.
-    fn deal_with_batch(&mut self) -> usize {
-        let now = clock::now();
+    fn deal_with_batch(&mut self, now: Now) -> usize {
         if self.admission.gate().lacks_tags_at(now.utc) {
             house::prepare_today(&mut self.admission);
         }
@@ -360,7 +365,7 @@ fn table(Repairs { count, last, failing }: &Repairs) -> Table {
 }
 
 fn report_restored(restored: &Restored) {
-    let bound = restored.forgotten.map(telemetry::rfc3339).unwrap_or_default();
+    let bound = restored.refused_up_to.map(telemetry::rfc3339).unwrap_or_default();
     match restored.seen {
         Condition::Intact => {
             info!(packets = restored.packets, "the memory of accepted packets is whole")

@@ -1,5 +1,5 @@
 //! What is to be done between packets: the tags of another day, in the directory and in the kernel, in
-//! steps that no knock waits for; and a look at what the kernel has dropped.
+//! steps that no knock waits for; a look at what the kernel has dropped; and what follows when the clock is set.
 
 use std::time::Duration;
 
@@ -9,9 +9,14 @@ use crate::{
     admission::Admission,
     clock,
     firewall::{Firewall, FirewallError},
-    gate::directory::{ClientId, Progress, TagCollision},
+    gate::{
+        clock::{ClockStep, Now, StepDetector},
+        directory::{ClientId, Progress, TagCollision},
+    },
+    journal::seen,
     listener::Listener,
     tags::{TagKeeper, Upkeep},
+    telemetry,
 };
 
 /// Between two looks at the clock, which may have been stepped to another day. The runtime's timer wheel
@@ -26,14 +31,40 @@ const TAGS_PER_STEP: usize = 1_000;
 pub struct Housekeeping {
     /// `None` where the kernel doesn't filter by tags.
     tags: Option<TagKeeper>,
+    steps: StepDetector,
     dropped: u64,
 }
 
 impl Housekeeping {
-    /// With the upkeep of the kernel's set of tags, where it filters by them.
+    /// With the upkeep of the kernel's set of tags, where it filters by them. `now` is when the past was taken
+    /// up: the clock is compared with it.
     #[must_use]
-    pub const fn new(tags: Option<TagKeeper>) -> Self {
-        Self { tags, dropped: 0 }
+    pub const fn new(tags: Option<TagKeeper>, now: Now) -> Self {
+        Self { tags, steps: StepDetector::new(now), dropped: 0 }
+    }
+
+    /// Looks whether the clock was set, and if so has everything follow it that goes by it, at once: to be
+    /// called before anything is decided by this time.
+    pub fn look_at_clock<F: Firewall>(
+        &mut self,
+        admission: &mut Admission<F>,
+        now: Now,
+    ) -> Option<ClockStep> {
+        let step = self.steps.look(now)?;
+        tell(step, now, admission);
+        prepare_today(admission);
+        if let Some(keeper) = &mut self.tags {
+            keeper.clock_was_stepped(now);
+        }
+        if let Err(error) = self.let_all_tags_in(admission) {
+            error!("tags of clients could not be let past the kernel's filter: {error}");
+        }
+        if let Err(error) = admission.restamp_bans(now) {
+            error!(
+                "the file of bans can't be written: {error}; after a reboot they end by the clock as it was"
+            );
+        }
+        Some(step)
     }
 
     /// Lets all tags that are needed now past the kernel's filter.
@@ -77,6 +108,7 @@ impl Housekeeping {
         admission: &mut Admission<F>,
         listener: &Listener,
     ) -> Duration {
+        self.look_at_clock(admission, clock::now());
         self.report_drops(listener);
         let directory = prepare(admission, TAGS_PER_STEP);
         let kernel = self.keep_tags(admission);
@@ -109,6 +141,27 @@ impl Housekeeping {
             );
         }
         self.dropped = dropped;
+    }
+}
+
+/// Tells that the clock was set, and what that means for whom.
+fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
+    let direction = if step.by_ms < 0 { "back" } else { "ahead" };
+    // To the nearest second: the two clocks aren't read at the very same time.
+    let seconds = step.by_ms.unsigned_abs().saturating_add(500) / 1000;
+    warn!(
+        step_ms = step.by_ms,
+        "the clock was set {direction} by {seconds} s, to {}: packets are judged by it from now on, and devices \
+         whose clocks differ from it are stale; grants and bans end when they would have",
+        telemetry::rfc3339(now.utc)
+    );
+    if let Some(stamp) = admission.gate().shut_until(now) {
+        warn!(
+            "nobody gets in before {}: packets stamped up to then were accepted, and not all are remembered. If the \
+             clock was ahead by mistake and that is too long: stop knockd, remove {} from its state folder, start it",
+            telemetry::rfc3339(stamp),
+            seen::FILE_NAME
+        );
     }
 }
 

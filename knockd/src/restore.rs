@@ -2,7 +2,8 @@
 //!
 //! # Security considerations
 //! - Where the file of accepted packets can't be relied on, nothing stamped at or before *start + skew* is
-//!   accepted: a packet that was accepted before is stamped earlier than that.
+//!   accepted: a packet that was accepted before is stamped earlier than that. That start is kept for the rest
+//!   of the boot, so that a clock that is behind now and set later counts as if it had been right.
 //! - A source that is banned in the kernel and not by us is let go, and the other way round.
 //! - A door in the kernel that no live grant stands for is shut; a live grant's door that is missing is
 //!   opened again, for the time that is left of it.
@@ -21,7 +22,7 @@ use crate::{
         directory::{ClientId, Directory},
         grants::{Grants, Owner},
         policy::Policy,
-        replay::{Remembered, ReplayMemory},
+        replay::{Floor, Remembered, ReplayMemory},
     },
     journal::{
         StateError, StateFolder, Writer,
@@ -40,7 +41,7 @@ pub struct Restored {
     /// How many packets are remembered.
     pub packets: usize,
     /// Nothing stamped at or before this is accepted.
-    pub forgotten: Option<Timestamp>,
+    pub refused_up_to: Option<Timestamp>,
     /// Whether the file of grants could be read.
     pub grants: FileCondition,
     /// How many grants are live.
@@ -86,15 +87,18 @@ pub fn restore<F: Firewall>(
     now: Now,
 ) -> Result<(Admission<F>, Restored), RestoreError> {
     let found = seen::load(folder, writer.boot)?;
-    let forgotten = match found.condition {
-        Condition::Intact => found.forgotten,
+    let floor = match found.condition {
+        Condition::Intact => found.floor,
         Condition::Missing | Condition::EarlierBoot | Condition::Damaged(_) => {
             let start = now.utc.as_millis().saturating_add(policy.clock_skew.as_millis());
-            found.forgotten.max(Some(Timestamp::from_millis(start)))
+            Floor {
+                forgotten: found.floor.forgotten.max(Some(Timestamp::from_millis(start))),
+                lost_before: Some(now.uptime),
+            }
         }
     };
     let ids = directory.clients_by_name();
-    let mut replay = ReplayMemory::new(policy.replay, policy.clock_skew, forgotten);
+    let mut replay = ReplayMemory::new(policy.replay, policy.clock_skew, floor);
     replay.restore(remembered(&found.packets, &ids));
 
     let (bans_found, bans_condition) = match banned::load(&folder.banned(), writer.boot, now)? {
@@ -130,7 +134,7 @@ pub fn restore<F: Firewall>(
     let restored = Restored {
         seen: found.condition,
         packets: gate.replay().packets().len(),
-        forgotten: gate.replay().forgotten(),
+        refused_up_to: gate.replay().refused_up_to(now),
         grants: condition,
         live: live.len(),
         bans: bans_condition,

@@ -31,6 +31,8 @@ pub struct TagKeeper {
     skew_ms: u64,
     /// The days whose tags are in, or on their way: up to which of the directory's places.
     days: Vec<(Day, usize)>,
+    /// The days whose tags are to be taken out: from which of the directory's places on.
+    leaving: Vec<(Day, usize)>,
 }
 
 /// Whether there is more to do.
@@ -47,11 +49,10 @@ impl TagKeeper {
     /// A keeper of a set in which nothing is yet.
     #[must_use]
     pub fn new(skew: ClockSkew) -> Self {
-        Self { skew_ms: skew.as_millis(), days: Vec::new() }
+        Self { skew_ms: skew.as_millis(), days: Vec::new(), leaving: Vec::new() }
     }
 
-    /// Lets some more tags in, if any are missing. What the clock says counts: after a step of it, the
-    /// days that it now reaches.
+    /// Lets some more tags in, if any are missing.
     ///
     /// # Errors
     /// [`FirewallError`]; the same tags are tried again the next time.
@@ -61,6 +62,17 @@ impl TagKeeper {
         firewall: &mut impl Firewall,
         now: Now,
     ) -> Result<Upkeep, FirewallError> {
+        if let Some((day, done)) = self.leaving.last_mut() {
+            let step = *done..directory.places().min(*done + STEP);
+            let tags: Vec<(Tag, Duration)> =
+                directory.tags_on(*day, step.clone()).map(|tag| (tag, Duration::ZERO)).collect();
+            firewall.admit_tags(&tags)?;
+            *done = step.end;
+            if *done >= directory.places() {
+                self.leaving.pop();
+            }
+            return Ok(Upkeep::More);
+        }
         let needed = self.days_needed(now.utc);
         self.days.retain(|(day, _)| needed.contains(day));
         for day in needed {
@@ -79,6 +91,15 @@ impl TagKeeper {
         firewall.admit_tags(&tags)?;
         *done = step.end;
         Ok(Upkeep::More)
+    }
+
+    /// Has all tags let in anew, because the clock was set: those that are in would end at times that were right
+    /// by the old one. Those of days that it no longer reaches make room first.
+    pub fn clock_was_stepped(&mut self, now: Now) {
+        let needed = self.days_needed(now.utc);
+        let gone = self.days.drain(..).filter(|(day, _)| !needed.contains(day));
+        self.leaving.extend(gone.map(|(day, _)| (day, 0)));
+        self.leaving.retain(|(day, _)| !needed.contains(day));
     }
 
     /// Lets the tags of clients that are new or have new keys in at once; those of many, in steps again.
@@ -262,13 +283,43 @@ mod tests {
     }
 
     #[test]
-    fn after_a_step_of_the_clock_the_tags_of_the_new_day_go_in() {
+    fn after_a_step_of_the_clock_the_tags_of_the_new_day_are_in_and_no_others() {
         let (directory, noon) = (directory(), MIDNIGHT + DAY_MS / 2);
-        let mut keeper = keeper();
-        keep_all(&mut keeper, &directory, noon);
-        for stepped in [noon + 100 * DAY_MS, noon] {
-            let firewall = keep_all(&mut keeper, &directory, stepped);
+        let (mut keeper, mut firewall) = (keeper(), MemoryFirewall::default());
+        for stepped in [noon, noon + DAY_MS, noon + 100 * DAY_MS, noon, noon - DAY_MS] {
+            keeper.clock_was_stepped(at(stepped));
+            while keeper.keep(&directory, &mut firewall, at(stepped)).unwrap() == Upkeep::More {}
             assert!(has_all(&firewall, &directory, day_of(stepped)));
+            assert_eq!(firewall.tags().len(), directory.len());
         }
+    }
+
+    #[test]
+    fn after_a_step_within_a_day_its_tags_stay_until_that_day_ends_by_the_new_clock() {
+        let (directory, noon) = (directory(), MIDNIGHT + DAY_MS / 2);
+        let (mut keeper, tag) = (keeper(), directory.tags_on(day_of(noon), 0..1).next().unwrap());
+        keep_all(&mut keeper, &directory, noon);
+        for stepped in [noon - DAY_MS / 4, noon + DAY_MS / 4] {
+            keeper.clock_was_stepped(at(stepped));
+            let firewall = keep_all(&mut keeper, &directory, stepped);
+            let least = Duration::from_millis(MIDNIGHT + DAY_MS - stepped + SKEW_MS);
+            assert_eq!(firewall.tags()[&tag], least + MARGIN);
+        }
+    }
+
+    #[test]
+    fn a_step_back_before_the_old_tags_are_out_leaves_those_of_the_day_it_reaches() {
+        let (directory, noon) = (directory(), MIDNIGHT + DAY_MS / 2);
+        let (mut keeper, mut firewall) = (keeper(), MemoryFirewall::default());
+        while keeper.keep(&directory, &mut firewall, at(noon)).unwrap() == Upkeep::More {}
+        keeper.clock_was_stepped(at(noon + DAY_MS));
+        assert_eq!(
+            keeper.keep(&directory, &mut firewall, at(noon + DAY_MS)).unwrap(),
+            Upkeep::More
+        );
+        keeper.clock_was_stepped(at(noon));
+        while keeper.keep(&directory, &mut firewall, at(noon)).unwrap() == Upkeep::More {}
+        assert!(has_all(&firewall, &directory, day_of(noon)));
+        assert_eq!(firewall.tags().len(), directory.len());
     }
 }

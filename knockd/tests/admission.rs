@@ -51,7 +51,7 @@ fn an_open_and_a_close_in_one_batch_leave_the_door_as_the_last_one_says() {
 fn on_a_new_state_folder_nothing_stamped_up_to_start_and_skew_is_accepted() {
     let mut host = Host::new();
     let restored = host.start(at(0));
-    assert_eq!((restored.seen, restored.forgotten), (Condition::Missing, Some(at(30).utc)));
+    assert_eq!((restored.seen, restored.refused_up_to), (Condition::Missing, Some(at(30).utc)));
     assert_eq!(host.handle(&[open(1, at(30))], at(30)), ["stale"]);
     assert_eq!(host.handle(&[open(2, at(31))], at(31)), ["granted"]);
 }

@@ -300,3 +300,28 @@ fn a_hundred_thousand_forged_sources_leave_bans_and_the_file_of_them_at_their_bo
     ban_by_admin(&mut host, stranger(), at(32)).unwrap();
     assert_eq!(host.handle(&[open(1, at(33))], at(33)), ["granted"]);
 }
+
+#[test]
+fn a_step_of_the_clock_makes_no_ban_longer_or_shorter_also_across_a_reboot() {
+    let step_s = 2 * 24 * HOUR;
+    for forward in [true, false] {
+        let mut host = Host::warmed_up();
+        junk(&mut host, stranger(), 6, at(31));
+        let shift = |seconds: u64| {
+            let (now, millis) = (at(seconds), step_s * 1_000);
+            let utc = now.utc.as_millis();
+            let utc = if forward { utc + millis } else { utc - millis };
+            Now { utc: Timestamp::from_millis(utc), ..now }
+        };
+        host.admission().restamp_bans(shift(40)).unwrap();
+        assert!(by_failures(&host, stranger(), at(30 + 6 * HOUR)));
+        assert!(!by_failures(&host, stranger(), at(31 + 6 * HOUR)));
+        reboot(&mut host);
+        // An hour later by the new clock.
+        let up = Now { utc: shift(40 + HOUR).utc, uptime: at(0).uptime };
+        assert_eq!(host.start(up).banned, 1);
+        let left = 31 + 6 * HOUR - (40 + HOUR);
+        assert!(by_failures(&host, stranger(), at(left - 1)));
+        assert!(!by_failures(&host, stranger(), at(left)));
+    }
+}

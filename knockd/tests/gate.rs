@@ -22,7 +22,7 @@ use knockd::gate::{
         AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, Port, ReplayLimits, Service,
         Sessions, Standing,
     },
-    replay::ReplayMemory,
+    replay::{Floor, ReplayMemory},
 };
 use serde::Deserialize;
 
@@ -74,7 +74,8 @@ fn gate_with(clients: Vec<Client>, limits: ReplayLimits, forgotten: Option<u64>)
         sessions: Sessions::Keep,
     };
     let directory = Directory::new(services(), clients, &Realm::default());
-    let replay = ReplayMemory::new(limits, skew, forgotten.map(Timestamp::from_millis));
+    let floor = Floor { forgotten: forgotten.map(Timestamp::from_millis), lost_before: None };
+    let replay = ReplayMemory::new(limits, skew, floor);
     let mut gate = Gate::new(directory, replay, grant, &BanPolicy::default(), skew);
     prepare(&mut gate, NOON);
     gate

@@ -10,7 +10,7 @@ use std::{fs, net::IpAddr, os::unix::fs::FileExt as _, path::PathBuf};
 
 use common::{Mac, Timestamp, UnicastAddress};
 use knockd::{
-    gate::clock::Uptime,
+    gate::{clock::Uptime, replay::Floor},
     journal::{
         BootId, DaemonId, StateError, StateFolder, Writer,
         held::{self, Grant},
@@ -46,7 +46,7 @@ fn record(number: u64) -> Record {
 
 fn span(oldest: u64, next: u64) -> Span {
     let forgotten = oldest.checked_sub(1).map(|last| record(last).timestamp);
-    Span { oldest, next, forgotten }
+    Span { oldest, next, floor: Floor { forgotten, lost_before: Some(Uptime::from_millis(7)) } }
 }
 
 fn empty(folder: &StateFolder, capacity: u32) -> SeenFile {
@@ -85,6 +85,19 @@ fn accepted_packets_are_found_again_in_their_order() {
     drop(file);
     let found = seen::load(&folder, BOOT).unwrap();
     assert_eq!((found.condition, numbers(&found.packets)), (Condition::Intact, vec![0, 1, 2, 3]));
+}
+
+#[test]
+fn what_keeps_packets_out_that_are_not_remembered_is_found_again() {
+    let (_temporary, folder, _) = folder();
+    for lost_before in [Some(Uptime::from_millis(u64::MAX)), None] {
+        let floor = Floor { forgotten: Some(Timestamp::from_millis(u64::MAX)), lost_before };
+        let mut file =
+            SeenFile::create(&folder, WRITER, 100, Span { floor, ..span(0, 0) }, []).unwrap();
+        assert_eq!(seen::load(&folder, BOOT).unwrap().floor, floor);
+        append(&mut file, 0, 0..3);
+        assert_eq!(seen::load(&folder, BOOT).unwrap().floor, span(0, 3).floor);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::Signal;
 
 use crate::binaries;
+use crate::clock::FakeClock;
 use crate::counters::Counters;
 use crate::process::{Output, Process};
 use crate::until::until;
@@ -171,9 +172,26 @@ impl<'w> Door<'w> {
 
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&self) -> Daemon {
+        self.spawn_with(&[])
+    }
+
+    /// Starts the daemon with a clock of its own, which shows the right time still, and waits as
+    /// [`Self::ready_for_ahead`] does.
+    #[track_caller]
+    pub fn ready_for_ahead_by(&self, clock: &FakeClock) -> Daemon {
+        let env = clock.env();
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mut daemon = self.spawn_with(&env);
+        daemon.process.wait_for("listening");
+        daemon.listening_since = now();
+        daemon.wait_out_ahead(self);
+        daemon
+    }
+
+    fn spawn_with(&self, env: &[(&str, &str)]) -> Daemon {
         let (knockd, config) = (binaries::path("knockd"), self.config());
         let argv = [knockd.as_str(), "--config", text(&config), "run"];
-        let process = self.host.spawn(&argv, &[("KNOCKD_LOG", "debug")]);
+        let process = self.host.spawn(&argv, &[&[("KNOCKD_LOG", "debug")], env].concat());
         Daemon { process, listening_since: now() }
     }
 
@@ -335,6 +353,15 @@ impl<'w> Device<'w> {
 pub fn write_private(path: &Path, content: &str) {
     fs::write(path, content).expect("write a file");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("set a file's mode");
+}
+
+/// The packets that the rule of knocks with this comment has counted.
+pub fn counted(world: &World, comment: &str) -> u64 {
+    let listing =
+        world.broker().run(&["nft", "list", "chain", "inet", "knockd", "knock"]).success().stdout;
+    let rule = listing.lines().find(|line| line.contains(comment)).expect("a rule");
+    let packets = rule.split("packets ").nth(1).expect("a counter");
+    packets.split(' ').next().expect("a number").parse().expect("a number")
 }
 
 /// Where the MQTT service is, over IPv4.

@@ -12,6 +12,7 @@
 //! - [`binaries`] builds the programs under test,
 //! - [`probe`], [`capture`], [`counters`], [`echo`], [`mosquitto`] and [`foreign`] are the real parts
 //!   around them,
+//! - [`clock`] is a clock that a test can set, for one process alone,
 //! - [`door`] is `knockd` with its configuration and its devices,
 //! - [`story`] tells the demo.
 #![allow(
@@ -24,6 +25,7 @@
 
 pub mod binaries;
 pub mod capture;
+pub mod clock;
 pub mod counters;
 pub mod door;
 pub mod echo;
@@ -38,6 +40,7 @@ pub mod wire;
 pub mod world;
 
 pub use capture::Capture;
+pub use clock::FakeClock;
 pub use counters::Counters;
 pub use door::{Daemon, Device, Door, Settings};
 pub use echo::{Echo, Talk};

@@ -6,17 +6,8 @@
     reason = "tests fail by panicking"
 )]
 
-use e2e::door::KNOCK_PORT;
+use e2e::door::{KNOCK_PORT, counted};
 use e2e::{Capture, Door, Echo, Settings, World, binaries, until};
-
-/// The packets that the rule with this comment has counted.
-fn counted(world: &World, comment: &str) -> u64 {
-    let listing =
-        world.broker().run(&["nft", "list", "chain", "inet", "knockd", "knock"]).success().stdout;
-    let rule = listing.lines().find(|line| line.contains(comment)).expect("a rule");
-    let packets = rule.split("packets ").nth(1).expect("a counter");
-    packets.split(' ').next().expect("a number").parse().expect("a number")
-}
 
 /// How many tags the kernel lets past.
 fn tags(world: &World) -> usize {

@@ -21,7 +21,7 @@ use knockd::gate::{
         AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions,
         Standing,
     },
-    replay::ReplayMemory,
+    replay::{Floor, ReplayMemory},
 };
 
 const NOW_MS: u64 = 1_790_000_000_000;
@@ -65,7 +65,7 @@ pub(crate) fn gate(clients: u32) -> Gate {
     };
     let limits = ReplayLimits { capacity: 1 << 24, per_client: 1 << 24 };
     let directory = Directory::new(vec![service], clients, &Realm::default());
-    let replay = ReplayMemory::new(limits, skew, None);
+    let replay = ReplayMemory::new(limits, skew, Floor::default());
     let mut gate = Gate::new(directory, replay, grant, &BanPolicy::default(), skew);
     let _ = gate.prepare(now().utc, usize::MAX, &mut Vec::new());
     gate

@@ -454,5 +454,5 @@ impl Pending {
 pub fn span(gate: &Gate) -> Span {
     let replay = gate.replay();
     let oldest = replay.oldest();
-    Span { oldest, next: oldest + replay.packets().len() as u64, forgotten: replay.forgotten() }
+    Span { oldest, next: oldest + replay.packets().len() as u64, floor: replay.floor() }
 }

@@ -271,8 +271,10 @@ impl Firewall for Kernel {
             })
             .collect();
         for elements in elements.chunks(CHANGES_AT_ONCE) {
+            let stays = |element: &&Element| element.timeout != Some(Duration::ZERO);
+            let staying = elements.iter().filter(stays).cloned().collect();
             self.netlink
-                .transact(&renew(elements.to_vec(), elements.to_vec()))
+                .transact(&renew(elements.to_vec(), staying))
                 .map_err(FirewallError::Refused)?;
         }
         Ok(())

@@ -107,6 +107,7 @@ impl Firewall for MemoryFirewall {
             return Err(FirewallError::Refused(kind.into()));
         }
         self.tags.extend(tags.iter().copied());
+        self.tags.retain(|_, timeout| !timeout.is_zero());
         Ok(())
     }
 

@@ -66,7 +66,8 @@ pub trait Firewall {
     /// If that can't be read.
     fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>>;
 
-    /// Lets packets with these tags past the kernel's filter, each for this long.
+    /// Lets packets with these tags past the kernel's filter, each for this long from now on; for no time at
+    /// all: no longer.
     ///
     /// # Errors
     /// [`FirewallError`] if not all of them could be added.

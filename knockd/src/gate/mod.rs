@@ -95,6 +95,14 @@ impl Gate {
         Day::of(now).is_some_and(|today| !self.directory.has_tags_of(today))
     }
 
+    /// Until when every packet is stale, if none can be fresh and new by this clock: it was set back to before
+    /// packets that were accepted and are not remembered.
+    #[must_use]
+    pub fn shut_until(&self, now: Now) -> Option<Timestamp> {
+        let newest = now.utc.as_millis().saturating_add(self.skew.as_millis());
+        self.replay.refused_up_to(now).filter(|stamp| stamp.as_millis() >= newest)
+    }
+
     /// Decides a datagram: PROTOCOL.md, "What the daemon checks, in this order". An accepted packet is
     /// remembered from here on; if it can't be written down, [`ReplayMemory::take_back`] undoes that.
     pub fn decide(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Decision {
@@ -202,7 +210,7 @@ impl Gate {
             OpenError::Malformed(part) => known(Reason::Malformed(part)),
         })?;
         // 6. the timestamp
-        self.check_timestamp(request.timestamp, now.utc).map_err(known)?;
+        self.check_timestamp(request.timestamp, now).map_err(known)?;
         // 7. the client's entry and its networks
         check_entry(entry, source, now.utc).map_err(known)?;
         if self.bans.is_shut_out(source, now.uptime) {
@@ -228,8 +236,8 @@ impl Gate {
         Ok(Accepted { client, address, services, effect, mac, timestamp: request.timestamp })
     }
 
-    fn check_timestamp(&self, stamp: Timestamp, now: Timestamp) -> Result<(), Reason> {
-        let (stamp_ms, now_ms) = (stamp.as_millis(), now.as_millis());
+    fn check_timestamp(&self, stamp: Timestamp, now: Now) -> Result<(), Reason> {
+        let (stamp_ms, now_ms) = (stamp.as_millis(), now.utc.as_millis());
         let stale = |bound| {
             let distance = i64::try_from(stamp_ms.abs_diff(now_ms)).unwrap_or(i64::MAX);
             let difference_ms = if stamp_ms < now_ms { -distance } else { distance };
@@ -237,7 +245,7 @@ impl Gate {
         };
         if stamp_ms.abs_diff(now_ms) > self.skew.as_millis() {
             Err(stale(StaleBound::Skew))
-        } else if Some(stamp) <= self.replay.forgotten() {
+        } else if Some(stamp) <= self.replay.refused_up_to(now) {
             Err(stale(StaleBound::Forgotten))
         } else {
             Ok(())

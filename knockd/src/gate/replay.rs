@@ -6,6 +6,9 @@
 //! - A false "new" would let a captured packet open the door: packets are compared by their whole mac,
 //!   and one is forgotten only when its stamp can no longer pass step 6. The newest stamp ever forgotten
 //!   is kept, and nothing at or below it is accepted, so that a clock set back makes no packet new again.
+//! - Where packets are missing that an earlier run accepted, nothing stamped at or before *start + skew* is
+//!   accepted. A clock that was behind at that start says nothing of those packets, so that the start is kept as
+//!   an uptime, too, and counts by what the clock shows now, whenever and however often it is set.
 //! - When the memory is full, packets are refused. Nothing that must be remembered is ever evicted.
 //!
 //! Cost per remembered packet: about 130 bytes. Forgetting goes by the order of acceptance, so that a
@@ -16,6 +19,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use common::{Mac, Timestamp};
 
 use super::{
+    clock::{Now, Uptime},
     directory::ClientId,
     policy::{ClockSkew, ReplayLimits},
 };
@@ -49,13 +53,33 @@ pub struct ReplayMemory {
     shares: HashMap<ClientId, u32>,
     /// Number of the first packet in `order`.
     oldest: u64,
-    forgotten: Option<Timestamp>,
+    floor: Floor,
+}
+
+/// What keeps packets out that could have been accepted before and are not remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Nothing stamped at or before this is accepted: the newest stamp ever forgotten. It never sinks.
+    pub forgotten: Option<Timestamp>,
+    /// Packets accepted before this uptime may be missing from the memory: nothing stamped at or before what the
+    /// clock would have shown then, and the skew, is accepted.
+    pub lost_before: Option<Uptime>,
+}
+
+impl Floor {
+    fn by(self, now: Now, skew: ClockSkew) -> Option<Timestamp> {
+        let lost = self.lost_before.map(|lost| {
+            let lost = now.utc_of(lost).as_millis();
+            Timestamp::from_millis(lost.saturating_add(skew.as_millis()))
+        });
+        self.forgotten.max(lost)
+    }
 }
 
 impl ReplayMemory {
-    /// A memory with nothing in it, which takes no packet stamped at or before `forgotten`.
+    /// A memory with nothing in it, which takes no packet that this floor keeps out.
     #[must_use]
-    pub fn new(limits: ReplayLimits, skew: ClockSkew, forgotten: Option<Timestamp>) -> Self {
+    pub fn new(limits: ReplayLimits, skew: ClockSkew, floor: Floor) -> Self {
         Self {
             limits,
             skew,
@@ -63,7 +87,7 @@ impl ReplayMemory {
             macs: HashSet::new(),
             shares: HashMap::new(),
             oldest: 0,
-            forgotten,
+            floor,
         }
     }
 
@@ -111,10 +135,17 @@ impl ReplayMemory {
         }
     }
 
-    /// The newest stamp ever forgotten: nothing stamped at or before it is accepted.
+    /// The newest stamp that may belong to a packet that was accepted and is not remembered, by the clock as it
+    /// is now: nothing stamped at or before it is accepted.
     #[must_use]
-    pub const fn forgotten(&self) -> Option<Timestamp> {
-        self.forgotten
+    pub fn refused_up_to(&self, now: Now) -> Option<Timestamp> {
+        self.floor.by(now, self.skew)
+    }
+
+    /// What keeps packets out that are not remembered.
+    #[must_use]
+    pub const fn floor(&self) -> Floor {
+        self.floor
     }
 
     /// The number of the oldest packet remembered, counted from the first one ever taken.
@@ -139,7 +170,7 @@ impl ReplayMemory {
     fn forget_oldest(&mut self) {
         if let Some(packet) = self.order.pop_front() {
             self.oldest += 1;
-            self.forgotten = self.forgotten.max(Some(packet.timestamp));
+            self.floor.forgotten = self.floor.forgotten.max(Some(packet.timestamp));
             self.drop_traces(packet);
         }
     }

@@ -15,6 +15,8 @@ use std::{
 use common::{Mac, Timestamp};
 use sha2::{Digest as _, Sha256};
 
+use crate::gate::{clock::Uptime, replay::Floor};
+
 use super::{
     BootId, DaemonId, StateError, StateFolder, Writer,
     codec::{Decoder, Encoder},
@@ -53,15 +55,15 @@ pub struct Record {
     pub client: NameHash,
 }
 
-/// What is remembered at one moment: which packets, by their numbers, and the newest stamp forgotten.
+/// What is remembered at one moment: which packets, by their numbers, and what keeps all others out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Number of the oldest packet remembered.
     pub oldest: u64,
     /// Number that the next packet gets.
     pub next: u64,
-    /// The newest stamp ever forgotten.
-    pub forgotten: Option<Timestamp>,
+    /// What keeps out packets that are not remembered.
+    pub floor: Floor,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +77,7 @@ struct Header {
 
 impl Header {
     fn to_bytes(self) -> [u8; HEADER_LEN] {
-        let forgotten = self.span.forgotten.map_or([0; 9], |stamp| {
-            let [a, b, c, d, e, f, g, h] = stamp.as_millis().to_be_bytes();
-            [1, a, b, c, d, e, f, g, h]
-        });
+        let Floor { forgotten, lost_before } = self.span.floor;
         Encoder::new()
             .put(MAGIC)
             .put(&self.writer.boot.0)
@@ -87,7 +86,8 @@ impl Header {
             .put(&self.base.to_be_bytes())
             .put(&self.span.oldest.to_be_bytes())
             .put(&self.span.next.to_be_bytes())
-            .put(&forgotten)
+            .put(&optional(forgotten.map(Timestamp::as_millis)))
+            .put(&optional(lost_before.map(Uptime::as_millis)))
             .finish()
     }
 
@@ -99,22 +99,38 @@ impl Header {
         let writer = Writer { boot: BootId(decoder.take()?), daemon: DaemonId(decoder.take()?) };
         let (capacity, base) = (decoder.take_u64()?, decoder.take_u64()?);
         let (oldest, next) = (decoder.take_u64()?, decoder.take_u64()?);
-        let forgotten = match decoder.take::<1>()? {
-            [0] => None,
-            _ => Some(Timestamp::from_millis(decoder.take_u64()?)),
+        let floor = Floor {
+            forgotten: take_optional(&mut decoder)?.map(Timestamp::from_millis),
+            lost_before: take_optional(&mut decoder)?.map(Uptime::from_millis),
         };
         // A capacity is a u32: with a larger one the places would be beyond any file.
         let is_sound = (1..=u64::from(u32::MAX)).contains(&capacity)
             && base <= oldest
             && oldest <= next
             && next - oldest <= capacity;
-        is_sound.then_some(Self { writer, capacity, base, span: Span { oldest, next, forgotten } })
+        is_sound.then_some(Self { writer, capacity, base, span: Span { oldest, next, floor } })
     }
 
     /// Where a packet's record stands in the file.
     fn offset(&self, number: u64) -> u64 {
         HEADER_LEN as u64 + (number - self.base) % self.capacity * RECORD_LEN as u64
     }
+}
+
+/// A number that may be missing: a byte that says whether it is there, and eight.
+fn optional(number: Option<u64>) -> [u8; 9] {
+    let mut bytes = [0; 9];
+    if let (Some(number), [there, place @ ..]) = (number, &mut bytes) {
+        *there = 1;
+        *place = number.to_be_bytes();
+    }
+    bytes
+}
+
+fn take_optional(decoder: &mut Decoder<'_>) -> Option<Option<u64>> {
+    let [there] = decoder.take()?;
+    let number = decoder.take_u64()?;
+    Some((there != 0).then_some(number))
 }
 
 fn encode(number: u64, record: &Record) -> [u8; RECORD_LEN] {
@@ -142,8 +158,8 @@ pub struct Found {
     pub condition: Condition,
     /// The accepted packets that could be read, oldest first.
     pub packets: Vec<Record>,
-    /// The newest stamp that was ever forgotten, if that could be read.
-    pub forgotten: Option<Timestamp>,
+    /// What kept all other packets out, if that could be read. Its uptime is that of the boot that wrote it.
+    pub floor: Floor,
 }
 
 /// Whether the file can be relied on to hold every packet that was accepted.
@@ -184,9 +200,11 @@ pub fn load(folder: &StateFolder, boot: BootId) -> Result<Found, StateError> {
     let mut bytes = Vec::new();
     match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
         Ok(_) => Ok(parse(&bytes, boot)),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Ok(Found { condition: Condition::Missing, packets: Vec::new(), forgotten: None })
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found {
+            condition: Condition::Missing,
+            packets: Vec::new(),
+            floor: Floor::default(),
+        }),
         Err(error) => Err(StateError::Io { path, error }),
     }
 }
@@ -196,7 +214,7 @@ pub fn load(folder: &StateFolder, boot: BootId) -> Result<Found, StateError> {
 pub fn parse(bytes: &[u8], boot: BootId) -> Found {
     let Some(header) = bytes.get(..HEADER_LEN).and_then(Header::from_bytes) else {
         let condition = Condition::Damaged(Damage::Header);
-        return Found { condition, packets: Vec::new(), forgotten: None };
+        return Found { condition, packets: Vec::new(), floor: Floor::default() };
     };
     let read = |number| {
         let start = usize::try_from(header.offset(number)).ok()?;
@@ -216,7 +234,7 @@ pub fn parse(bytes: &[u8], boot: BootId) -> Found {
     } else {
         Condition::Intact
     };
-    Found { condition, packets, forgotten: header.span.forgotten }
+    Found { condition, packets, floor: header.span.floor }
 }
 
 /// The file, open for more packets.

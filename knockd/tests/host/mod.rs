@@ -229,7 +229,8 @@ pub(crate) fn open(nonce: u8, now: Now) -> SealedDatagram {
     packet(Action::Open, nonce, now)
 }
 
-fn word(outcome: &Outcome) -> String {
+/// An outcome in a word or two.
+pub(crate) fn word(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Granted { .. } => "granted".to_owned(),
         Outcome::Closed { warning: None, .. } => "closed".to_owned(),

@@ -1,4 +1,6 @@
-//! The one place that reads the clocks.
+//! The one place that reads the clocks, and hears of it when somebody sets one.
+
+pub mod watch;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
