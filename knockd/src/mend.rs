@@ -4,6 +4,16 @@
 //! [`Mender`] is the kernel as the daemon uses it. When the watch has seen something, [`mend`] looks; a
 //! change of elements that finds the table gone has it put in at once, and [`mend`] does the rest.
 //!
+//! Each repair is one event at warn:
+//!
+//! | field | content |
+//! | --- | --- |
+//! | `missing` | what was missing or changed |
+//! | `by` | who did that: the program's name and the process, as the kernel numbers it |
+//! | `since` | when it was seen, RFC 3339 in UTC |
+//! | `open_ms` | how long it stood so, in milliseconds: the door was open for no longer |
+//! | `repair` | which repair it is since the daemon started |
+//!
 //! # Security considerations
 //! - Nothing that a notification says is relied on but that there was one: what is compared is the kernel's
 //!   table with the one that ought to be there, and its doors with the live grants.
@@ -199,7 +209,7 @@ impl Mender {
     fn look(&mut self, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
         // What is seen from here on is left to the next look: it may be later than what this one finds.
         self.open_case();
-        let mut state = kernel::state(&self.ruleset)?;
+        let mut state = self.state()?;
         if matches!(state, TableState::Changed(_)) && self.adopt_newer()? {
             state = TableState::Whole;
         }
@@ -220,6 +230,15 @@ impl Mender {
         kernel::read_back(&self.ruleset)?;
         case.shut = Some(shut);
         Ok(())
+    }
+
+    fn state(&mut self) -> Result<TableState, FirewallError> {
+        // If it was deleted, one question to the kernel takes microseconds, and running nft milliseconds.
+        let was_deleted = self.case.as_ref().is_some_and(|case| case.sighting.deleted_table());
+        match was_deleted.then(|| self.kernel.doors()) {
+            Some(Err(error)) if error.says_not_there() => Ok(TableState::Missing),
+            _ => kernel::state(&self.ruleset),
+        }
     }
 
     /// Takes a table for right that an admin has put in after changing the configuration (`knockd firewall

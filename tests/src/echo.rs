@@ -60,6 +60,13 @@ impl Talk {
         self.process.wait_for(&format!("echo {line}"));
     }
 
+    /// Has the server send lines by itself from now on, for half a minute.
+    #[track_caller]
+    pub fn be_chattered_at(&mut self) {
+        self.process.write_line("chatter");
+        self.process.wait_for("chatter");
+    }
+
     /// Says something, and has no echo of it within a second.
     #[track_caller]
     pub fn is_dead(&mut self) {

@@ -232,6 +232,8 @@ fn intruder_stays_out(udp: bool, conntrack: bool) {
         false => guarded.connect(world.attacker()),
     };
     intruder.works();
+    // What the server itself sends makes conntrack know the connection anew.
+    intruder.be_chattered_at();
     guarded.daemon.resume();
     guarded.mended(0);
     if conntrack {

@@ -24,7 +24,7 @@ pub enum FirewallCommand {
     Install,
     /// Say whether the table in the kernel is the one that ought to be there
     Status,
-    /// Take the table out: everything that it guards is open then
+    /// Take the table out: everything that it guards is open then; stop knockd first, which puts it in again
     Remove,
 }
 

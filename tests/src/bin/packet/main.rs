@@ -26,7 +26,8 @@ const MOST: u32 = 100_000;
 
 #[derive(Parser)]
 enum Command {
-    /// Echo server on ports such as tcp/8883 and udp/5683; the line "reset" is answered with a RST.
+    /// Echo server on ports such as tcp/8883 and udp/5683; the line "reset" is answered with a RST,
+    /// "chatter" with many lines.
     Serve { ports: Vec<String> },
     /// Connects, sends each line of standard input, prints what comes back.
     Talk {

@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use socket2::Socket;
 
+/// How often, and in how many lines, a server chatters.
+const CHATTER: Duration = Duration::from_millis(50);
+const LINES: u32 = 600;
+
 /// Serves until it is killed, printing `serving` when all ports are bound.
 pub(crate) fn serve(ports: &[String]) {
     let mut servers = Vec::new();
@@ -45,6 +49,11 @@ fn echo(mut stream: &TcpStream) {
             socket.set_linger(Some(Duration::ZERO)).expect("set SO_LINGER");
             return;
         }
+        if line == "chatter" {
+            let mut stream = stream.try_clone().expect("clone");
+            chatter(move |said| stream.write_all(said).is_ok());
+            continue;
+        }
         if writeln!(stream, "echo {line}").is_err() {
             return;
         }
@@ -55,6 +64,23 @@ fn serve_udp(socket: &UdpSocket) {
     let mut buffer = [0; 2048];
     while let Ok((length, from)) = socket.recv_from(&mut buffer) {
         let said = buffer.get(..length).unwrap_or_default();
+        if said == b"chatter\n" {
+            let socket = socket.try_clone().expect("clone");
+            chatter(move |said| socket.send_to(said, from).is_ok());
+            continue;
+        }
         let _ = socket.send_to(&[b"echo ", said].concat(), from);
     }
+}
+
+/// Goes on talking without being asked, until nobody can be reached.
+fn chatter(mut say: impl FnMut(&[u8]) -> bool + Send + 'static) {
+    thread::spawn(move || {
+        for _ in 0..LINES {
+            if !say(b"chatter\n") {
+                return;
+            }
+            thread::sleep(CHATTER);
+        }
+    });
 }
