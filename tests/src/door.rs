@@ -253,11 +253,11 @@ impl Daemon {
         self.log().lines().filter(|line| line.contains("decision=\"granted\"")).count()
     }
 
-    /// Waits until `skew` has passed since it began to listen.
-    fn wait_out(&self, skew: Duration) {
+    /// Waits until this time has passed since it began to listen.
+    pub fn wait_out(&self, time: Duration) {
         // Stamps are whole milliseconds: one more, to be above the mark.
-        let end = self.listening_since + skew + Duration::from_millis(2);
-        until("start + skew has passed", || now() > end);
+        let end = self.listening_since + time + Duration::from_millis(2);
+        until(&format!("{time:?} have passed since the start"), || now() > end);
     }
 
     /// Waits until a packet of a device whose clock is ahead by [`AHEAD`] would be accepted.
