@@ -56,10 +56,13 @@ fn a_flood_with_a_sniffed_tag_fills_no_connection_table_and_keeps_no_knock_out()
     let (tag, count) = (&packet[..16], FLOOD.to_string());
     let flood = [tool.as_str(), "flood", "--to", &to, "--hex", tag, "--count", &count];
     let tracked = world.broker().connections_tracked();
+    let arrived = || counted(&world, "a client's tag: always through");
     let mut flood = world.attacker().spawn(&flood, &[]);
+    until("the flood is in full spate", || arrived() > u64::from(FLOOD / 10));
+    assert!(flood.is_running());
     device.opens(&[]);
     assert!(flood.wait().success());
-    assert!(counted(&world, "a client's tag: always through") > u64::from(FLOOD));
+    assert!(arrived() > u64::from(FLOOD));
     // The client's own connections, and no more.
     let more = world.broker().connections_tracked().saturating_sub(tracked);
     assert!(more < 50, "{more} connections more are tracked");
