@@ -145,9 +145,15 @@ impl<'w> Door<'w> {
     /// Starts the daemon, and waits until it listens.
     #[track_caller]
     pub fn start(&self) -> Daemon {
-        let mut daemon = self.spawn();
-        daemon.process.wait_for("listening");
-        daemon.listening_since = now();
+        self.spawn().listening()
+    }
+
+    /// Starts the daemon as it is installed, which tells nothing below info, and waits until it would accept
+    /// a packet made now: for floods, of which a line for each packet would be most of the work.
+    #[track_caller]
+    pub fn ready_as_installed(&self) -> Daemon {
+        let daemon = self.spawn_telling("info").listening();
+        daemon.wait_out(self.skew);
         daemon
     }
 
@@ -171,9 +177,13 @@ impl<'w> Door<'w> {
 
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&self) -> Daemon {
+        self.spawn_telling("debug")
+    }
+
+    fn spawn_telling(&self, level: &str) -> Daemon {
         let (knockd, config) = (binaries::path("knockd"), self.config());
         let argv = [knockd.as_str(), "--config", text(&config), "run"];
-        let process = self.host.spawn(&argv, &[("KNOCKD_LOG", "debug")]);
+        let process = self.host.spawn(&argv, &[("KNOCKD_LOG", level)]);
         Daemon { process, listening_since: now() }
     }
 
@@ -203,6 +213,23 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    #[track_caller]
+    fn listening(mut self) -> Self {
+        self.process.wait_for("listening");
+        self.listening_since = now();
+        self
+    }
+
+    /// The memory that it has in use, in KiB.
+    #[track_caller]
+    pub fn rss_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("read a process' status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.expect("a resident set size")
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.stderr()
