@@ -35,7 +35,7 @@ pub(super) fn read(content: &[u8]) {
 /// A story of grants given, ended and over, each look at the file compared with who holds what.
 pub(super) fn write(input: &mut Input<'_>) {
     let mut story = Story::begin();
-    for _ in 0..24 {
+    for _ in 0..16 {
         if input.is_empty() {
             break;
         }

@@ -28,7 +28,7 @@ pub(super) fn read(content: &[u8]) {
 /// A story of appends, full disks and restarts, each look at the file compared with what was written.
 pub(super) fn write(input: &mut Input<'_>) {
     let mut story = Story::begin(1 + input.below(8));
-    for _ in 0..24 {
+    for _ in 0..16 {
         if input.is_empty() {
             break;
         }
