@@ -12,6 +12,8 @@ pub(super) struct Disk {
     content: Rc<RefCell<Vec<u8>>>,
     /// How many more bytes it takes.
     room: Rc<Cell<usize>>,
+    /// Whether what was last written at its start is there in part only.
+    torn_start: Rc<Cell<bool>>,
 }
 
 impl Disk {
@@ -20,12 +22,17 @@ impl Disk {
         Self {
             content: Rc::new(RefCell::new(content.to_vec())),
             room: Rc::new(Cell::new(usize::MAX)),
+            torn_start: Rc::default(),
         }
     }
 
     /// From here on it takes so many bytes.
     pub(super) fn leave_room(&self, bytes: usize) {
         self.room.set(bytes);
+    }
+
+    pub(super) fn has_torn_start(&self) -> bool {
+        self.torn_start.get()
     }
 
     pub(super) fn content(&self) -> Vec<u8> {
@@ -44,6 +51,9 @@ impl FileExt for Disk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.room.set(self.room.get() - count);
+        if offset == 0 {
+            self.torn_start.set(count < bytes.len());
+        }
         let offset = usize::try_from(offset).expect("the files of these stories are small");
         let mut content = self.content.borrow_mut();
         let end = content.len().max(offset + count);

@@ -34,7 +34,7 @@ pub(super) fn write(input: &mut Input<'_>) {
         }
         match input.below(8) {
             0..5 => story.append(input),
-            5 => story.disk.leave_room(input.number::<u16>().into()),
+            5 => story.disk.leave_room(usize::from(input.number::<u16>()) % 1024),
             6 => story.disk.leave_room(usize::MAX),
             _ => story.restart(),
         }
@@ -45,6 +45,8 @@ pub(super) fn write(input: &mut Input<'_>) {
             assert_eq!(found.packets, story.remembered());
             assert_eq!(found.forgotten, story.span.forgotten);
         } else {
+            // A torn record is no damage: it was never acted on. A torn header is.
+            assert!(found.condition == Condition::Intact || story.disk.has_torn_start());
             story.assert_nothing_lost(&found);
         }
     }
