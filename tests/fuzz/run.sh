@@ -30,7 +30,7 @@ for target in $targets; do
     case $target in
         request) longest=128 ;;
         decide | profile) longest=256 ;;
-        journal) longest=512 ;;
+        config | journal) longest=512 ;;
         *) longest=1024 ;;
     esac
     echo "==> fuzz $target: $2 executions"
