@@ -153,6 +153,17 @@ fn the_hosts_own_addresses_and_networks_of_ban_never_are_spared() {
 }
 
 #[test]
+fn an_address_that_is_the_hosts_own_no_longer_is_banned_like_any_other() {
+    let mut host = Host::warmed_up();
+    host.firewall.0.borrow_mut().set_own_addresses(vec![stranger()]);
+    assert_eq!(count(&junk(&mut host, stranger(), 10, at(31)), "banned"), 0);
+    host.firewall.0.borrow_mut().set_own_addresses(Vec::new());
+    // What is known of them is at most five seconds old when a further failure comes.
+    assert_eq!(count(&junk(&mut host, stranger(), 1, at(36)), "banned"), 0);
+    assert_eq!(count(&junk(&mut host, stranger(), 1, at(36)), "banned"), 1);
+}
+
+#[test]
 fn bans_survive_a_restart_for_what_is_left_of_them() {
     let mut host = Host::warmed_up();
     junk(&mut host, stranger(), 6, at(31));

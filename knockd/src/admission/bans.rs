@@ -52,41 +52,40 @@ impl<F: Firewall> Admission<F> {
         tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
     ) {
         self.forget_ended_bans(now);
-        let mut banned = Vec::new();
         let mut changes = Vec::new();
+        let mut spared_as_own = false;
         for (source, refusal) in strikes {
-            let before = changes.len();
-            match self.gate.strike(*source, *refusal, &self.grants, now, &mut changes) {
-                Ok(()) if changes.len() > before => banned.push(*source),
-                Ok(()) => {}
-                Err(why) => tell(&Outcome::NotBanned(NoBan::Spared(why)), *source, &self.gate),
+            if let Err(why) = self.gate.strike(*source, *refusal, &self.grants, now, &mut changes) {
+                spared_as_own |= matches!(why, NotBanned::Own(_));
+                tell(&Outcome::NotBanned(NoBan::Spared(why)), *source, &self.gate);
             }
         }
-        if banned.is_empty() {
-            return;
-        }
-        if self.own_read.is_none_or(|read| read + OWN_FRESH <= now.uptime) {
+        let is_old = self.own_read.is_none_or(|read| read + OWN_FRESH <= now.uptime);
+        if is_old && (spared_as_own || !changes.is_empty()) {
             // Where it can't be read, what was known before counts.
             let _ = self.look_up_own_addresses(now);
             changes.retain(|change| self.gate.bans().get(change.source).is_some());
         }
+        if changes.is_empty() {
+            return;
+        }
         if let Err(error) = self.firewall.ban(&changes, now.uptime) {
-            for (source, change) in banned.into_iter().zip(changes) {
-                self.gate.bans_mut().undo(change.source, None);
+            for BanChange { source, .. } in changes {
+                self.gate.bans_mut().undo(source, None);
                 let failure = Failure::firewall(&error);
-                tell(&Outcome::NotBanned(NoBan::Failed(failure)), source, &self.gate);
+                tell(&Outcome::NotBanned(NoBan::Failed(failure)), source.first(), &self.gate);
             }
             return;
         }
-        for source in banned {
-            let Some(ban) = self.gate.bans().get(Source::of(source)) else { continue };
-            let written = self.files.banned.put(Source::of(source), Some(ban), now);
+        for BanChange { source, .. } in changes {
+            let Some(ban) = self.gate.bans().get(source) else { continue };
+            let written = self.files.banned.put(source, Some(ban), now);
             let outcome = Outcome::Banned {
-                source: Source::of(source),
+                source,
                 until: ban.until,
                 warning: written.err().map(|error| Failure::journal(&error)),
             };
-            tell(&outcome, source, &self.gate);
+            tell(&outcome, source.first(), &self.gate);
         }
     }
 
