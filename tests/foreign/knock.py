@@ -115,11 +115,14 @@ def request(timestamp, address, open_for, action, flags, reserved, service):
     )
 
 
-def datagram(secret, realm, day, nonce, plaintext, tag_secret=None):
+def datagram(secret, realm, day, nonce, plaintext, tag_secret=None, spoil_seal=False):
     keys = derive(secret, realm)
     tag_key = derive(tag_secret or secret, realm)["tag"]
     tag = hmac_sha256(tag_key, struct.pack(">I", day))[:8]
-    body = tag + nonce + seal(keys["seal"], nonce, tag, plaintext)
+    sealed = seal(keys["seal"], nonce, tag, plaintext)
+    if spoil_seal:
+        sealed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    body = tag + nonce + sealed
     return body + hmac_sha256(keys["mac"], body)
 
 
@@ -168,6 +171,7 @@ def main():
     parser.add_argument("--nonce", help="24 hex digits instead of random ones")
     parser.add_argument("--count", type=int, default=1, help="so many, each with a fresh nonce")
     parser.add_argument("--flip", type=int, metavar="BIT", help="flip a bit of the datagram")
+    parser.add_argument("--spoil-seal", action="store_true", help="a seal that doesn't open")
     options = parser.parse_args()
     if options.check:
         check(options.check)
@@ -199,6 +203,7 @@ def make(options):
             options.flags, options.reserved, options.service.encode().replace(b"\\0", b"\0"),
         ),
         base64.b64decode(options.tag_key, validate=True) if options.tag_key else None,
+        options.spoil_seal,
     )
     if options.flip is not None:
         packet = bytearray(packet)

@@ -146,9 +146,15 @@ impl<'w> Door<'w> {
     /// Starts the daemon, and waits until it listens.
     #[track_caller]
     pub fn start(&self) -> Daemon {
-        let mut daemon = self.spawn();
-        daemon.process.wait_for("listening");
-        daemon.listening_since = now();
+        self.spawn().listening()
+    }
+
+    /// Starts the daemon as it is installed, which tells nothing below info, and waits until it would accept
+    /// a packet made now: for floods, of which a line for each packet would be most of the work.
+    #[track_caller]
+    pub fn ready_as_installed(&self) -> Daemon {
+        let daemon = self.spawn_telling("info", &[]).listening();
+        daemon.wait_out(self.skew);
         daemon
     }
 
@@ -172,7 +178,7 @@ impl<'w> Door<'w> {
 
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&self) -> Daemon {
-        self.spawn_with(&[])
+        self.spawn_telling("debug", &[])
     }
 
     /// Starts the daemon with a clock of its own, which shows the right time still, and waits as
@@ -181,17 +187,15 @@ impl<'w> Door<'w> {
     pub fn ready_for_ahead_by(&self, clock: &FakeClock) -> Daemon {
         let env = clock.env();
         let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let mut daemon = self.spawn_with(&env);
-        daemon.process.wait_for("listening");
-        daemon.listening_since = now();
+        let daemon = self.spawn_telling("debug", &env).listening();
         daemon.wait_out_ahead(self);
         daemon
     }
 
-    fn spawn_with(&self, env: &[(&str, &str)]) -> Daemon {
+    fn spawn_telling(&self, level: &str, env: &[(&str, &str)]) -> Daemon {
         let (knockd, config) = (binaries::path("knockd"), self.config());
         let argv = [knockd.as_str(), "--config", text(&config), "run"];
-        let process = self.host.spawn(&argv, &[&[("KNOCKD_LOG", "debug")], env].concat());
+        let process = self.host.spawn(&argv, &[&[("KNOCKD_LOG", level)], env].concat());
         Daemon { process, listening_since: now() }
     }
 
@@ -221,6 +225,23 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    #[track_caller]
+    fn listening(mut self) -> Self {
+        self.process.wait_for("listening");
+        self.listening_since = now();
+        self
+    }
+
+    /// The memory that it has in use, in KiB.
+    #[track_caller]
+    pub fn rss_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()));
+        let status = status.expect("read a process' status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.expect("a resident set size")
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.stderr()
@@ -353,15 +374,6 @@ impl<'w> Device<'w> {
 pub fn write_private(path: &Path, content: &str) {
     fs::write(path, content).expect("write a file");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("set a file's mode");
-}
-
-/// The packets that the rule of knocks with this comment has counted.
-pub fn counted(world: &World, comment: &str) -> u64 {
-    let listing =
-        world.broker().run(&["nft", "list", "chain", "inet", "knockd", "knock"]).success().stdout;
-    let rule = listing.lines().find(|line| line.contains(comment)).expect("a rule");
-    let packets = rule.split("packets ").nth(1).expect("a counter");
-    packets.split(' ').next().expect("a number").parse().expect("a number")
 }
 
 /// Where the MQTT service is, over IPv4.

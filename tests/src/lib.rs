@@ -11,9 +11,9 @@
 //! - [`world`] and [`topology`] make the hosts, [`wire`] makes raw packets for the `packet` tool,
 //! - [`binaries`] builds the programs under test,
 //! - [`probe`], [`capture`], [`counters`], [`echo`], [`mosquitto`] and [`foreign`] are the real parts
-//!   around them,
+//!   around them, [`flood`] is the attacker with a raw socket,
 //! - [`clock`] is a clock that a test can set, for one process alone,
-//! - [`door`] is `knockd` with its configuration and its devices,
+//! - [`door`] is `knockd` with its configuration and its devices, [`table`] what it has in the kernel,
 //! - [`story`] tells the demo.
 #![allow(
     clippy::expect_used,
@@ -29,11 +29,13 @@ pub mod clock;
 pub mod counters;
 pub mod door;
 pub mod echo;
+pub mod flood;
 pub mod foreign;
 pub mod mosquitto;
 pub mod probe;
 pub mod process;
 pub mod story;
+pub mod table;
 pub mod topology;
 pub mod until;
 pub mod wire;
@@ -44,6 +46,7 @@ pub use clock::FakeClock;
 pub use counters::Counters;
 pub use door::{Daemon, Device, Door, Settings};
 pub use echo::{Echo, Talk};
+pub use flood::Flood;
 pub use foreign::Foreign;
 pub use mosquitto::Mosquitto;
 pub use probe::State;

@@ -10,7 +10,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use e2e::door::{KNOCK_PORT, MQTTS, WIDE, broker4, counted};
+use e2e::door::{KNOCK_PORT, MQTTS, WIDE, broker4};
+use e2e::table::counted;
 use e2e::{Daemon, Device, Door, Echo, FakeClock, Foreign, Settings, State, World};
 
 const HOUR: i64 = 3_600;
@@ -74,11 +75,11 @@ fn a_step_in_either_direction_ends_no_grant_early_or_late_revives_no_used_packet
 
         // By the new clock, past the kernel's filter, for less time than the old grant has yet.
         let (through, grants) =
-            (counted(&world, "a client's tag: always through"), daemon.granted());
+            (counted(&world, "knock", "a client's tag: always through"), daemon.granted());
         used.push(packet(&world, &device, shown, "1"));
         send(&world, used.last().expect("one"));
         e2e::until("it is granted", || daemon.granted() == grants + 1);
-        assert!(counted(&world, "a client's tag: always through") > through, "{told}");
+        assert!(counted(&world, "knock", "a client's tag: always through") > through, "{told}");
 
         door.wait_until_over();
         assert!(granted.elapsed() + Duration::from_secs(1) > OPEN_FOR, "{told}");

@@ -6,13 +6,13 @@
     reason = "tests fail by panicking"
 )]
 
-use e2e::door::{KNOCK_PORT, counted};
-use e2e::{Capture, Door, Echo, Settings, World, binaries, until};
+use e2e::door::KNOCK_PORT;
+use e2e::table::{counted, elements};
+use e2e::{Capture, Door, Echo, Flood, Settings, World, binaries, until};
 
 /// How many tags the kernel lets past.
 fn tags(world: &World) -> usize {
-    let listing = world.broker().run(&["nft", "list", "set", "inet", "knockd", "tags"]);
-    listing.success().stdout.matches(" expires ").count()
+    elements(world, "tags").len()
 }
 
 fn junk(world: &World, count: &str) {
@@ -31,40 +31,39 @@ fn junk_beyond_the_budget_is_dropped_by_the_kernel_and_a_knock_behind_it_opens()
     let device = door.enrol("press-17");
     let _daemon = door.ready();
     junk(&world, "1000");
-    assert!(counted(&world, "the junk budget") > 500);
-    let before = counted(&world, "a client's tag: always through");
+    assert!(counted(&world, "knock", "the junk budget") > 500);
+    let before = counted(&world, "knock", "a client's tag: always through");
     device.opens(&[]);
-    assert!(counted(&world, "a client's tag: always through") > before);
+    assert!(counted(&world, "knock", "a client's tag: always through") > before);
 }
 
 #[test]
 fn a_flood_with_a_sniffed_tag_fills_no_connection_table_and_a_repeated_knock_opens() {
-    const FLOOD: u32 = 100_000;
+    const FLOOD: u64 = 100_000;
     let world = World::new();
     world.crowd();
     let _echo = Echo::start(world.broker(), &["tcp/8883"]);
     // Packets wait behind those that came before them, and age: as little as any skew in use.
     let door = Door::new(&world, &Settings { skew: 5, ..Settings::default() });
     let device = door.enrol("press-17");
-    let _daemon = door.ready();
+    let _daemon = door.ready_as_installed();
     let capture = Capture::on_the_wire(&world, KNOCK_PORT);
     device.opens(&["--open-for", "1s"]);
     let packet = capture.first_payload();
     drop(capture);
     door.wait_until_over();
 
-    let (tool, to) = (binaries::path("packet"), format!("{}:{KNOCK_PORT}", world.broker().v4()));
     let (tag, count) = (&packet[..16], FLOOD.to_string());
-    let flood = [tool.as_str(), "flood", "--to", &to, "--hex", tag, "--count", &count];
+    let flood = ["--sources", "4000000", "--begins", tag, "--count", &count, "--rate", "20000"];
     let tracked = world.broker().connections_tracked();
-    let arrived = || counted(&world, "a client's tag: always through");
-    let mut flood = world.attacker().spawn(&flood, &[]);
-    until("the flood is in full spate", || arrived() > u64::from(FLOOD / 10));
-    assert!(flood.is_running());
+    let arrived = || counted(&world, "knock", "a client's tag: always through");
+    let mut flood = Flood::start(&world, &flood);
+    until("the flood is in full spate", || arrived() > FLOOD / 10);
+    assert!(flood.goes_on());
     // What the socket has no room for is lost, a knock as well: one of some is not.
     device.opens(&["--repeat", "30"]);
-    assert!(flood.wait().success());
-    assert!(arrived() > u64::from(FLOOD));
+    assert_eq!(flood.sent(), FLOOD);
+    assert!(arrived() > FLOOD);
     // The client's own connections, and no more.
     let more = world.broker().connections_tracked().saturating_sub(tracked);
     assert!(more < 50, "{more} connections more are tracked");

@@ -6,6 +6,7 @@
     reason = "a test's tool fails by panicking, with a message that says what it was doing"
 )]
 
+mod flood;
 mod many;
 mod serve;
 mod sniff;
@@ -56,6 +57,8 @@ enum Command {
     },
     /// Prints each address that knockd would never ban here, and what it is to this host.
     NeverBanned,
+    /// Sends datagrams of a knock's length at line rate, with forged sources.
+    Flood(flood::Flood),
     #[command(flatten)]
     Raw(Raw),
     #[command(flatten)]
@@ -112,6 +115,7 @@ fn main() {
                 println!("{address} is {role}");
             }
         }
+        Command::Flood(flood) => flood::flood(&flood).expect("flood"),
         Command::Raw(raw) => send(raw).expect("send"),
         Command::Many(many) => many::send(many).expect("send"),
     }

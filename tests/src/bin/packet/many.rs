@@ -9,9 +9,8 @@ use std::{fs, io};
 
 use clap::Subcommand;
 use e2e::counters;
-use e2e::wire::udp_packet;
 
-use crate::{MOST, raw_socket, unhex, without_port};
+use crate::unhex;
 
 /// Datagrams from one source: fewer than failures that any sensible ban allows.
 const PER_SOURCE: u16 = 4;
@@ -38,23 +37,12 @@ pub(crate) enum Many {
         #[arg(long)]
         counters: PathBuf,
     },
-    /// Sends datagrams of 116 bytes, each from a random address and port: this beginning, then random
-    /// bytes.
-    Flood {
-        #[arg(long)]
-        to: SocketAddr,
-        #[arg(long)]
-        hex: String,
-        #[arg(long)]
-        count: u32,
-    },
 }
 
 pub(crate) fn send(many: Many) -> io::Result<()> {
     match many {
         Many::Lengths { to, last, counters } => lengths(to, last, Pace::of(counters)?),
         Many::Volley { to, counters } => volley(to, Pace::of(counters)?),
-        Many::Flood { to, hex, count } => flood(to, &unhex(&hex), count.min(MOST)),
     }
 }
 
@@ -124,21 +112,6 @@ fn volley(to: SocketAddr, mut pace: Pace) -> io::Result<()> {
         let payload = unhex(hex);
         pace.wait_for_room(payload.len());
         UdpSocket::bind((source, 0))?.send_to(&payload, to)?;
-    }
-    Ok(())
-}
-
-fn flood(to: SocketAddr, beginning: &[u8], count: u32) -> io::Result<()> {
-    let (socket, address) = (raw_socket(to)?, without_port(to));
-    for _ in 0..count {
-        let mut random = [0; 116 + 5];
-        getrandom::fill(&mut random).expect("random bytes");
-        let (payload, [a, b, c, high, low]) = random.split_last_chunk_mut().expect("long enough");
-        payload.get_mut(..beginning.len()).expect("short enough").copy_from_slice(beginning);
-        // 100.64.0.0/10: four million addresses that are nobody's here.
-        let source = Ipv4Addr::new(100, 64 | *a & 63, *b, *c);
-        let from = SocketAddr::from((source, u16::from_be_bytes([*high, *low])));
-        socket.send_to(&udp_packet(from, to, payload), &address)?;
     }
     Ok(())
 }
