@@ -8,14 +8,11 @@
 
 use std::{io, time::Duration};
 
-use netlink_packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::{
-    NetfilterMessage, NetfilterMessageInner,
-    nftables::{
-        DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
-        SetElementMessage,
-    },
+use netlink_packet_core::{
+    DecodeError, ErrorMessage, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NlaBuffer, NlasIterator,
 };
+use netlink_packet_netfilter::NetfilterMessage;
 
 use super::netlink::Element;
 
@@ -38,14 +35,14 @@ pub fn dump(
     set: &'static str,
     elements: &mut Vec<Element>,
 ) -> io::Result<Progress> {
-    for message in messages(received)? {
+    for message in messages::<SetElements>(received)? {
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(Progress::Complete),
             NetlinkPayload::Error(error) => told(&error)?,
-            NetlinkPayload::InnerMessage(NetfilterMessage {
-                inner: NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)),
-                ..
-            }) => elements.extend(read_elements(set, message)),
+            NetlinkPayload::InnerMessage(SetElements(found)) => {
+                let element = |Found { key, timeout }| Element { set, key, timeout };
+                elements.extend(found.into_iter().map(element));
+            }
             _ => {}
         }
     }
@@ -71,7 +68,7 @@ impl Verdict {
     /// # Errors
     /// If it can't be understood.
     pub fn read(&mut self, received: &[u8]) -> io::Result<Progress> {
-        for answer in messages(received)? {
+        for answer in messages::<NetfilterMessage>(received)? {
             let NetlinkPayload::Error(error) = answer.payload else { continue };
             if let Err(error) = told(&error) {
                 self.first_error.get_or_insert(error);
@@ -99,12 +96,11 @@ fn told(message: &ErrorMessage) -> io::Result<()> {
     }
 }
 
-fn messages(received: &[u8]) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
+fn messages<M: NetlinkDeserializable>(received: &[u8]) -> io::Result<Vec<NetlinkMessage<M>>> {
     let mut messages = Vec::new();
     let mut rest = received;
     while !rest.is_empty() {
-        let message =
-            NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?;
+        let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
         // Messages are aligned to four bytes (include/uapi/linux/netlink.h, NLMSG_ALIGN).
         let length =
             usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
@@ -114,24 +110,73 @@ fn messages(received: &[u8]) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>
     Ok(messages)
 }
 
-fn read_elements(set: &'static str, message: SetElementMessage) -> impl Iterator<Item = Element> {
-    let lists = message.attributes.into_iter().filter_map(|attribute| match attribute {
-        SetElementList::Elements(list) => Some(list),
-        _ => None,
-    });
-    lists.flatten().filter_map(move |element| {
-        let ListAttribute::Element(attributes) = element else { return None };
-        let mut key = None;
-        let mut timeout = None;
-        for attribute in attributes {
-            match attribute {
-                SetElementAttribute::Key(DataAttribute::Value(bytes)) => key = Some(bytes),
-                SetElementAttribute::Expiration(millis) => {
-                    timeout = Some(Duration::from_millis(millis))
+/// The elements in one message of a dump. They are read here: what the crate has for it writes the whole message
+/// out as text for each element, in case that one is wrong, and a full set would take it minutes.
+struct SetElements(Vec<Found>);
+
+struct Found {
+    key: Vec<u8>,
+    timeout: Option<Duration>,
+}
+
+/// NFNL_SUBSYS_NFTABLES and NFT_MSG_NEWSETELEM (nfnetlink.h, nf_tables.h).
+const NEW_SET_ELEMENT: u16 = 10 << 8 | 12;
+/// What comes before a message's attributes: struct nfgenmsg.
+const NFGENMSG_LEN: usize = 4;
+/// Attributes: NFTA_SET_ELEM_LIST_ELEMENTS, and in it NFTA_LIST_ELEM, and in that NFTA_SET_ELEM_KEY, which has an
+/// NFTA_DATA_VALUE, and NFTA_SET_ELEM_EXPIRATION, in milliseconds.
+const ELEMENTS: u16 = 3;
+const ELEMENT: u16 = 1;
+const KEY: u16 = 1;
+const VALUE: u16 = 1;
+const EXPIRATION: u16 = 5;
+
+impl NetlinkDeserializable for SetElements {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        let mut found = Vec::new();
+        if header.message_type == NEW_SET_ELEMENT {
+            let attributes = payload.get(NFGENMSG_LEN..).unwrap_or_default();
+            for elements in of_kind(attributes, ELEMENTS) {
+                for element in of_kind(elements?.value(), ELEMENT) {
+                    found.extend(Found::read(element?.value())?);
+                }
+            }
+        }
+        Ok(Self(found))
+    }
+}
+
+impl Found {
+    /// Nothing if there is no key, as in a set's catch-all element.
+    fn read(element: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let (mut key, mut timeout) = (None, None);
+        for attribute in NlasIterator::new(element) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                KEY => {
+                    for value in of_kind(attribute.value(), VALUE) {
+                        key = Some(value?.value().to_vec());
+                    }
+                }
+                EXPIRATION => {
+                    let millis = attribute.value().try_into().map(u64::from_be_bytes);
+                    let millis = millis.map_err(|_| "an expiration has 8 bytes")?;
+                    timeout = Some(Duration::from_millis(millis));
                 }
                 _ => {}
             }
         }
-        Some(Element { set, key: key?, timeout })
-    })
+        Ok(key.map(|key| Self { key, timeout }))
+    }
+}
+
+/// The attributes of one kind, and what can't be read.
+fn of_kind(
+    attributes: &[u8],
+    kind: u16,
+) -> impl Iterator<Item = Result<NlaBuffer<&[u8]>, DecodeError>> {
+    NlasIterator::new(attributes)
+        .filter(move |attribute| attribute.as_ref().map_or(true, |found| found.kind() == kind))
 }
