@@ -68,7 +68,7 @@ fn two_hundred_thousand_forged_sources_leave_memory_bans_file_and_log_at_their_b
         let pairs = ["--sources", "200000", "--each", "2", "--rate", "50000"];
         Flood::start(&world, &[&pairs[..], &["--count", count]].concat()).sent();
     };
-    flood("200000");
+    flood("160000");
     daemon.tells(&["isn't banned", "as many sources are banned as can be"]);
     let full = daemon.rss_kib();
     flood("400000");
