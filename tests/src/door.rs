@@ -153,7 +153,7 @@ impl<'w> Door<'w> {
     /// a packet made now: for floods, of which a line for each packet would be most of the work.
     #[track_caller]
     pub fn ready_as_installed(&self) -> Daemon {
-        let daemon = self.spawn_with(&[("KNOCKD_LOG", "info")]).listening();
+        let daemon = self.spawn_telling("info", &[]).listening();
         daemon.wait_out(self.skew);
         daemon
     }
@@ -178,7 +178,7 @@ impl<'w> Door<'w> {
 
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&self) -> Daemon {
-        self.spawn_with(&[("KNOCKD_LOG", "debug")])
+        self.spawn_telling("debug", &[])
     }
 
     /// Starts the daemon with a clock of its own, which shows the right time still, and waits as
@@ -186,19 +186,16 @@ impl<'w> Door<'w> {
     #[track_caller]
     pub fn ready_for_ahead_by(&self, clock: &FakeClock) -> Daemon {
         let env = clock.env();
-        let env = env.iter().map(|(name, value)| (*name, value.as_str()));
-        let env: Vec<_> = env.chain([("KNOCKD_LOG", "debug")]).collect();
-        let mut daemon = self.spawn_with(&env);
-        daemon.process.wait_for("listening");
-        daemon.listening_since = now();
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let daemon = self.spawn_telling("debug", &env).listening();
         daemon.wait_out_ahead(self);
         daemon
     }
 
-    fn spawn_with(&self, env: &[(&str, &str)]) -> Daemon {
+    fn spawn_telling(&self, level: &str, env: &[(&str, &str)]) -> Daemon {
         let (knockd, config) = (binaries::path("knockd"), self.config());
         let argv = [knockd.as_str(), "--config", text(&config), "run"];
-        let process = self.host.spawn(&argv, env);
+        let process = self.host.spawn(&argv, &[&[("KNOCKD_LOG", level)], env].concat());
         Daemon { process, listening_since: now() }
     }
 

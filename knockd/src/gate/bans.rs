@@ -122,7 +122,7 @@ pub enum NotBanned {
     )]
     Own(IpAddr),
     /// There are as many bans as can be.
-    #[error("{} sources are banned, and no more can be: lift some with `knockd unban`", Bans::MAX)]
+    #[error("as many sources are banned as can be: lift some bans with `knockd unban`")]
     Full,
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::fleet::address;
 use crate::rig::BROKER;
 
 /// Packets in one system call at most.
@@ -61,9 +62,19 @@ pub(crate) enum Junk {
     Tag([u8; 8]),
 }
 
+/// Whose name the junk is sent in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sources {
+    /// That of 16 million addresses in turn, so many packets in a row each.
+    Strangers { each: u64 },
+    /// That of so many devices in turn.
+    Devices(u32),
+}
+
 /// A stream of junk from forged sources, with valid knocks in it at even intervals.
 pub(crate) struct Stream<'a> {
     pub(crate) junk: Junk,
+    pub(crate) sources: Sources,
     /// Packets a second; `None` for as fast as it goes.
     pub(crate) rate: Option<u32>,
     /// It ends after this time,
@@ -112,10 +123,17 @@ impl Stream<'_> {
         {
             for packet in &mut batch[..in_batch] {
                 let number = next(&mut random);
-                // All of 10.0.0.0/8 but the two ends of the wire: distinct for 16 million packets.
-                let source = u32::try_from(sent.packets & 0x7f_ffff).expect("23 bits")
-                    | if number & 1 == 0 { 0 } else { 0x80_0000 };
-                packet[SOURCE].copy_from_slice(&forged(source).octets());
+                let source = match self.sources {
+                    Sources::Devices(devices) => {
+                        address((sent.packets % u64::from(devices)) as u32)
+                    }
+                    // All of 10.0.0.0/8 but the two ends of the wire: distinct for 16 million packets.
+                    // All of 10.0.0.0/8 but the two ends of the wire.
+                    Sources::Strangers { each } => {
+                        forged(((sent.packets / each) & 0xff_ffff) as u32)
+                    }
+                };
+                packet[SOURCE].copy_from_slice(&source.octets());
                 let tag = match self.junk {
                     Junk::NoTag => number.to_be_bytes(),
                     Junk::Tag(tag) => tag,

@@ -8,13 +8,13 @@ use knockd::firewall::netlink::Netlink;
 use serde_json::{Value, json};
 
 use crate::Bench;
-use crate::blast::{GOES_ON, Junk, Stream};
+use crate::blast::{GOES_ON, Junk, Sent, Sources, Stream};
 use crate::door::{Daemon, Door, Settings, now};
 use crate::fleet::tag;
 use crate::rig::{SENDER_CORE, Side};
 
 /// Every set of the table that the daemon writes to.
-const SETS: [&str; 3] = ["door4", "door6", "tags"];
+const SETS: [&str; 7] = ["door4", "door6", "tags", "ban4", "ban6", "block4", "block6"];
 
 /// What could grow.
 #[derive(Clone, Debug)]
@@ -49,27 +49,41 @@ impl Sizes {
     }
 }
 
+const UNFILTERED: &str = "[prefilter]\nmode = \"off\"\n";
+
+/// Sends so many packets as fast as it goes, this many in a row from each source.
+fn send(junk: Junk, each: u64, most: u64) -> Sent {
+    let sources = Sources::Strangers { each };
+    Side::Device.within(Some(SENDER_CORE), || {
+        let lasts = Duration::from_secs(100);
+        let knocks = &mut |_| -> (Ipv4Addr, Vec<u8>) { unreachable!("no knocks") };
+        let (rate, knock_count) = (None, 0);
+        Stream { junk, sources, rate, lasts, most, knocks, knock_count, end: &GOES_ON }.send()
+    })
+}
+
 pub(crate) fn measure(bench: &mut Bench) {
     let most = u64::from(bench.scaled(10_000_000, 1_000_000));
     let mut raw = Vec::new();
     let mut worst = (0, 0);
-    for (name, tables, with_tag) in [
-        ("the kernel filters", "", false),
-        ("every packet reaches the daemon", "[prefilter]\nmode = \"off\"\n", false),
-        ("with a valid tag", "", true),
+    for (name, tables, with_tag, each) in [
+        ("the kernel filters", "", false, 1),
+        ("every packet reaches the daemon", UNFILTERED, false, 1),
+        ("with a valid tag", "", true, 1),
+        ("six from each, bans full", UNFILTERED, false, 6),
     ] {
         eprintln!("  {most} packets, {name}");
         let settings = Settings { devices: 10, tables, ..Settings::default() };
         let door = Door::new(&bench.programs.knockd, &settings);
         let daemon = door.start();
         sleep(Duration::from_millis(200));
-        let before = Sizes::take(&daemon);
         let junk = if with_tag { Junk::Tag(tag(3, now())) } else { Junk::NoTag };
-        let sent = Side::Device.within(Some(SENDER_CORE), || {
-            let lasts = Duration::from_secs(100);
-            let knocks = &mut |_| -> (Ipv4Addr, Vec<u8>) { unreachable!("no knocks") };
-            Stream { junk, rate: None, lasts, most, knocks, knock_count: 0, end: &GOES_ON }.send()
-        });
+        if each > 1 {
+            send(junk, each, most / 5);
+            sleep(Duration::from_secs(1));
+        }
+        let before = Sizes::take(&daemon);
+        let sent = send(junk, each, most);
         sleep(Duration::from_millis(500));
         let after = Sizes::take(&daemon);
         bench.report.row(

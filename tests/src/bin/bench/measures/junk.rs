@@ -1,6 +1,7 @@
 //! Junk at 20,000 packets a second and at line rate, and what of valid knocks becomes meanwhile.
 
 mod contest;
+mod sniffed;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::Bench;
-use crate::blast::{GOES_ON, Junk, Sent, Stream};
+use crate::blast::{GOES_ON, Junk, Sent, Sources, Stream};
 use crate::count::Counter;
 use crate::door::{Door, Settings, now, socket_drops};
 use crate::fleet::{address, keys, knock, tag};
@@ -44,7 +45,8 @@ pub(crate) fn measure(bench: &mut Bench) {
     let limits = [Some(20_000), None].map(|rate| {
         eprintln!("  the loop that only counts");
         let counter = Counter::start();
-        let sent = stream(Junk::NoTag, rate, lasts, 0, &mut |_| unreachable!("no knocks"));
+        let junk = (Junk::NoTag, STRANGERS);
+        let sent = stream(junk, rate, lasts, 0, &mut |_| unreachable!("no knocks"));
         let drops = socket_drops();
         let counted = counter.finish();
         let per_second = sent.packets as f64 / sent.took.as_secs_f64();
@@ -66,7 +68,7 @@ pub(crate) fn measure(bench: &mut Bench) {
         ("line rate, valid tag", true, None),
     ] {
         eprintln!("  {name}");
-        let flood = flood(bench, name, with_tag, rate, lasts);
+        let flood = flood(bench, name, (with_tag, STRANGERS), rate, lasts);
         let [paced, unpaced] = &limits;
         let limit = if rate.is_some() { paced } else { unpaced };
         let to_limit = flood.per_packet.as_secs_f64() / limit.each;
@@ -116,26 +118,31 @@ pub(crate) fn measure(bench: &mut Bench) {
         }
         raw.push(flood.json());
     }
+    raw.push(sniffed::measure(bench, lasts));
     raw.push(contest::measure(bench));
     bench.report.raw("junk", Value::Array(raw));
 }
 
+/// Each packet from another source.
+const STRANGERS: Sources = Sources::Strangers { each: 1 };
+
 fn stream(
-    junk: Junk,
+    (junk, sources): (Junk, Sources),
     rate: Option<u32>,
     lasts: Duration,
     knock_count: usize,
     knocks: &mut (dyn FnMut(usize) -> (Ipv4Addr, Vec<u8>) + Send),
 ) -> Sent {
     Side::Device.within(Some(SENDER_CORE), || {
-        Stream { junk, rate, lasts, most: 20_000_000, knocks, knock_count, end: &GOES_ON }.send()
+        let most = 20_000_000;
+        Stream { junk, sources, rate, lasts, most, knocks, knock_count, end: &GOES_ON }.send()
     })
 }
 
 fn flood(
     bench: &Bench,
     name: &'static str,
-    with_tag: bool,
+    (with_tag, sources): (bool, Sources),
     rate: Option<u32>,
     lasts: Duration,
 ) -> Flood {
@@ -150,7 +157,7 @@ fn flood(
         let from = address(u32::try_from(number).expect("few knocks"));
         (from, knock(&own, from, daemon.stamp()))
     };
-    let sent = stream(junk, rate, lasts, count, &mut knocks);
+    let sent = stream((junk, sources), rate, lasts, count, &mut knocks);
     let cpu = daemon.process.cpu() - before;
     // What is still in the socket's buffer.
     std::thread::sleep(Duration::from_millis(500));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::Bench;
-use crate::blast::{Junk, Stream};
+use crate::blast::{Junk, Sources, Stream};
 use crate::door::{Door, Settings};
 use crate::measures::connect::{Attempts, Client, attempts};
 use crate::rig::{SENDER_CORE, Side};
@@ -69,8 +69,8 @@ fn under_junk(client: &Client<'_>, count: u32, cpu: impl Fn() -> Duration) -> (A
             let (lasts, most) = (Duration::from_secs(90), 2_000_000);
             let knocks = &mut |_| -> (Ipv4Addr, Vec<u8>) { unreachable!("no knocks") };
             let rate = Some(RATE);
-            Stream { junk: Junk::NoTag, rate, lasts, most, knocks, knock_count: 0, end: &end }
-                .send()
+            let (junk, sources) = (Junk::NoTag, Sources::Strangers { each: 1 });
+            Stream { junk, sources, rate, lasts, most, knocks, knock_count: 0, end: &end }.send()
         });
         thread::sleep(Duration::from_millis(500));
         let before = cpu();
