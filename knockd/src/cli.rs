@@ -78,6 +78,6 @@ Exit status (sysexits.h):
   64  wrong command line            71  the operating system refused
   65  wrong data                    73  can't be made, or exists already
   66  what was named isn't there    74  reading or writing failed
-  69  the table isn't whole, nft    75  another daemon has the state folder
+  69  the table isn't whole, nft    75  not while a daemon runs
       failed, or no daemon runs     77  permissions of a file
                                     78  wrong configuration";

@@ -170,6 +170,18 @@ fn remove_says_what_it_opens_up_and_opens_it() {
 }
 
 #[test]
+fn remove_is_refused_while_a_daemon_runs_which_would_put_the_table_in_again() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let daemon = door.start();
+    door.run(&["firewall", "remove"]).exits(75).says("stop it first");
+    door.run(&["firewall", "status"]).success();
+    daemon.kill9();
+    door.run(&["firewall", "remove"]).success();
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Open);
+}
+
+#[test]
 fn run_puts_the_table_in_and_says_so_when_there_is_none() {
     let world = World::new();
     let (_echo, door) = installed(&world);

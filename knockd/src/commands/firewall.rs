@@ -13,6 +13,7 @@ use crate::{
         kernel::{self, Guarded, TableState},
         ruleset::{Ruleset, TABLE},
     },
+    journal::StateFolder,
 };
 
 /// What to do with the table.
@@ -24,7 +25,7 @@ pub enum FirewallCommand {
     Install,
     /// Say whether the table in the kernel is the one that ought to be there
     Status,
-    /// Take the table out: everything that it guards is open then; stop knockd first, which puts it in again
+    /// Take the table out: everything that it guards is open then. Not while knockd runs
     Remove,
 }
 
@@ -41,7 +42,7 @@ pub fn run(
         FirewallCommand::Print => print(&load(config)?, output),
         FirewallCommand::Install => install(&load(config)?, output),
         FirewallCommand::Status => status(&load(config)?, output),
-        FirewallCommand::Remove => remove(output),
+        FirewallCommand::Remove => remove(config, output),
     }
 }
 
@@ -96,7 +97,14 @@ fn status(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
     ))
 }
 
-fn remove(output: &mut Output<'_>) -> Result<(), Failure> {
+fn remove(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    // With a configuration that is no good no daemon can be told of; the table can be taken out all the same.
+    if config::load(config).is_ok_and(|config| StateFolder::is_in_use(&config.state)) {
+        return Err(Failure::new(
+            Exit::TempFail,
+            "knockd is running, and would put the table in again at once: stop it first (systemctl stop knockd)",
+        ));
+    }
     let guarded = kernel::remove().map_err(|error| failure(&error))?;
     let Guarded { local, routed, open_doors } = guarded.clone().unwrap_or_default();
     let mut ports: Vec<String> = local.iter().map(ToString::to_string).collect();

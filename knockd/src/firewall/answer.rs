@@ -11,7 +11,7 @@
 use std::{io, iter, time::Duration};
 
 use netlink_packet_core::{
-    NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator,
+    NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator,
 };
 
 use super::netlink::Element;
@@ -62,6 +62,12 @@ pub fn dump(
     Ok(Progress::More)
 }
 
+/// Whether this part of a dump says that what is dumped was changed meanwhile, so that elements may be missing.
+#[must_use]
+pub fn is_of_an_interrupted_dump(received: &[u8]) -> bool {
+    messages(received).flatten().any(|message| message.flags & NLM_F_DUMP_INTR != 0)
+}
+
 /// The kernel's verdict on a batch, in the making: it answers every message that failed, and the last one.
 #[derive(Debug)]
 pub struct Verdict {
@@ -106,6 +112,7 @@ impl Verdict {
 /// One message.
 struct Message<'a> {
     kind: u16,
+    flags: u16,
     sequence: u32,
     payload: &'a [u8],
 }
@@ -127,6 +134,7 @@ fn messages(received: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
         rest = aligned.and_then(|length| here.get(length..)).unwrap_or_default();
         Some(Ok(Message {
             kind: message.message_type(),
+            flags: message.flags(),
             sequence: message.sequence_number(),
             payload: message.payload(),
         }))

@@ -29,6 +29,8 @@ const SUBSYSTEM_NFTABLES: u16 = 10;
 const DONT_WAIT: i32 = 0x40;
 /// Elements in one message: an attribute's length has 16 bits.
 const ELEMENTS_PER_MESSAGE: usize = 512;
+/// How often a set is read anew because the ruleset was changed meanwhile.
+const DUMPS_AT_MOST: usize = 5;
 /// What a receive can bring at most: the kernel fills dumps in pages of up to 32 KiB.
 const RECEIVE_LEN: usize = 64 * 1024;
 
@@ -127,19 +129,34 @@ impl Netlink {
         self.verdict(last)
     }
 
-    /// The elements of a set.
+    /// The elements of a set. Where the ruleset keeps being changed meanwhile, some may be missing.
     ///
     /// # Errors
     /// What the kernel says; `NotFound` if the table or the set isn't there.
     pub fn dump(&mut self, set: &'static str) -> io::Result<Vec<Element>> {
-        let mut request = Vec::new();
-        let attributes =
-            vec![SetElementList::Table(TABLE_NAME.to_owned()), SetElementList::Set(set.to_owned())];
-        let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        self.put(&mut request, NLM_F_REQUEST | NLM_F_DUMP, message);
-        self.socket.send(&request, 0)?;
         let mut elements = Vec::new();
-        while answer::dump(self.receive(0)?, set, &mut elements)? == Progress::More {}
+        for _ in 0..DUMPS_AT_MOST {
+            elements.clear();
+            let mut request = Vec::new();
+            let attributes = vec![
+                SetElementList::Table(TABLE_NAME.to_owned()),
+                SetElementList::Set(set.to_owned()),
+            ];
+            let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+            self.put(&mut request, NLM_F_REQUEST | NLM_F_DUMP, message);
+            self.socket.send(&request, 0)?;
+            let mut interrupted = false;
+            loop {
+                let received = self.receive(0)?;
+                interrupted |= answer::is_of_an_interrupted_dump(received);
+                if answer::dump(received, set, &mut elements)? == Progress::Complete {
+                    break;
+                }
+            }
+            if !interrupted {
+                break;
+            }
+        }
         Ok(elements)
     }
 

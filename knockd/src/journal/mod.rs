@@ -130,6 +130,13 @@ impl StateFolder {
         }
     }
 
+    /// Whether a daemon has the folder at this path now; not if that can't be told.
+    #[must_use]
+    pub fn is_in_use(path: &Path) -> bool {
+        let lock = File::open(path.join("lock"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     /// The file of accepted packets.
     #[must_use]
     pub fn seen(&self) -> PathBuf {
