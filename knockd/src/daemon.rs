@@ -29,8 +29,9 @@ use crate::{
     firewall::{
         FirewallError,
         connections::{Guarded, Sweeper},
-        kernel::{self, Kernel, TableState},
+        kernel::Kernel,
         ruleset::{Plan, Prefilter, Ruleset},
+        table::{self, TableState},
         watch::Watch,
     },
     gate::{clock::Now, directory::Directory},
@@ -340,7 +341,7 @@ enum Installed {
 
 /// Makes sure that the table is in the kernel and follows the configuration.
 fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
-    match kernel::state(ruleset)? {
+    match table::state(ruleset)? {
         TableState::Whole => return Ok(Installed::Before),
         TableState::Missing => {
             warn!("table inet knockd was not there: every port that it guards was open until now")
@@ -349,7 +350,7 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
             warn!("table inet knockd is put right: {}", differences.join("; "))
         }
     }
-    kernel::install(ruleset)?;
+    table::install(ruleset)?;
     Ok(Installed::Now)
 }
 

@@ -35,9 +35,10 @@ use crate::{
     firewall::{
         Firewall, FirewallError,
         connections::{Connection, Entry, Sweep, Sweeper},
-        kernel::{self, Kernel, TableState},
+        kernel::Kernel,
         notice::Author,
         ruleset::{Ruleset, TABLE, TAGS},
+        table::{self, TableState},
         watch::{Sighting, Watch},
     },
     gate::{
@@ -224,10 +225,10 @@ impl Mender {
             TableState::Changed(differences) => differences,
         };
         missing.into_iter().for_each(|missing| case.miss(missing));
-        kernel::put_in(&self.ruleset, doors)?;
+        table::put_in(&self.ruleset, doors)?;
         let shut = clock::now().uptime;
         case.shut = None;
-        kernel::read_back(&self.ruleset)?;
+        table::read_back(&self.ruleset)?;
         case.shut = Some(shut);
         Ok(())
     }
@@ -237,7 +238,7 @@ impl Mender {
         let was_deleted = self.case.as_ref().is_some_and(|case| case.sighting.deleted_table());
         match was_deleted.then(|| self.kernel.doors()) {
             Some(Err(error)) if error.says_not_there() => Ok(TableState::Missing),
-            _ => kernel::state(&self.ruleset),
+            _ => table::state(&self.ruleset),
         }
     }
 
@@ -245,7 +246,7 @@ impl Mender {
     /// install`). Whether it is that.
     fn adopt_newer(&mut self) -> Result<bool, FirewallError> {
         let Some(newer) = (self.newer)() else { return Ok(false) };
-        let is_in = kernel::state(&newer)? == TableState::Whole;
+        let is_in = table::state(&newer)? == TableState::Whole;
         if is_in && newer != self.ruleset {
             info!("table {TABLE} follows the configuration as it is now: kept so from here on");
             self.ruleset = newer;

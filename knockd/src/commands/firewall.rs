@@ -10,8 +10,8 @@ use crate::{
     config, daemon,
     firewall::{
         FirewallError,
-        kernel::{self, Guarded, TableState},
         ruleset::{Ruleset, TABLE},
+        table::{self, Guarded, TableState},
     },
     journal::StateFolder,
 };
@@ -58,10 +58,10 @@ fn print(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
 }
 
 fn install(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
-    let changed = match kernel::state(ruleset).map_err(|error| failure(&error))? {
+    let changed = match table::state(ruleset).map_err(|error| failure(&error))? {
         TableState::Whole => false,
         TableState::Missing | TableState::Changed(_) => {
-            kernel::install(ruleset).map_err(|error| failure(&error))?;
+            table::install(ruleset).map_err(|error| failure(&error))?;
             true
         }
     };
@@ -77,7 +77,7 @@ fn install(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
 }
 
 fn status(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
-    let (state, differences) = match kernel::state(ruleset).map_err(|error| failure(&error))? {
+    let (state, differences) = match table::state(ruleset).map_err(|error| failure(&error))? {
         TableState::Whole => ("whole", Vec::new()),
         TableState::Missing => ("missing", Vec::new()),
         TableState::Changed(differences) => ("changed", differences),
@@ -105,7 +105,7 @@ fn remove(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
             "knockd is running, and would put the table in again at once: stop it first (systemctl stop knockd)",
         ));
     }
-    let guarded = kernel::remove().map_err(|error| failure(&error))?;
+    let guarded = table::remove().map_err(|error| failure(&error))?;
     let Guarded { local, routed, open_doors } = guarded.clone().unwrap_or_default();
     let mut ports: Vec<String> = local.iter().map(ToString::to_string).collect();
     ports.extend(routed.iter().map(|(to, port)| format!("{port} of {to}")));

@@ -1,6 +1,6 @@
 //! The door in the kernel: one nftables table, `inet knockd`, and nobody else's.
 //!
-//! [`ruleset`] says what the table is; [`nft`] puts it in as one transaction and reads it back;
+//! [`ruleset`] says what the table is; [`table`] puts it in as one transaction and reads it back, by [`nft`];
 //! [`netlink`] writes the elements, which are all that changes when somebody knocks; [`answer`] reads what
 //! the kernel says to that. [`watch`] tells when somebody else changed any of it, by the kernel's [`notice`]s;
 //! [`connections`] ends those that nobody let in.
@@ -20,6 +20,7 @@ pub mod netlink;
 pub mod nft;
 pub mod notice;
 pub mod ruleset;
+pub mod table;
 pub mod verify;
 pub mod watch;
 

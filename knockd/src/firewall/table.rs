@@ -1,0 +1,145 @@
+//! The kernel's table as a whole: put in, compared, taken out.
+
+use std::{net::IpAddr, time::Duration};
+
+use super::{
+    Firewall as _, FirewallError,
+    kernel::{Kernel, ban_elements, door_elements, read_key, read_port},
+    nft,
+    ruleset::{Contents, Ruleset, TABLE},
+    verify::differences,
+};
+use crate::gate::{grants::Door, policy::Port};
+
+/// Whether the table in the kernel is the one that ought to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableState {
+    /// It is.
+    Whole,
+    /// There is none: every port that it would guard is open.
+    Missing,
+    /// It differs, in these ways.
+    Changed(Vec<String>),
+}
+
+/// Puts the table in as one transaction, keeps the doors that are open, and reads it back.
+///
+/// Where what is there can't be made into it (a chain that hooks in elsewhere, a set of another type), the
+/// table is replaced whole, its doors included, still in one transaction.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is, unless the error is
+/// [`FirewallError::ReadBack`].
+pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
+    put_in(ruleset, &[])?;
+    read_back(ruleset)
+}
+
+/// Puts the table in as [`install`] does, with doors that are open in it for this long yet, and doesn't read it
+/// back.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is.
+pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
+    let (script, doors) = (ruleset.script(), door_elements(doors));
+    if let Err(refused) = nft::run(&format!("{script}{doors}")) {
+        if nft::list_table()?.is_none() {
+            return Err(refused);
+        }
+        let mut kernel = Kernel::open()?;
+        let kept = door_elements(&kernel.doors().unwrap_or_default())
+            + &ban_elements(&kernel.bans().unwrap_or_default());
+        nft::run(&format!("delete table {TABLE}\n{script}{kept}{doors}"))?;
+    }
+    Ok(())
+}
+
+/// Makes sure that what was put in is there.
+///
+/// # Errors
+/// [`FirewallError::ReadBack`] if it isn't, another one if that can't be read.
+pub fn read_back(ruleset: &Ruleset) -> Result<(), FirewallError> {
+    match state(ruleset)? {
+        TableState::Whole => Ok(()),
+        TableState::Missing => Err(FirewallError::ReadBack("it is gone".to_owned())),
+        TableState::Changed(differences) => Err(FirewallError::ReadBack(differences.join("; "))),
+    }
+}
+
+/// Compares the table in the kernel with the one that ought to be there.
+///
+/// # Errors
+/// [`FirewallError`] if that can't be read.
+pub fn state(ruleset: &Ruleset) -> Result<TableState, FirewallError> {
+    let Some(listing) = nft::list_table()? else { return Ok(TableState::Missing) };
+    let mut differences = differences(ruleset, &listing);
+    if differences.is_empty() {
+        differences.extend(fixed_differences(ruleset)?);
+    }
+    Ok(if differences.is_empty() { TableState::Whole } else { TableState::Changed(differences) })
+}
+
+/// Takes the table out of the kernel; says what it guarded, or `None` if it wasn't there.
+///
+/// # Errors
+/// [`FirewallError`] if it is still there.
+pub fn remove() -> Result<Option<Guarded>, FirewallError> {
+    if nft::list_table()?.is_none() {
+        return Ok(None);
+    }
+    let guarded = guarded().unwrap_or_default();
+    nft::run(&format!("delete table {TABLE}\n"))?;
+    Ok(Some(guarded))
+}
+
+/// What a table guards, in the kernel's own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// Ports of this host.
+    pub local: Vec<Port>,
+    /// Addresses and ports behind this host.
+    pub routed: Vec<(IpAddr, Port)>,
+    /// How many doors were open in it.
+    pub open_doors: usize,
+}
+
+fn guarded() -> Result<Guarded, FirewallError> {
+    let mut kernel = Kernel::open()?;
+    let open_doors = kernel.doors()?.len();
+    let mut read = |set| kernel.dump(set);
+    let local = read("protected")?.iter().filter_map(|element| read_port(&element.key)).collect();
+    let mut routed = Vec::new();
+    for set in ["routed4", "routed6"] {
+        routed.extend(read(set)?.iter().filter_map(|element| read_key(&element.key)));
+    }
+    Ok(Guarded { local, routed, open_doors })
+}
+
+/// Compares the sets whose contents follow from the configuration.
+fn fixed_differences(ruleset: &Ruleset) -> Result<Vec<String>, FirewallError> {
+    let guarded = guarded()?;
+    let local = guarded.local.iter().map(|port| format!("{} . {}", port.protocol, port.number));
+    let routed = |of_family: fn(&IpAddr) -> bool| {
+        let elements = guarded.routed.iter().filter(move |(to, _)| of_family(to));
+        elements.map(|(to, port)| format!("{to} . {} . {}", port.protocol, port.number))
+    };
+    let mut differences = Vec::new();
+    for set in &ruleset.sets {
+        let Contents::Fixed(expected) = &set.contents else { continue };
+        let mut found: Vec<String> = match set.name {
+            "protected" => local.clone().collect(),
+            "routed4" => routed(IpAddr::is_ipv4).collect(),
+            _ => routed(IpAddr::is_ipv6).collect(),
+        };
+        found.sort();
+        if found != *expected {
+            differences.push(format!(
+                "set {} holds {{ {} }} and ought to hold {{ {} }}",
+                set.name,
+                found.join(", "),
+                expected.join(", ")
+            ));
+        }
+    }
+    Ok(differences)
+}
