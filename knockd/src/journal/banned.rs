@@ -1,6 +1,6 @@
 //! The file of bans: they survive a restart of the daemon, and a reboot.
 //!
-//! A place for each source, as [`super::places`] keeps them. A ban's end stands there by both clocks: within
+//! A place for each source, as `places` keeps them. A ban's end stands there by both clocks: within
 //! a boot the uptime counts, which nobody can step; after a reboot the clock on the wall, and then no ban
 //! lasts longer than it was made for.
 

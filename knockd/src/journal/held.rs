@@ -1,6 +1,6 @@
 //! The file of grants: who holds which door, so that names and neighbours survive a restart.
 //!
-//! A place for each owner, as [`super::places`] keeps them. Grants end with the boot, as the kernel's sets do.
+//! A place for each owner, as `places` keeps them. Grants end with the boot, as the kernel's sets do.
 
 use std::{fs::File, io, net::IpAddr, os::unix::fs::FileExt, path::Path};
 
