@@ -60,6 +60,8 @@ enum What {
     Burst,
     /// Valid knocks under a flood of junk.
     Junk,
+    /// Junk with a client's tag, in the names of the devices that knock.
+    Sniffed,
     /// Up to a million clients.
     Clients,
     /// Junk from millions of forged sources.
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
             What::Element => measures::element::measure(&mut bench),
             What::Burst => measures::burst::measure(&mut bench),
             What::Junk => measures::junk::measure(&mut bench),
+            What::Sniffed => measures::sniffed::measure(&mut bench),
             What::Clients => measures::clients::measure(&mut bench),
             What::Forged => measures::forged::measure(&mut bench),
             What::Sizes => measures::sizes::measure(&mut bench),

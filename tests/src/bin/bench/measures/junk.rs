@@ -1,7 +1,6 @@
 //! Junk at 20,000 packets a second and at line rate, and what of valid knocks becomes meanwhile.
 
 mod contest;
-mod sniffed;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -19,17 +18,17 @@ use crate::stats::{Samples, shown};
 use crate::watch::{self, Watch};
 
 /// How a stream of junk went.
-struct Flood {
-    name: &'static str,
-    rate: f64,
-    knocks: usize,
-    opened: Samples,
+pub(super) struct Flood {
+    pub(super) name: &'static str,
+    pub(super) rate: f64,
+    pub(super) knocks: usize,
+    pub(super) opened: Samples,
     /// Of one core.
-    share: f64,
+    pub(super) share: f64,
     /// Of each packet that reached the daemon's socket and had room there.
-    per_packet: Duration,
-    dropped: u64,
-    rss_kib: u64,
+    pub(super) per_packet: Duration,
+    pub(super) dropped: u64,
+    pub(super) rss_kib: u64,
 }
 
 /// What the loop that only counts takes.
@@ -118,7 +117,6 @@ pub(crate) fn measure(bench: &mut Bench) {
         }
         raw.push(flood.json());
     }
-    raw.push(sniffed::measure(bench, lasts));
     raw.push(contest::measure(bench));
     bench.report.raw("junk", Value::Array(raw));
 }
@@ -139,7 +137,7 @@ fn stream(
     })
 }
 
-fn flood(
+pub(super) fn flood(
     bench: &Bench,
     name: &'static str,
     (with_tag, sources): (bool, Sources),
@@ -183,7 +181,7 @@ fn flood(
 }
 
 impl Flood {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         json!({
             "name": self.name, "rate": self.rate, "knocks": self.knocks, "opened": self.opened.json(),
             "share_of_a_core": self.share, "cpu_per_received_packet_us": self.per_packet.as_secs_f64() * 1e6,

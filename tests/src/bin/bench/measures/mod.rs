@@ -7,3 +7,4 @@ pub(crate) mod element;
 pub(crate) mod forged;
 pub(crate) mod junk;
 pub(crate) mod sizes;
+pub(crate) mod sniffed;

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::flood;
 use crate::Bench;
 use crate::blast::Sources;
+use crate::measures::junk::flood;
 
 /// Packets a second; at last as many as go out.
 const RATES: [Option<u32>; 5] = [Some(20_000), Some(50_000), Some(100_000), Some(200_000), None];
 
-pub(super) fn measure(bench: &mut Bench, lasts: Duration) -> Value {
+pub(crate) fn measure(bench: &mut Bench) {
+    let lasts = Duration::from_secs(bench.scaled(5, 2).into());
     let devices = bench.scaled(100, 40);
     let mut raw = Vec::new();
     for rate in RATES {
@@ -37,5 +38,5 @@ pub(super) fn measure(bench: &mut Bench, lasts: Duration) -> Value {
         );
         raw.push(flood.json());
     }
-    json!({"name": "sniffed tag", "devices": devices, "floods": raw})
+    bench.report.raw("sniffed", json!({"devices": devices, "floods": raw}));
 }
