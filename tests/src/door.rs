@@ -66,7 +66,11 @@ impl<'w> Door<'w> {
     /// Writes a configuration as [`Self::new`] does, for a host that need not be the broker's.
     pub fn on(host: Host<'w>, settings: &Settings<'_>) -> Self {
         let world = host.world();
-        let dir = world.dir().join(format!("knockd-{}", host.name()));
+        let folder = match host.name() {
+            "broker" => "knockd".to_owned(),
+            other => format!("knockd-{other}"),
+        };
+        let dir = world.dir().join(folder);
         for part in ["clients.d", "state"] {
             fs::create_dir_all(dir.join(part)).expect("make knockd's folders");
         }
