@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, KernelState},
     clock::{self, watch::ClockWatch},
     config::{
         self, AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode,
@@ -51,6 +51,8 @@ const AFTER_A_BURST: Duration = Duration::from_secs(1);
 /// How long the next packets wait after some of which none was accepted: under junk, waking for each costs
 /// more than all the rest, and a knock among it is opened a little later.
 const AFTER_JUNK: Duration = Duration::from_millis(3);
+/// How long after a change that the kernel did not confirm, what it holds is looked at.
+const AFTER_A_DOUBT: Duration = Duration::from_secs(2);
 /// How long to wait after a failure to receive, so that a lasting one doesn't take a whole core.
 const AFTER_A_FAILED_RECEIVE: Duration = Duration::from_millis(100);
 
@@ -133,8 +135,6 @@ struct Daemon {
     telemetry: Telemetry,
     counts: Counts,
     since: Now,
-    /// Its lock is held for as long as packets are accepted.
-    _folder: StateFolder,
 }
 
 impl Daemon {
@@ -165,7 +165,7 @@ impl Daemon {
         let roster =
             Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
         let now = clock::now();
-        let (mut admission, restored) = restore(&policy, directory, &folder, writer, mender, now)?;
+        let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
         admission.look_up_own_addresses(now).map_err(system("this host's own addresses"))?;
         let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)), now);
@@ -194,7 +194,6 @@ impl Daemon {
             telemetry,
             counts: Counts::default(),
             since: now,
-            _folder: folder,
         })
     }
 
@@ -203,6 +202,9 @@ impl Daemon {
     async fn serve(mut self, signals: &mut Signals) -> &'static str {
         let mut due = Instant::now();
         loop {
+            if self.admission.kernel() == KernelState::InDoubt {
+                due = due.min(Instant::now() + AFTER_A_DOUBT);
+            }
             tokio::select! {
                 // In this order, so that no flood keeps anything from being done.
                 biased;
@@ -383,11 +385,11 @@ fn report_restored(restored: &Restored) {
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
-    if restored.grants == FileCondition::Damaged {
-        error!("the file of grants is damaged: grants that were live are over");
+    if let Some(what) = lost(restored.grants) {
+        error!("the file of grants is {what}: grants that were live are over");
     }
-    if restored.bans == FileCondition::Damaged {
-        error!("the file of bans is damaged: sources that were banned no longer are");
+    if let Some(what) = lost(restored.bans) {
+        error!("the file of bans is {what}: sources that were banned no longer are");
     }
     if restored.mended > 0 {
         warn!(
@@ -396,6 +398,14 @@ fn report_restored(restored: &Restored) {
         );
     }
     info!(grants = restored.live, bans = restored.banned, "live grants and bans taken up");
+}
+
+fn lost(condition: FileCondition) -> Option<&'static str> {
+    match condition {
+        FileCondition::Sound => None,
+        FileCondition::Damaged => Some("damaged"),
+        FileCondition::Gone => Some("gone"),
+    }
 }
 
 /// The signals that the daemon heeds.

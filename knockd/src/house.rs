@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, KernelState},
     clock,
     firewall::{Firewall, FirewallError},
     gate::{
@@ -110,6 +110,12 @@ impl Housekeeping {
     ) -> Duration {
         self.look_at_clock(admission, clock::now());
         self.report_drops(listener);
+        settle(admission);
+        if let Err(error) = admission.keep_files() {
+            error!(
+                "the state folder can't be written: {error}; a restart may find grants and bans as they were"
+            );
+        }
         let directory = prepare(admission, TAGS_PER_STEP);
         let kernel = self.keep_tags(admission);
         match (directory, kernel) {
@@ -162,6 +168,24 @@ fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
             telemetry::rfc3339(stamp),
             seen::FILE_NAME
         );
+    }
+}
+
+/// Compares the kernel's elements with what they ought to be, if a change of them was not confirmed.
+fn settle<F: Firewall>(admission: &mut Admission<F>) {
+    if admission.kernel() == KernelState::Known {
+        return;
+    }
+    match admission.reconcile(clock::now()) {
+        Ok(reconciled) => {
+            let changed = reconciled.changed();
+            warn!(
+                changed,
+                "what the kernel had refused is settled: its doors and bans are as they ought to be"
+            );
+        }
+        // What was refused has been told.
+        Err(error) => debug!("what the kernel had refused can't be settled yet: {error}"),
     }
 }
 

@@ -8,7 +8,7 @@
 //! - A door in the kernel that no live grant stands for is shut; a live grant's door that is missing is
 //!   opened again, for the time that is left of it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use common::Timestamp;
 
@@ -25,7 +25,7 @@ use crate::{
         replay::{Floor, Remembered, ReplayMemory},
     },
     journal::{
-        StateError, StateFolder, Writer,
+        StateError, StateFile, StateFolder, Writer,
         banned::{self, BannedFile},
         held::{self, HeldFile, StoredGrant},
         seen::{self, Condition, NameHash, Record, SeenFile},
@@ -61,6 +61,8 @@ pub enum FileCondition {
     Sound,
     /// It isn't as it was written: what it held is lost.
     Damaged,
+    /// There is none, and there was one: the memory of accepted packets that stood beside it is whole.
+    Gone,
 }
 
 /// Why an earlier run can't be taken up.
@@ -78,15 +80,15 @@ pub enum RestoreError {
 ///
 /// # Errors
 /// [`RestoreError`]; then the daemon must not start.
-pub fn restore<F: Firewall>(
+pub fn restore<F: Firewall, D: StateFile>(
     policy: &Policy,
     directory: Directory,
-    folder: &StateFolder,
+    folder: StateFolder<D>,
     writer: Writer,
     mut firewall: F,
     now: Now,
-) -> Result<(Admission<F>, Restored), RestoreError> {
-    let found = seen::load(folder, writer.boot)?;
+) -> Result<(Admission<F, D>, Restored), RestoreError> {
+    let found = seen::load(&folder, writer.boot)?;
     let floor = match found.condition {
         Condition::Intact => found.floor,
         Condition::Missing | Condition::EarlierBoot | Condition::Damaged(_) => {
@@ -101,9 +103,13 @@ pub fn restore<F: Firewall>(
     let mut replay = ReplayMemory::new(policy.replay, policy.clock_skew, floor);
     replay.restore(remembered(&found.packets, &ids));
 
+    let absence = |path: &Path| match found.condition == Condition::Intact && !path.exists() {
+        true => FileCondition::Gone,
+        false => FileCondition::Sound,
+    };
     let (bans_found, bans_condition) = match banned::load(&folder.banned(), writer.boot, now)? {
         banned::Found::Bans(bans) => (bans, FileCondition::Sound),
-        banned::Found::None => (Vec::new(), FileCondition::Sound),
+        banned::Found::None => (Vec::new(), absence(&folder.banned())),
         banned::Found::Damaged => (Vec::new(), FileCondition::Damaged),
     };
     let mut bans = Bans::new(policy.ban.never.clone());
@@ -114,7 +120,7 @@ pub fn restore<F: Firewall>(
 
     let (stored, condition) = match held::load(&folder.held(), Some(writer.boot))? {
         held::Found::Grants(grants) => (grants, FileCondition::Sound),
-        held::Found::None => (Vec::new(), FileCondition::Sound),
+        held::Found::None => (Vec::new(), absence(&folder.held())),
         held::Found::Damaged => (Vec::new(), FileCondition::Damaged),
     };
     let mut grants = Grants::default();
@@ -141,10 +147,12 @@ pub fn restore<F: Firewall>(
         banned: gate.bans().iter().len(),
         mended: reconcile(&mut firewall, &grants, gate.bans(), now.uptime)?.changed(),
     };
-    let seen = write_seen(&gate, &found.packets, folder, writer, policy)?;
-    let held = HeldFile::create(folder, writer, live)?;
-    let banned = BannedFile::create(folder, writer, gate.bans().iter(), now)?;
-    Ok((Admission::new(gate, grants, Files { seen, held, banned }, firewall), restored))
+    let held = HeldFile::create(&folder, writer, live)?;
+    let banned = BannedFile::create(&folder, writer, gate.bans().iter(), now)?;
+    // Last, so that where it is found intact, the others were there as well.
+    let seen = write_seen(&gate, &found.packets, &folder, writer, policy)?;
+    let files = Files { folder, seen, held, banned };
+    Ok((Admission::new(gate, grants, files, firewall), restored))
 }
 
 fn remembered(
@@ -161,13 +169,13 @@ fn remembered(
 }
 
 /// A new file with what is remembered, each packet under its client's name even if that client is gone.
-fn write_seen(
+fn write_seen<D: StateFile>(
     gate: &Gate,
     found: &[Record],
-    folder: &StateFolder,
+    folder: &StateFolder<D>,
     writer: Writer,
     policy: &Policy,
-) -> Result<SeenFile, StateError> {
+) -> Result<SeenFile<D>, StateError> {
     let by_mac: HashMap<_, _> = found.iter().map(|record| (record.mac, *record)).collect();
     let records = gate.replay().packets().filter_map(|packet| by_mac.get(&packet.mac).copied());
     SeenFile::create(folder, writer, policy.replay.capacity, span(gate), records)

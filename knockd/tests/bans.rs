@@ -306,7 +306,7 @@ fn a_hundred_thousand_forged_sources_leave_bans_and_the_file_of_them_at_their_bo
     }
     assert_eq!((banned, spared), (64_512, 100_000 - 64_512));
     assert!(by_failures(&host, source(0), at(32)));
-    assert!(fs::metadata(host.state("bans")).unwrap().len() <= 64 + 128 * 65_536);
+    assert!(fs::metadata(host.state("bans")).unwrap().len() <= 128 + 128 * 65_536);
     // An admin can still ban, and a key holder still gets in, banned or not.
     ban_by_admin(&mut host, stranger(), at(32)).unwrap();
     assert_eq!(host.handle(&[open(1, at(33))], at(33)), ["granted"]);

@@ -49,7 +49,7 @@ struct Host {
     /// What the clock shows beyond `passed`.
     offset: i64,
     steps: StepDetector,
-    running: Option<(Admission<Shared>, StateFolder)>,
+    running: Option<Admission<Shared>>,
 }
 
 impl Host {
@@ -100,9 +100,9 @@ impl Host {
             daemon: DaemonId::from_random([9; 16]),
         };
         let (admission, restored) =
-            restore(&policy, directory, &folder, writer, self.firewall.clone(), now).unwrap();
+            restore(&policy, directory, folder, writer, self.firewall.clone(), now).unwrap();
         self.steps = StepDetector::new(now);
-        self.running = Some((admission, folder));
+        self.running = Some(admission);
         restored
     }
 
@@ -128,7 +128,7 @@ impl Host {
     /// What the daemon does before each batch.
     fn look(&mut self) -> Option<ClockStep> {
         let now = self.now();
-        let (admission, _) = self.running.as_mut().unwrap();
+        let admission = self.running.as_mut().unwrap();
         let step = self.steps.look(now);
         let _ = admission.gate_mut().prepare(now.utc, usize::MAX, &mut Vec::new());
         step
@@ -138,7 +138,7 @@ impl Host {
         self.look();
         let mut told = Vec::new();
         let now = self.now();
-        let (admission, _) = self.running.as_mut().unwrap();
+        let admission = self.running.as_mut().unwrap();
         admission.handle([(packet.as_slice(), device())].into_iter(), now, |outcome, _, _| {
             told.push(word(outcome));
         });

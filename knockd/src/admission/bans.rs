@@ -1,6 +1,6 @@
 //! From failures, and an admin's word, to bans: in the file, and in the kernel.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, mem, net::IpAddr, time::Duration};
 
 use super::{Admission, Failure, NoBan, Outcome};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
         grants::{Change, Owner},
         source::Source,
     },
+    journal::StateFile,
 };
 
 /// How old what is known of the host's own addresses may be when somebody is banned.
@@ -37,13 +38,16 @@ pub enum BanError {
     NotBanned(#[from] NotBanned),
     /// The ban can't be written down.
     #[error("the state folder can't be written: {0}")]
-    Journal(#[from] io::Error),
+    Journal(io::Error),
+    /// It isn't known which addresses must never be banned.
+    #[error("this host's own addresses can't be read: {0}")]
+    OwnAddresses(io::Error),
     /// The kernel refused.
     #[error(transparent)]
     Firewall(#[from] FirewallError),
 }
 
-impl<F: Firewall> Admission<F> {
+impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// Counts these failures against their sources, and bans those that have failed too often.
     pub(super) fn punish(
         &mut self,
@@ -69,7 +73,7 @@ impl<F: Firewall> Admission<F> {
         if changes.is_empty() {
             return;
         }
-        if let Err(error) = self.firewall.ban(&changes, now.uptime) {
+        if let Err(error) = self.change_bans(&changes, now) {
             for BanChange { source, .. } in changes {
                 self.gate.bans_mut().undo(source, None);
                 let failure = Failure::firewall(&error);
@@ -77,9 +81,11 @@ impl<F: Firewall> Admission<F> {
             }
             return;
         }
+        let mut in_place = self.files.keep_in_place();
         for BanChange { source, .. } in changes {
             let Some(ban) = self.gate.bans().get(source) else { continue };
-            let written = self.files.banned.put(source, Some(ban), now);
+            let put = self.files.banned.put(source, Some(ban), now);
+            let written = mem::replace(&mut in_place, Ok(())).and(put);
             let outcome = Outcome::Banned {
                 source,
                 until: ban.until,
@@ -103,7 +109,7 @@ impl<F: Firewall> Admission<F> {
         if lifted.is_empty() {
             return;
         }
-        let kernel = self.firewall.ban(&lifted, now.uptime);
+        let kernel = self.change_bans(&lifted, now);
         for BanChange { source, .. } in lifted {
             let written = self.files.banned.put(source, None, now);
             let warning = match (&kernel, written) {
@@ -128,15 +134,16 @@ impl<F: Firewall> Admission<F> {
         now: Now,
     ) -> Result<AdminBan, BanError> {
         self.forget_ended_bans(now);
-        self.look_up_own_addresses(now)?;
+        self.look_up_own_addresses(now).map_err(BanError::OwnAddresses)?;
         let before = self.gate.bans().get(source).cloned();
         let ban = Ban { kind: BanKind::Admin, until: now.uptime + length, length, reason };
         let until = ban.until;
         let mut changes = Vec::new();
         self.gate.bans_mut().ban(source, ban.clone(), &mut changes)?;
-        let written = self.files.banned.put(source, Some(&ban), now);
-        let made = written.and_then(|()| self.files.banned.sync()).map_err(BanError::from);
-        let made = made.and_then(|()| Ok(self.firewall.ban(&changes, now.uptime)?));
+        let in_place = self.files.keep_in_place();
+        let written = in_place.and_then(|()| self.files.banned.put(source, Some(&ban), now));
+        let made = written.and_then(|()| self.files.banned.sync()).map_err(BanError::Journal);
+        let made = made.and_then(|()| Ok(self.change_bans(&changes, now)?));
         if let Err(error) = made {
             // Where even this can't be written, a restart finds a ban that an admin wanted.
             let _ = self.files.banned.put(source, before.as_ref(), now);
@@ -161,12 +168,14 @@ impl<F: Firewall> Admission<F> {
             Some(BanChange { source: *source, kind, until: None })
         };
         let changes: Vec<BanChange> = sources.iter().filter_map(change).collect();
-        self.firewall.ban(&changes, now.uptime)?;
+        self.change_bans(&changes, now)?;
+        // A ban that was lifted before, and could not be struck out, is part of it.
+        let mut written = self.keep_files();
         for BanChange { source, .. } in &changes {
             let _ = self.gate.bans_mut().lift(*source);
-            self.files.banned.put(*source, None, now)?;
+            written = written.and(self.files.banned.put(*source, None, now));
         }
-        self.files.banned.sync()?;
+        written.and_then(|()| self.files.banned.sync()).map_err(BanError::Journal)?;
         Ok(changes.len())
     }
 
@@ -198,8 +207,8 @@ impl<F: Firewall> Admission<F> {
         self.own_read = Some(now.uptime);
         for source in self.gate.bans_mut().set_own(own) {
             let lifted: Vec<BanChange> = self.gate.bans_mut().lift(source).into_iter().collect();
-            // One that was never in the kernel can't be taken out of it, and needn't be.
-            let _ = self.firewall.ban(&lifted, now.uptime);
+            // Where the kernel refuses, it is in doubt from here on.
+            let _ = self.change_bans(&lifted, now);
             let _ = self.files.banned.put(source, None, now);
         }
         Ok(())
@@ -215,7 +224,7 @@ impl<F: Firewall> Admission<F> {
         }
         match changes.is_empty() {
             true => Ok(()),
-            false => self.firewall.apply(&changes, now.uptime),
+            false => self.change_doors(&changes, now),
         }
     }
 }

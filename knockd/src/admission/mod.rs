@@ -7,18 +7,22 @@
 //!   ban.
 //! - If the kernel refuses a batch, each packet of it is tried alone: one that can't be opened takes no
 //!   other with it.
+//! - After whatever the kernel refuses, what it holds is in doubt until it was compared with what it ought to
+//!   hold: a door that it did not shut doesn't stay open.
 
 mod bans;
+mod files;
 
 pub use bans::{AdminBan, BanError};
+pub use files::Files;
 
-use std::{collections::HashSet, fmt, io, net::IpAddr, sync::Arc};
+use std::{collections::HashSet, fmt, fs::File, io, net::IpAddr, sync::Arc};
 
 use crate::{
     firewall::{CHANGES_AT_ONCE, Firewall, FirewallError},
     gate::{
         Gate,
-        bans::NotBanned,
+        bans::{BanChange, NotBanned},
         clock::{Now, Uptime},
         decision::{Accepted, Decision, Effect, Refusal},
         directory::{ClientId, ServiceId},
@@ -26,9 +30,9 @@ use crate::{
         source::Source,
     },
     journal::{
-        banned::BannedFile,
-        held::{Grant, HeldFile},
-        seen::{NameHash, Record, SeenFile, Span},
+        StateFile,
+        held::Grant,
+        seen::{NameHash, Record, Span},
     },
     reconcile::{Reconciled, reconcile},
     tags::{TagKeeper, Upkeep},
@@ -140,23 +144,23 @@ impl fmt::Display for Failure {
 }
 
 /// All that a packet goes through, from the gate to the kernel.
-pub struct Admission<F> {
+pub struct Admission<F, D = File> {
     gate: Gate,
     grants: Grants,
-    files: Files,
+    files: Files<D>,
     firewall: F,
+    kernel: KernelState,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
 }
 
-/// The files in the state folder, open for changes.
-pub struct Files {
-    /// Accepted packets.
-    pub seen: SeenFile,
-    /// Who holds which door.
-    pub held: HeldFile,
-    /// Who is banned.
-    pub banned: BannedFile,
+/// Whether the kernel's elements are known to be those of the live grants and bans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelState {
+    /// They were, and every change since was confirmed.
+    Known,
+    /// A change was not confirmed: [`Admission::reconcile`] is due.
+    InDoubt,
 }
 
 /// An accepted packet on its way.
@@ -169,10 +173,10 @@ struct Pending {
     warning: Option<Failure>,
 }
 
-impl<F: Firewall> Admission<F> {
+impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// With all that an earlier run left behind, as [`crate::restore`] makes it.
-    pub const fn new(gate: Gate, grants: Grants, files: Files, firewall: F) -> Self {
-        Self { gate, grants, files, firewall, own_read: None }
+    pub const fn new(gate: Gate, grants: Grants, files: Files<D>, firewall: F) -> Self {
+        Self { gate, grants, files, firewall, kernel: KernelState::Known, own_read: None }
     }
 
     /// The gate.
@@ -205,7 +209,40 @@ impl<F: Firewall> Admission<F> {
     /// # Errors
     /// [`FirewallError`]
     pub fn reconcile(&mut self, now: Now) -> Result<Reconciled, FirewallError> {
-        reconcile(&mut self.firewall, &self.grants, self.gate.bans(), now.uptime)
+        let reconciled = reconcile(&mut self.firewall, &self.grants, self.gate.bans(), now.uptime)?;
+        self.kernel = KernelState::Known;
+        Ok(reconciled)
+    }
+
+    /// Whether the kernel's elements are known to be those of the live grants and bans.
+    pub const fn kernel(&self) -> KernelState {
+        self.kernel
+    }
+
+    /// Puts back what somebody has removed from the state folder, and writes what could not be written before.
+    ///
+    /// # Errors
+    /// What the disk says; it is tried again with the next packet that is accepted.
+    pub fn keep_files(&mut self) -> io::Result<()> {
+        self.files.keep_in_place()?;
+        self.files.catch_up()
+    }
+
+    fn change_doors(&mut self, changes: &[Change], now: Now) -> Result<(), FirewallError> {
+        let changed = self.firewall.apply(changes, now.uptime);
+        self.confirm(changed)
+    }
+
+    fn change_bans(&mut self, changes: &[BanChange], now: Now) -> Result<(), FirewallError> {
+        let changed = self.firewall.ban(changes, now.uptime);
+        self.confirm(changed)
+    }
+
+    fn confirm(&mut self, changed: Result<(), FirewallError>) -> Result<(), FirewallError> {
+        if changed.is_err() {
+            self.kernel = KernelState::InDoubt;
+        }
+        changed
     }
 
     /// Lets some more of the clients' tags past the kernel's filter, if any are missing.
@@ -250,11 +287,11 @@ impl<F: Firewall> Admission<F> {
         let mut changes = Vec::new();
         for owner in &ended {
             let _ = self.grants.close(*owner, directory, &mut changes);
-            // Where this can't be written, a restart finds that the entry doesn't allow it.
+            // Where this can't be written, it is owed; a restart finds that the entry doesn't allow it.
             let _ = self.files.held.release(owner);
         }
         if !changes.is_empty() {
-            self.firewall.apply(&changes, now.uptime)?;
+            self.change_doors(&changes, now)?;
         }
         Ok(ended.len())
     }
@@ -325,7 +362,11 @@ impl<F: Firewall> Admission<F> {
                 client: NameHash::of(directory.name(accepted.client)),
             })
             .collect();
-        if let Err(error) = self.files.seen.append(&records, span(&self.gate)) {
+        let in_place = self.files.keep_in_place();
+        // Where that fails again, it is no reason to refuse these.
+        let _ = self.files.catch_up();
+        let span = span(&self.gate);
+        if let Err(error) = in_place.and_then(|()| self.files.seen.append(&records, span)) {
             self.gate.replay_mut().take_back(records.len());
             for packet in pending {
                 packet.failure = Some(Failure::journal(&error));
@@ -346,7 +387,7 @@ impl<F: Firewall> Admission<F> {
                         packet.failure = Some(failure);
                         return;
                     }
-                    // It closes all the same: only a restart of the daemon would give the grant back.
+                    // It closes all the same: only a restart, until this is written, would give the grant back.
                     Effect::Close => packet.warning = Some(failure),
                 }
             }
@@ -386,7 +427,7 @@ impl<F: Firewall> Admission<F> {
             pending.iter().flat_map(|packet| packet.changes.iter().copied()).collect();
         // More than can be made as one: then each packet's, so that none is open that isn't told so.
         let as_one = all.len() <= CHANGES_AT_ONCE;
-        if all.is_empty() || as_one && self.firewall.apply(&all, now.uptime).is_ok() {
+        if all.is_empty() || as_one && self.change_doors(&all, now).is_ok() {
             return;
         }
         for packet in pending.iter_mut().rev() {
@@ -397,7 +438,7 @@ impl<F: Firewall> Admission<F> {
             if packet.changes.is_empty() {
                 continue;
             }
-            if let Err(error) = self.firewall.apply(&packet.changes, now.uptime) {
+            if let Err(error) = self.change_doors(&packet.changes, now) {
                 self.undo(packet);
                 packet.failure = Some(Failure::firewall(&error));
             }
@@ -409,7 +450,7 @@ impl<F: Firewall> Admission<F> {
         packet.changes.clear();
         for before in packet.undo.drain(..).rev() {
             self.grants.undo(before, self.gate.directory());
-            // Where even this can't be written the file holds a grant that its client was entitled to.
+            // Where even this can't be written, it is owed; until then the file may hold what its client asked for.
             let _ = self.write_hold(before.owner);
         }
     }

@@ -116,7 +116,9 @@ fn bad(error: &dyn std::fmt::Display) -> Refused {
 fn failed(error: &BanError) -> Refused {
     let kind = match error {
         BanError::NotBanned(_) => RefusedKind::Impossible,
-        BanError::Journal(_) | BanError::Firewall(_) => RefusedKind::Failed,
+        BanError::Journal(_) | BanError::OwnAddresses(_) | BanError::Firewall(_) => {
+            RefusedKind::Failed
+        }
     };
     Refused::new(kind, error.to_string())
 }

@@ -18,10 +18,9 @@ use crate::gate::{
 };
 
 use super::{
-    BootId, StateError, StateFolder, Writer,
+    BootId, StateError, StateFile, StateFolder, Writer,
     codec::{Decoder, Encoder, copy_text, text},
     places::{self, PLACE_LEN, Places},
-    replace,
 };
 
 /// The file's name in the state folder.
@@ -129,18 +128,18 @@ fn to_bytes(source: Source, ban: &Ban, now: Now) -> [u8; PLACE_LEN] {
 #[derive(Debug)]
 pub struct BannedFile<F = File>(Places<Source, F>);
 
-impl BannedFile {
+impl<D: StateFile> BannedFile<D> {
     /// Puts a new file with these bans in the old one's place.
     ///
     /// # Errors
     /// If it can't be written.
     pub fn create<'a>(
-        folder: &StateFolder,
+        folder: &StateFolder<D>,
         writer: Writer,
         bans: impl IntoIterator<Item = (&'a Source, &'a Ban)>,
         now: Now,
     ) -> Result<Self, StateError> {
-        Self::create_with(writer, bans, now, |content| replace(&folder.banned(), content))
+        Self::create_with(writer, bans, now, |content| folder.replace(&folder.banned(), content))
     }
 
     /// Makes sure that what was put survives a loss of power.
@@ -150,9 +149,25 @@ impl BannedFile {
     pub fn sync(&self) -> io::Result<()> {
         self.0.sync()
     }
+
+    /// Puts the file back if somebody has removed it, or put another in its place. Whether it had to be.
+    ///
+    /// # Errors
+    /// If it can't be: what is written from then on would not be found by a restart.
+    pub fn put_back(&mut self, folder: &StateFolder<D>) -> Result<bool, StateError> {
+        self.0.put_back(folder, &folder.banned())
+    }
 }
 
 impl<F: FileExt> BannedFile<F> {
+    /// Writes what could not be written before, up to the first failure.
+    ///
+    /// # Errors
+    /// What the disk says; the rest is still to be written.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.0.catch_up()
+    }
+
     /// Makes a file with these bans; `put` makes one of this content.
     ///
     /// # Errors
@@ -170,7 +185,7 @@ impl<F: FileExt> BannedFile<F> {
     /// Writes a source's ban down, or that it has none.
     ///
     /// # Errors
-    /// If it could not be written: a restart of the daemon would then not know of it.
+    /// If it could not be written: until [`Self::catch_up`] has, a restart of the daemon doesn't know of it.
     pub fn put(&mut self, source: Source, ban: Option<&Ban>, now: Now) -> io::Result<()> {
         match ban {
             Some(ban) => self.0.write(source, &to_bytes(source, ban, now)),

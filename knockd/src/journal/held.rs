@@ -9,10 +9,9 @@ use common::{ServiceName, UnicastAddress};
 use crate::gate::{clock::Uptime, grants::Owner, policy::ClientName};
 
 use super::{
-    BootId, StateError, StateFolder, Writer,
+    BootId, StateError, StateFile, StateFolder, Writer,
     codec::{Decoder, Encoder, copy_text, text},
     places::{self, PLACE_LEN, Places},
-    replace,
 };
 
 /// The file's name in the state folder.
@@ -123,21 +122,37 @@ pub fn parse(bytes: &[u8], boot: Option<BootId>) -> Found {
 #[derive(Debug)]
 pub struct HeldFile<F = File>(Places<Owner, F>);
 
-impl HeldFile {
+impl<D: StateFile> HeldFile<D> {
     /// Puts a new file with these grants in the old one's place.
     ///
     /// # Errors
     /// If it can't be written.
     pub fn create(
-        folder: &StateFolder,
+        folder: &StateFolder<D>,
         writer: Writer,
         grants: impl IntoIterator<Item = (Owner, StoredGrant)>,
     ) -> Result<Self, StateError> {
-        Self::create_with(writer, grants, |content| replace(&folder.held(), content))
+        Self::create_with(writer, grants, |content| folder.replace(&folder.held(), content))
+    }
+
+    /// Puts the file back if somebody has removed it, or put another in its place. Whether it had to be.
+    ///
+    /// # Errors
+    /// If it can't be: what is written from then on would not be found by a restart.
+    pub fn put_back(&mut self, folder: &StateFolder<D>) -> Result<bool, StateError> {
+        self.0.put_back(folder, &folder.held())
     }
 }
 
 impl<F: FileExt> HeldFile<F> {
+    /// Writes what could not be written before, up to the first failure.
+    ///
+    /// # Errors
+    /// What the disk says; the rest is still to be written.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.0.catch_up()
+    }
+
     /// Makes a file with these grants; `put` makes one of this content.
     ///
     /// # Errors
@@ -155,7 +170,7 @@ impl<F: FileExt> HeldFile<F> {
     /// Writes down until when an owner holds its doors.
     ///
     /// # Errors
-    /// If it could not be written: then the owner must not be let in.
+    /// If it could not be written: then the owner must not be let in, and is to be struck out.
     pub fn hold(&mut self, owner: Owner, grant: Grant<'_>) -> io::Result<()> {
         self.0.write(owner, &grant.to_bytes())
     }
@@ -163,7 +178,7 @@ impl<F: FileExt> HeldFile<F> {
     /// Strikes an owner out, whose grant was ended early.
     ///
     /// # Errors
-    /// If it could not be written: a restart of the daemon would then give the grant back.
+    /// If it could not be written: until [`Self::catch_up`] has, a restart of the daemon gives the grant back.
     pub fn release(&mut self, owner: &Owner) -> io::Result<()> {
         self.0.strike_out(owner)
     }

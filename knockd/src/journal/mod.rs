@@ -10,6 +10,8 @@
 //! - Every file says which boot and which daemon wrote it. A file that is missing, damaged or of an
 //!   earlier boot is reported, and nothing stamped at or before *start + skew* is accepted.
 //! - What can't be written is refused: no door opens for a packet that is not recorded.
+//! - A file that somebody has removed or put another in the place of is put back as it was, before anything
+//!   else is written down.
 
 pub mod banned;
 pub mod held;
@@ -21,7 +23,7 @@ mod places;
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -101,12 +103,39 @@ impl StateError {
     }
 }
 
-/// The state folder, held by this process alone until it ends.
-#[derive(Debug)]
-pub struct StateFolder {
-    path: PathBuf,
-    _lock: File,
+/// A file of the state folder, written in place: [`File`], or its twin in tests.
+pub trait StateFile: FileExt {
+    /// Makes sure that what was written survives a loss of power.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Whether it is the file at this path; no longer once somebody has removed it, or put another in its place.
+    fn is_at(&self, path: &Path) -> bool;
 }
+
+impl StateFile for File {
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        let (own, there) = (self.metadata().map(identity), fs::metadata(path).map(identity));
+        matches!((own, there), (Ok(own), Ok(there)) if own == there)
+    }
+}
+
+/// The state folder, held by this process alone until it ends.
+pub struct StateFolder<D = File> {
+    path: PathBuf,
+    lock: File,
+    make: Make<D>,
+}
+
+/// Makes of a new file, by its path, what is written to.
+type Make<D> = Box<dyn Fn(&Path, File) -> D>;
 
 impl StateFolder {
     /// Makes the folder if it isn't there (mode 0700), and takes its lock.
@@ -114,20 +143,58 @@ impl StateFolder {
     /// # Errors
     /// [`StateError::InUse`] if another daemon has it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StateError::io(path))?;
-        let lock_path = path.join("lock");
-        let lock = OpenOptions::new()
+        Self::open_with(path, |_, file| file)
+    }
+}
+
+impl<D: StateFile> StateFolder<D> {
+    /// Opens it as [`StateFolder::open`] does; `make` makes of each new file, by its path, what is written to.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] if another daemon has it.
+    pub fn open_with(
+        path: &Path,
+        make: impl Fn(&Path, File) -> D + 'static,
+    ) -> Result<Self, StateError> {
+        Ok(Self { path: path.to_owned(), lock: lock(path)?, make: Box::new(make) })
+    }
+
+    /// Makes the folder again if it is gone, and takes its lock again.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] if another daemon has it now.
+    pub fn keep(&mut self) -> Result<(), StateError> {
+        if !self.lock.is_at(&lock_path(&self.path)) {
+            self.lock = lock(&self.path)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a file back, as it was, if it isn't at its path any more. Whether it had to be.
+    fn put_back(&self, path: &Path, file: &mut D) -> Result<bool, StateError> {
+        if file.is_at(path) {
+            return Ok(false);
+        }
+        let content = read_all(file).map_err(StateError::io(path))?;
+        *file = self.replace(path, &content)?;
+        Ok(true)
+    }
+
+    /// Puts a whole new file in a file's place: nobody ever sees a half-written one.
+    fn replace(&self, path: &Path, content: &[u8]) -> Result<D, StateError> {
+        let fresh = path.with_extension("new");
+        let file = OpenOptions::new()
             .create(true)
-            .truncate(false)
+            .truncate(true)
+            .read(true)
             .write(true)
             .mode(0o600)
-            .open(&lock_path)
-            .map_err(StateError::io(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(StateError::InUse { folder: path.to_owned() }),
-            Err(TryLockError::Error(error)) => Err(StateError::Io { path: lock_path, error }),
-        }
+            .open(&fresh)
+            .map_err(StateError::io(&fresh))?;
+        let file = (self.make)(path, file);
+        file.write_all_at(content, 0).map_err(StateError::io(&fresh))?;
+        fs::rename(&fresh, path).map_err(StateError::io(path))?;
+        Ok(file)
     }
 
     /// Whether a daemon has the folder at this path now; not if that can't be told.
@@ -156,20 +223,34 @@ impl StateFolder {
     }
 }
 
-/// Puts a whole new file in a file's place: nobody ever sees a half-written one.
-fn replace(path: &Path, content: &[u8]) -> Result<File, StateError> {
-    use std::io::Write as _;
+fn lock_path(folder: &Path) -> PathBuf {
+    folder.join("lock")
+}
 
-    let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new()
+/// Makes the folder if it isn't there, and takes its lock.
+fn lock(folder: &Path) -> Result<File, StateError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(StateError::io(folder))?;
+    let path = lock_path(folder);
+    let lock = OpenOptions::new()
         .create(true)
-        .truncate(true)
-        .read(true)
+        .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(&fresh)
-        .map_err(StateError::io(&fresh))?;
-    file.write_all(content).map_err(StateError::io(&fresh))?;
-    fs::rename(&fresh, path).map_err(StateError::io(path))?;
-    Ok(file)
+        .open(&path)
+        .map_err(StateError::io(&path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StateError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(StateError::Io { path, error }),
+    }
+}
+
+fn read_all(file: &impl FileExt) -> io::Result<Vec<u8>> {
+    let (mut content, mut page) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read_at(&mut page, content.len() as u64)? {
+            0 => return Ok(content),
+            count => content.extend(page.iter().take(count)),
+        }
+    }
 }

@@ -1,5 +1,10 @@
 //! A file of places of one size, one for each key: written over when what stands there changes, and taken by
-//! another key when it is over. The file never has more places than keys were ever in it at once.
+//! another key when it is over. The file never has more places than keys were ever in it at once. What could
+//! not be written is owed, and written when it can be.
+//!
+//! # Security considerations
+//! No place lies across two pages: the kernel may end a write between pages, for want of room or because the
+//! process is killed, and the place of a live grant would be half of one.
 
 use std::{
     collections::HashMap,
@@ -11,11 +16,12 @@ use std::{
 };
 
 use super::{
-    BootId, DaemonId, StateError, Writer,
+    BootId, DaemonId, StateError, StateFile, StateFolder, Writer,
     codec::{Decoder, Encoder},
 };
 
-const HEADER_LEN: usize = 64;
+/// As long as a place, so that those behind it divide every page evenly.
+const HEADER_LEN: usize = PLACE_LEN;
 /// Length of a place in bytes, its checksum included.
 pub(super) const PLACE_LEN: usize = 128;
 
@@ -49,6 +55,8 @@ pub(super) struct Places<K, F = File> {
     file: F,
     places: HashMap<K, u64>,
     free: Vec<u64>,
+    /// The last word on keys whose places could not be written: `None` to be wiped.
+    owed: HashMap<K, Option<[u8; PLACE_LEN]>>,
 }
 
 impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
@@ -67,11 +75,44 @@ impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
             bytes.extend_from_slice(&content);
             places.insert(key, place);
         }
-        Ok(Self { file: put(&bytes)?, places, free: Vec::new() })
+        Ok(Self { file: put(&bytes)?, places, free: Vec::new(), owed: HashMap::new() })
     }
 
     /// Writes a key's place.
     pub(super) fn write(&mut self, key: K, content: &[u8; PLACE_LEN]) -> io::Result<()> {
+        self.set(key, Some(*content))
+    }
+
+    /// Wipes a key's place, and frees it.
+    pub(super) fn strike_out(&mut self, key: &K) -> io::Result<()> {
+        self.set(*key, None)
+    }
+
+    /// Frees a key's place; what stands there is over by itself.
+    pub(super) fn forget(&mut self, key: &K) {
+        self.owed.remove(key);
+        self.free.extend(self.places.remove(key));
+    }
+
+    /// Writes what could not be written before, up to the first failure.
+    pub(super) fn catch_up(&mut self) -> io::Result<()> {
+        let owed: Vec<_> = self.owed.iter().map(|(key, content)| (*key, *content)).collect();
+        owed.into_iter().try_for_each(|(key, content)| self.set(key, content))
+    }
+
+    fn set(&mut self, key: K, content: Option<[u8; PLACE_LEN]>) -> io::Result<()> {
+        let written = match &content {
+            Some(content) => self.fill(key, content),
+            None => self.wipe(&key),
+        };
+        match written {
+            Ok(()) => self.owed.remove(&key),
+            Err(_) => self.owed.insert(key, content),
+        };
+        written
+    }
+
+    fn fill(&mut self, key: K, content: &[u8; PLACE_LEN]) -> io::Result<()> {
         let place = match self.places.get(&key) {
             Some(place) => *place,
             None => self.free.last().copied().unwrap_or(self.places.len() as u64),
@@ -83,26 +124,28 @@ impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
         Ok(())
     }
 
-    /// Wipes a key's place, and frees it.
-    pub(super) fn strike_out(&mut self, key: &K) -> io::Result<()> {
-        match self.places.get(key) {
-            Some(place) => self.file.write_all_at(&[0; PLACE_LEN], offset(*place))?,
-            None => return Ok(()),
+    fn wipe(&mut self, key: &K) -> io::Result<()> {
+        if let Some(place) = self.places.get(key) {
+            self.file.write_all_at(&[0; PLACE_LEN], offset(*place))?;
         }
-        self.forget(key);
-        Ok(())
-    }
-
-    /// Frees a key's place; what stands there is over by itself.
-    pub(super) fn forget(&mut self, key: &K) {
         self.free.extend(self.places.remove(key));
+        Ok(())
     }
 }
 
-impl<K> Places<K> {
+impl<K, D: StateFile> Places<K, D> {
     /// Makes sure that what was written survives a loss of power.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync()
+    }
+
+    /// Puts the file back if it isn't at this path any more. Whether it had to be.
+    pub(super) fn put_back(
+        &mut self,
+        folder: &StateFolder<D>,
+        path: &Path,
+    ) -> Result<bool, StateError> {
+        folder.put_back(path, &mut self.file)
     }
 }
 

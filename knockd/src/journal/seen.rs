@@ -18,9 +18,8 @@ use sha2::{Digest as _, Sha256};
 use crate::gate::{clock::Uptime, replay::Floor};
 
 use super::{
-    BootId, DaemonId, StateError, StateFolder, Writer,
+    BootId, DaemonId, StateError, StateFile, StateFolder, Writer,
     codec::{Decoder, Encoder},
-    replace,
 };
 
 /// The file's name in the state folder.
@@ -195,7 +194,7 @@ pub enum Damage {
 ///
 /// # Errors
 /// If there is a file and it can't be read at all.
-pub fn load(folder: &StateFolder, boot: BootId) -> Result<Found, StateError> {
+pub fn load<D: StateFile>(folder: &StateFolder<D>, boot: BootId) -> Result<Found, StateError> {
     let path = folder.seen();
     let mut bytes = Vec::new();
     match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
@@ -244,20 +243,28 @@ pub struct SeenFile<F = File> {
     header: Header,
 }
 
-impl SeenFile {
+impl<D: StateFile> SeenFile<D> {
     /// Puts a new file with these packets, numbered from `span.oldest`, in the old one's place.
     ///
     /// # Errors
     /// If it can't be written.
     pub fn create(
-        folder: &StateFolder,
+        folder: &StateFolder<D>,
         writer: Writer,
         capacity: u32,
         span: Span,
         packets: impl IntoIterator<Item = Record>,
     ) -> Result<Self, StateError> {
-        let put = |content: &[u8]| replace(&folder.seen(), content);
+        let put = |content: &[u8]| folder.replace(&folder.seen(), content);
         Self::create_with(writer, capacity, span, packets, put)
+    }
+
+    /// Puts the file back if somebody has removed it, or put another in its place. Whether it had to be.
+    ///
+    /// # Errors
+    /// If it can't be: what is written from then on would not be found by a restart.
+    pub fn put_back(&mut self, folder: &StateFolder<D>) -> Result<bool, StateError> {
+        folder.put_back(&folder.seen(), &mut self.file)
     }
 }
 

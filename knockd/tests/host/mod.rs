@@ -6,7 +6,9 @@
 )]
 #![allow(dead_code, reason = "each scenario uses another part")]
 
-use std::{cell::RefCell, io, net::IpAddr, rc::Rc, time::Duration};
+pub(crate) mod faults;
+
+use std::{cell::RefCell, io, net::IpAddr, path::Path, rc::Rc, time::Duration};
 
 use common::{
     Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request,
@@ -27,9 +29,11 @@ use knockd::{
         source::Source,
     },
     journal::{BootId, DaemonId, StateFolder, Writer},
-    restore::{Restored, restore},
+    restore::{RestoreError, Restored, restore},
 };
 use tempfile::TempDir;
+
+use faults::{Disk, Faults, Place};
 
 const START: u64 = 1_790_000_000_000;
 const SKEW: Duration = Duration::from_secs(30);
@@ -43,31 +47,35 @@ pub(crate) fn at(seconds: u64) -> Now {
 
 /// The firewall, shared with the test so that it can look and disturb.
 #[derive(Clone, Default)]
-pub(crate) struct Shared(pub(crate) Rc<RefCell<MemoryFirewall>>);
+pub(crate) struct Shared(pub(crate) Rc<RefCell<MemoryFirewall>>, pub(crate) Faults);
 
 impl Firewall for Shared {
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
-        self.0.borrow_mut().apply(changes, now)
+        let apply = || self.0.borrow_mut().apply(changes, now);
+        self.1.around(Place::Kernel, FirewallError::Refused, apply)
     }
 
     fn ban(&mut self, changes: &[BanChange], now: Uptime) -> Result<(), FirewallError> {
-        self.0.borrow_mut().ban(changes, now)
+        let ban = || self.0.borrow_mut().ban(changes, now);
+        self.1.around(Place::Kernel, FirewallError::Refused, ban)
     }
 
     fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError> {
-        self.0.borrow_mut().bans()
+        self.1.around(Place::Kernel, FirewallError::Netlink, || self.0.borrow_mut().bans())
     }
 
     fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
-        self.0.borrow_mut().own_addresses()
+        let own = || self.0.borrow_mut().own_addresses();
+        self.1.around(Place::OwnAddresses, |error| error, own)
     }
 
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {
-        self.0.borrow_mut().admit_tags(tags)
+        let admit = || self.0.borrow_mut().admit_tags(tags);
+        self.1.around(Place::Kernel, FirewallError::Refused, admit)
     }
 
     fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
-        self.0.borrow_mut().doors()
+        self.1.around(Place::Kernel, FirewallError::Netlink, || self.0.borrow_mut().doors())
     }
 }
 
@@ -75,7 +83,8 @@ pub(crate) struct Host {
     pub(crate) temporary: TempDir,
     pub(crate) firewall: Shared,
     pub(crate) boot: BootId,
-    pub(crate) running: Option<(Admission<Shared>, StateFolder)>,
+    pub(crate) policy: Policy,
+    pub(crate) running: Option<Admission<Shared, Disk>>,
 }
 
 pub(crate) fn secret() -> Secret {
@@ -121,6 +130,7 @@ impl Host {
             temporary: tempfile::tempdir().unwrap(),
             firewall: Shared::default(),
             boot: BootId::from_bytes([1; 16]),
+            policy: policy(),
             running: None,
         }
     }
@@ -137,17 +147,27 @@ impl Host {
     }
 
     pub(crate) fn start_with(&mut self, now: Now, clients: Vec<Client>) -> Restored {
+        self.try_to_start(now, clients).unwrap()
+    }
+
+    pub(crate) fn try_to_start(
+        &mut self,
+        now: Now,
+        clients: Vec<Client>,
+    ) -> Result<Restored, RestoreError> {
         drop(self.running.take());
         self.firewall.0.borrow_mut().advance(now.uptime);
-        let folder = StateFolder::open(&self.temporary.path().join("state")).unwrap();
-        let policy = policy();
+        let faults = self.firewall.1.clone();
+        let make = move |path: &Path, file| Disk::new(path, file, &faults);
+        let folder = StateFolder::open_with(&self.temporary.path().join("state"), make).unwrap();
+        let policy = self.policy.clone();
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
         let writer = Writer { boot: self.boot, daemon: DaemonId::from_random([9; 16]) };
         let (mut admission, restored) =
-            restore(&policy, directory, &folder, writer, self.firewall.clone(), now).unwrap();
+            restore(&policy, directory, folder, writer, self.firewall.clone(), now)?;
         let _ = admission.gate_mut().prepare(now.utc, usize::MAX, &mut Vec::new());
-        self.running = Some((admission, folder));
-        restored
+        self.running = Some(admission);
+        Ok(restored)
     }
 
     /// What becomes of these datagrams from the device's address, in a word each.
@@ -160,14 +180,14 @@ impl Host {
     /// What becomes of these datagrams, each with its source, in a word for each event.
     pub(crate) fn handle_from(&mut self, batch: &[(&[u8], IpAddr)], now: Now) -> Vec<String> {
         let mut told = Vec::new();
-        let (admission, _) = self.running.as_mut().unwrap();
+        let admission = self.running.as_mut().unwrap();
         admission.handle(batch.iter().copied(), now, |outcome, _, _| told.push(word(outcome)));
         told
     }
 
     /// The daemon's insides.
-    pub(crate) fn admission(&mut self) -> &mut Admission<Shared> {
-        &mut self.running.as_mut().unwrap().0
+    pub(crate) fn admission(&mut self) -> &mut Admission<Shared, Disk> {
+        self.running.as_mut().unwrap()
     }
 
     pub(crate) fn is_open(&self, now: Now) -> bool {

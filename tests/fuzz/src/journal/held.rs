@@ -21,7 +21,7 @@ use super::{BOOT, WRITER, damage, disk::Disk};
 use crate::input::Input;
 
 /// Lengths in the file, in bytes.
-pub(super) const HEADER_LEN: usize = 64;
+pub(super) const HEADER_LEN: usize = 128;
 pub(super) const PLACE_LEN: usize = 128;
 
 /// Any content: no more grants than there are bytes for, and they can be written again.
