@@ -145,6 +145,13 @@ impl StateFolder {
     pub fn open(path: &Path) -> Result<Self, StateError> {
         Self::open_with(path, |_, file| file)
     }
+
+    /// Whether a daemon has the folder at this path now; not if that can't be told.
+    #[must_use]
+    pub fn is_in_use(path: &Path) -> bool {
+        let lock = File::open(path.join("lock"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
 }
 
 impl<D: StateFile> StateFolder<D> {
@@ -195,13 +202,6 @@ impl<D: StateFile> StateFolder<D> {
         file.write_all_at(content, 0).map_err(StateError::io(&fresh))?;
         fs::rename(&fresh, path).map_err(StateError::io(path))?;
         Ok(file)
-    }
-
-    /// Whether a daemon has the folder at this path now; not if that can't be told.
-    #[must_use]
-    pub fn is_in_use(path: &Path) -> bool {
-        let lock = File::open(path.join("lock"));
-        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// The file of accepted packets.

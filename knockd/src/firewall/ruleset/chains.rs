@@ -108,6 +108,11 @@ fn banned(plan: &Plan<'_>) -> Chain {
     let mut rules = vec![rule("this host itself", "iif lo accept")];
     rules.extend(allowed(plan));
     rules.push(rule("a client's tag", format!("{ports} {} accept", is_knock(plan.prefilter))));
+    // Without it a neighbour's knock could not even be sent (RFC 4861).
+    rules.push(rule(
+        "IPv6 neighbours find each other",
+        "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
+    ));
     rules.extend(granted("counter accept"));
     rules.extend(banned_sources("banned by its failures, from everything", BAN4, BAN6));
     Chain { name: "banned", base: Some(Base { hook: "prerouting", priority: BEFORE_ALL }), rules }
