@@ -35,7 +35,7 @@ fn under_a_flood_in_its_name_a_device_is_banned_and_each_knock_opens_and_lifts_t
         until("the address is banned", || is_banned(&world));
         let dropped = counted(&world, "knock", "banned by its failures");
         // Each attempt is a new connection: so several are made while forged packets go on coming.
-        device.opens(&["--open-for", "2s"]);
+        device.opens(&["--open-for", "6s"]);
         assert!(!is_banned(&world), "the knock has lifted the ban, and a live grant is not banned");
         for _ in 0..3 {
             assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
