@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -42,6 +39,7 @@ use crate::{
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
+    signals::{Signalled, Signals},
     tags::TagKeeper,
     telemetry::{self, Telemetry},
 };
@@ -405,38 +403,5 @@ fn lost(condition: FileCondition) -> Option<&'static str> {
         FileCondition::Sound => None,
         FileCondition::Damaged => Some("damaged"),
         FileCondition::Gone => Some("gone"),
-    }
-}
-
-/// The signals that the daemon heeds.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-/// What a signal asks for.
-enum Signalled {
-    /// To end; the name of the signal.
-    End(&'static str),
-    /// To apply changed clients.
-    Reload,
-}
-
-impl Signals {
-    fn watch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Signalled {
-        tokio::select! {
-            _ = self.terminate.recv() => Signalled::End("SIGTERM"),
-            _ = self.interrupt.recv() => Signalled::End("SIGINT"),
-            _ = self.hang_up.recv() => Signalled::Reload,
-        }
     }
 }

@@ -23,5 +23,6 @@ pub mod reconcile;
 pub mod reload;
 pub mod restore;
 pub mod roster;
+pub mod signals;
 pub mod tags;
 pub mod telemetry;

@@ -1,0 +1,120 @@
+//! What becomes of datagrams, and what can go wrong with it.
+
+use std::{fmt, io, sync::Arc};
+
+use crate::{
+    firewall::FirewallError,
+    gate::{
+        bans::NotBanned,
+        clock::Uptime,
+        decision::Refusal,
+        directory::{ClientId, ServiceId},
+        grants::TooMany,
+        source::Source,
+    },
+};
+
+/// What became of a datagram.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The doors are open.
+    Granted {
+        /// For whom.
+        client: ClientId,
+        /// To what.
+        services: Arc<[ServiceId]>,
+        /// Until when.
+        until: Uptime,
+    },
+    /// The client's hold on the doors is over.
+    Closed {
+        /// Whose.
+        client: ClientId,
+        /// On what.
+        services: Arc<[ServiceId]>,
+        /// What went wrong beside it.
+        warning: Option<Failure>,
+    },
+    /// A check failed.
+    Refused(Refusal),
+    /// The source has failed too often.
+    Banned {
+        /// The source.
+        source: Source,
+        /// Until when it is banned.
+        until: Uptime,
+        /// What went wrong beside it.
+        warning: Option<Failure>,
+    },
+    /// The source has failed too often, and isn't banned.
+    NotBanned(NoBan),
+    /// A client that holds a key has knocked from a banned source: the ban is over.
+    BanLifted {
+        /// The source.
+        source: Source,
+        /// What went wrong beside it.
+        warning: Option<Failure>,
+    },
+    /// Every check passed, and it could not be done.
+    Failed {
+        /// For whom.
+        client: ClientId,
+        /// What was asked for.
+        services: Arc<[ServiceId]>,
+        /// What went wrong.
+        failure: Failure,
+    },
+}
+
+/// Why a source that has failed too often isn't banned.
+#[derive(Debug)]
+pub enum NoBan {
+    /// It must not be, or there are too many bans.
+    Spared(NotBanned),
+    /// The kernel did not take the ban.
+    Failed(Failure),
+}
+
+/// Why a packet that passed every check had no effect.
+#[derive(Debug)]
+pub enum Failure {
+    /// It could not be written down.
+    Journal(io::ErrorKind, String),
+    /// There are too many grants.
+    Grants(TooMany),
+    /// The kernel did not open the door.
+    Firewall(String),
+}
+
+impl Failure {
+    /// The failure's one name, among the reasons of a refusal.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Journal(..) => "journal-failed",
+            Self::Grants(_) => "grants-full",
+            Self::Firewall(_) => "firewall-failed",
+        }
+    }
+
+    pub(super) fn journal(error: &io::Error) -> Self {
+        Self::Journal(error.kind(), error.to_string())
+    }
+
+    pub(super) fn firewall(error: &FirewallError) -> Self {
+        Self::Firewall(error.to_string())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Journal(io::ErrorKind::StorageFull, error) => {
+                write!(f, "the state folder can't be written: {error}; make room on its disk")
+            }
+            Self::Journal(_, error) => write!(f, "the state folder can't be written: {error}"),
+            Self::Grants(error) => write!(f, "{error}"),
+            Self::Firewall(error) => f.write_str(error),
+        }
+    }
+}
