@@ -236,8 +236,7 @@ impl Story {
             other => 1 + usize::from(other) % CAPACITY as usize,
         };
         let before = self.gate.replay();
-        let mut memory =
-            ReplayMemory::new(world::limits(self.capacity), skew(), before.forgotten());
+        let mut memory = ReplayMemory::new(world::limits(self.capacity), skew(), before.floor());
         memory.restore(before.packets().copied());
         *self.gate.replay_mut() = memory;
         self.assert_bounds();
@@ -267,7 +266,7 @@ impl Story {
 
     /// Sends a datagram, and compares what the gate says with what it must say.
     fn send(&mut self, datagram: &[u8], source: IpAddr) {
-        let forgotten = self.gate.replay().forgotten();
+        let forgotten = self.gate.replay().floor().forgotten;
         let next = self.next_number();
         let sealed = self.sealed.iter().find(|sealed| sealed.datagram == *datagram);
         let must = sealed.map(|sealed| self.verdict(sealed, source.to_canonical()));

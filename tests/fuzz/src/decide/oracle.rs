@@ -33,7 +33,8 @@ impl Story {
             return refused("malformed");
         };
         let (stamp, now) = (request.timestamp, self.now.utc);
-        let is_forgotten = self.gate.replay().forgotten().is_some_and(|newest| stamp <= newest);
+        let is_forgotten =
+            self.gate.replay().floor().forgotten.is_some_and(|newest| stamp <= newest);
         if stamp.as_millis().abs_diff(now.as_millis()) > SKEW_MS || is_forgotten {
             return refused("stale");
         }
@@ -95,7 +96,7 @@ impl Story {
 
     /// Only what step 6 refuses by now is forgotten, so that no fresh packet is shut out by it.
     pub(super) fn assert_forgets_only_what_is_stale(&self, before: Option<Timestamp>) {
-        let after = self.gate.replay().forgotten();
+        let after = self.gate.replay().floor().forgotten;
         assert!(after >= before);
         let still_fresh = self.now.utc.as_millis().saturating_sub(SKEW_MS);
         assert!(after == before || after.is_some_and(|newest| newest.as_millis() < still_fresh));

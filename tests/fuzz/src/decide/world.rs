@@ -8,9 +8,10 @@ use knockd::gate::{
     Gate,
     directory::{Directory, Enrolment},
     policy::{
-        AddressPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions, Standing,
+        AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions,
+        Standing,
     },
-    replay::ReplayMemory,
+    replay::{Floor, ReplayMemory},
 };
 
 use super::Known;
@@ -113,6 +114,6 @@ pub(super) fn gate() -> (Gate, Vec<Known>) {
             enabled: true,
         })
         .collect();
-    let replay = ReplayMemory::new(limits(CAPACITY as usize), skew(), None);
-    (Gate::new(directory, replay, GRANT, skew()), known)
+    let replay = ReplayMemory::new(limits(CAPACITY as usize), skew(), Floor::default());
+    (Gate::new(directory, replay, GRANT, &BanPolicy::default(), skew()), known)
 }
