@@ -6,7 +6,7 @@ use knockd::{
     journal::seen::{Condition, Found, NameHash, Record, SeenFile, Span, parse},
 };
 
-use super::{BOOT, WRITER, damage, disk::Disk};
+use super::{ACTS, BOOT, WRITER, damage, disk::Disk};
 use crate::input::Input;
 
 /// Lengths in the file, in bytes.
@@ -31,7 +31,7 @@ pub(super) fn read(content: &[u8]) {
 /// A story of appends, full disks and restarts, each look at the file compared with what was written.
 pub(super) fn write(input: &mut Input<'_>) {
     let mut story = Story::begin(1 + input.below(8));
-    for _ in 0..16 {
+    for _ in 0..ACTS {
         if input.is_empty() {
             break;
         }
