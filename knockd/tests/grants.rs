@@ -17,6 +17,7 @@ use knockd::gate::{
     directory::{ClientId, Directory, ServiceId},
     grants::{Change, Door, DoorBefore, Grants, Owner},
     policy::{AddressPolicy, Client, Port, Service, Standing},
+    source::Source,
 };
 use proptest::prelude::*;
 
@@ -201,6 +202,25 @@ fn a_door_that_the_kernel_may_not_have_shut_yet_is_not_taken_for_shut() {
 
 /// Everybody who holds anything, by brute force.
 type Model = BTreeMap<(usize, usize, usize), u64>;
+
+#[test]
+fn whoever_holds_a_door_is_found_by_his_source_whatever_network_it_is() {
+    let directory = directory();
+    for text in ["192.0.2.1", "2001:db8::1", "2001:db8::", "::2", "::5"] {
+        let address = UnicastAddress::try_from(text.parse::<IpAddr>().unwrap()).unwrap();
+        let mut grants = Grants::default();
+        let owner =
+            Owner { address, client: client(&directory, 0), service: service(&directory, 0) };
+        open(&mut grants, owner, 10, &directory);
+        let source = Source::of(address.ip());
+        assert!(grants.any_live_of(source, seconds(9)), "{text}");
+        assert!(!grants.any_live_of(source, seconds(10)), "{text}");
+        assert!(grants.of_source(source).map(|(owner, _)| owner).eq([&owner]), "{text}");
+        for other in ["192.0.2.2", "2001:db8:0:1::", "0:0:0:1::5"] {
+            assert!(!grants.any_live_of(other.parse().unwrap(), seconds(9)), "{text} {other}");
+        }
+    }
+}
 
 fn expected_doors(model: &Model, directory: &Directory) -> BTreeMap<Door, Uptime> {
     let mut doors = BTreeMap::new();

@@ -34,7 +34,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::{errno::Errno, ifaddrs::getifaddrs};
 use tracing::{error, info};
 
-use super::{netlink::messages, ruleset::LABEL};
+use super::{answer::Progress, netlink::messages, ruleset::LABEL};
 use crate::gate::policy::{Port, Protocol, Service};
 
 /// NLMSG_ERROR and NLMSG_DONE (include/uapi/linux/netlink.h).
@@ -189,9 +189,18 @@ struct Conntrack {
 }
 
 /// What an entry is deleted by.
-struct Key {
+#[derive(Debug)]
+pub struct Key {
     family: NetfilterProtoFamily,
     attributes: Vec<ConntrackAttribute>,
+}
+
+impl Key {
+    /// The message to the kernel that deletes the entry.
+    #[must_use]
+    pub fn deletion(self) -> Vec<u8> {
+        request(self.family, NLM_F_ACK, ConntrackMessage::Delete(self.attributes))
+    }
 }
 
 impl Conntrack {
@@ -205,28 +214,18 @@ impl Conntrack {
     /// The entries of the connections that are selected.
     fn find(&mut self, select: impl Fn(&Connection) -> bool) -> io::Result<Vec<Key>> {
         let all = ConntrackMessage::Get(Vec::new());
-        self.send(NetfilterProtoFamily::Unspec, NLM_F_DUMP, all)?;
+        self.socket.send(&request(NetfilterProtoFamily::Unspec, NLM_F_DUMP, all), 0)?;
         let mut found = Vec::new();
         loop {
             self.receive()?;
-            for message in messages(&self.buffer) {
-                let message = message.map_err(io::Error::other)?;
-                match message.message_type() {
-                    NLMSG_DONE => return Ok(found),
-                    NLMSG_ERROR => verdict(&message)?,
-                    // One that can't be read is of a protocol that has no ports.
-                    _ => found.extend(
-                        read(message.payload())
-                            .filter(|(connection, _)| select(connection))
-                            .map(|(_, key)| key),
-                    ),
-                }
+            if dump(&self.buffer, &select, &mut found)? == Progress::Complete {
+                return Ok(found);
             }
         }
     }
 
-    fn delete(&mut self, Key { family, attributes }: Key) -> io::Result<()> {
-        self.send(family, NLM_F_ACK, ConntrackMessage::Delete(attributes))?;
+    fn delete(&mut self, key: Key) -> io::Result<()> {
+        self.socket.send(&key.deletion(), 0)?;
         self.receive()?;
         match messages(&self.buffer).next() {
             Some(Ok(message)) if message.message_type() == NLMSG_ERROR => verdict(&message),
@@ -234,26 +233,46 @@ impl Conntrack {
         }
     }
 
-    fn send(
-        &self,
-        family: NetfilterProtoFamily,
-        flags: u16,
-        message: ConntrackMessage,
-    ) -> io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map(|_| ())
-    }
-
     fn receive(&mut self) -> io::Result<()> {
         self.buffer.clear();
         self.socket.recv(&mut self.buffer, 0).map(|_| ())
     }
+}
+
+fn request(family: NetfilterProtoFamily, flags: u16, message: ConntrackMessage) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Reads one receive's part of all entries; what those are deleted by that are selected goes to `found`.
+///
+/// # Errors
+/// What the kernel says, or that it can't be understood.
+pub fn dump(
+    received: &[u8],
+    select: impl Fn(&Connection) -> bool,
+    found: &mut Vec<Key>,
+) -> io::Result<Progress> {
+    for message in messages(received) {
+        let message = message.map_err(io::Error::other)?;
+        match message.message_type() {
+            NLMSG_DONE => return Ok(Progress::Complete),
+            NLMSG_ERROR => verdict(&message)?,
+            // One that can't be read is of a protocol that has no ports.
+            _ => found.extend(
+                read(message.payload())
+                    .filter(|(connection, _)| select(connection))
+                    .map(|(_, key)| key),
+            ),
+        }
+    }
+    Ok(Progress::More)
 }
 
 /// What struct nlmsgerr says.

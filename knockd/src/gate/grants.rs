@@ -181,9 +181,11 @@ impl Grants {
 
     /// The owners whose address is of this source, and until when they hold their doors.
     pub fn of_source(&self, source: Source) -> impl Iterator<Item = (&Owner, &Uptime)> {
-        // The first address of a source is unicast but for those that no datagram comes from.
-        let first = UnicastAddress::try_from(source.first()).ok().map(Owner::first_of);
+        // Where any of a source's addresses is unicast, its first is; but ::/64 begins with :: and ::1.
+        let mut addresses = source.network().hosts().take(3);
+        let first = addresses.find_map(|address| UnicastAddress::try_from(address).ok());
         first
+            .map(Owner::first_of)
             .into_iter()
             .flat_map(|first| self.owners.range(first..))
             .take_while(move |(owner, _)| source.contains(owner.address.ip()))

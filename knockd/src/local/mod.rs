@@ -9,8 +9,9 @@
 //! - The kernel lists all routes, and of each only the gateways are kept, every one once: what is held doesn't
 //!   grow with the number of routes.
 
+pub mod rtnetlink;
+
 mod resolvers;
-mod rtnetlink;
 
 use std::{collections::BTreeMap, fmt, io, net::IpAddr, path::Path};
 

@@ -3,8 +3,12 @@
 //! Message layouts: include/uapi/linux/{rtnetlink,if_addr,nexthop}.h. Of each message only the attributes that
 //! hold an address are looked at, so that nothing else a newer kernel says can be in the way, and a large
 //! table takes little.
+//!
+//! # Security considerations
+//! No bytes whatever in place of an answer make this panic or go on for ever: what isn't as it should be is an
+//! error, and no address is made up from it.
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, ops::ControlFlow};
 
 use netlink_packet_core::{
     DecodeError, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
@@ -130,38 +134,58 @@ impl Netlink {
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
-            let mut rest = self.buffer.as_slice();
-            while !rest.is_empty() {
-                let message =
-                    NetlinkMessage::<Answer>::deserialize(rest).map_err(io::Error::other)?;
-                if message.header.flags & NLM_F_DUMP_INTR != 0 {
-                    dump = Dump::Interrupted;
-                }
-                // Messages are aligned to four bytes (include/uapi/linux/netlink.h, NLMSG_ALIGN).
-                let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                match message.payload {
-                    NetlinkPayload::InnerMessage(Answer(addresses)) => {
-                        addresses.into_iter().for_each(&mut *found);
-                    }
-                    NetlinkPayload::Done(done) if done.code < 0 => {
-                        return Err(io::Error::from_raw_os_error(-done.code));
-                    }
-                    NetlinkPayload::Done(_) => return Ok(dump),
-                    NetlinkPayload::Error(error) if error.code.is_some() => {
-                        return Err(error.to_io());
-                    }
-                    _ => {}
-                }
+            if read(&self.buffer, &mut dump, found)?.is_break() {
+                return Ok(dump);
             }
         }
     }
 }
 
-enum Dump {
+/// Whether an answer can be relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dump {
+    /// It can.
     Whole,
     /// Something changed meanwhile, and may be missing.
     Interrupted,
+}
+
+/// Reads one receive's part of an answer, up to its end: hands every address in it to `found`.
+///
+/// # Errors
+/// What the kernel says, or that it can't be understood.
+pub fn read(
+    received: &[u8],
+    dump: &mut Dump,
+    found: &mut impl FnMut(IpAddr),
+) -> io::Result<ControlFlow<()>> {
+    let mut rest = received;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<Answer>::deserialize(rest).map_err(io::Error::other)?;
+        if message.header.flags & NLM_F_DUMP_INTR != 0 {
+            *dump = Dump::Interrupted;
+        }
+        // Messages are aligned to four bytes (include/uapi/linux/netlink.h, NLMSG_ALIGN).
+        let length = usize::try_from(message.header.length).unwrap_or(usize::MAX);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        match message.payload {
+            NetlinkPayload::InnerMessage(Answer(addresses)) => {
+                addresses.into_iter().for_each(&mut *found);
+            }
+            NetlinkPayload::Done(done) if done.code < 0 => return Err(told(done.code)),
+            NetlinkPayload::Done(_) => return Ok(ControlFlow::Break(())),
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(told(error.raw_code()));
+            }
+            _ => {}
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// What a negative errno says (netlink(7)).
+fn told(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code.saturating_neg())
 }
 
 /// A request, which is a header of a fixed length and no attributes.
@@ -286,4 +310,23 @@ fn put_gateways_of_hops(mut hops: &[u8], gateways: &mut Vec<IpAddr>) -> Result<(
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = || <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     <[u8; 16]>::try_from(bytes).map(IpAddr::from).or_else(|_| v4()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_code_of_an_error_makes_it_panic() {
+        for kind in [2_u16, 3] {
+            for code in [i32::MIN, -1, i32::MAX] {
+                let mut answer = 36_u32.to_ne_bytes().to_vec();
+                answer.extend(kind.to_ne_bytes());
+                answer.extend([0; 10]);
+                answer.extend(code.to_ne_bytes());
+                answer.extend([0; 16]);
+                let _ = read(&answer, &mut Dump::Whole, &mut |_| ());
+            }
+        }
+    }
 }

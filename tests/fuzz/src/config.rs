@@ -48,6 +48,10 @@ fn is_sound(Located { config, origins }: &Located, clients: &[u8]) {
     let grant = policy.grant;
     assert!(Duration::from_secs(1) <= grant.open_for && grant.open_for <= grant.max);
     assert!(0 < policy.replay.per_client && policy.replay.per_client <= policy.replay.capacity);
+    // Nobody is banned for ever, and every failure is forgotten some day.
+    let [day, second] = [Duration::from_hours(24), Duration::from_secs(1)];
+    assert!((second..=day * 30).contains(&policy.ban.window));
+    assert!((second..=day * 365).contains(&policy.ban.duration));
 
     assert_eq!(origins.len(), config.clients.len());
     for origin in origins {

@@ -1,11 +1,13 @@
 //! The datagram through the whole of `decide`: whatever is sent from wherever, however the clock is stepped
-//! and the daemon restarted, what the gate says is what PROTOCOL.md's ten checks say.
+//! and the daemon restarted, what the gate says is what PROTOCOL.md's ten checks say; and whoever is banned has
+//! failed too often, and holds no door.
 
+mod bans;
 mod oracle;
 mod world;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -15,19 +17,27 @@ use common::{
 };
 use knockd::gate::{
     Gate,
+    bans::BanKind,
     clock::{Now, Uptime},
     decision::{Decision, Refusal},
     directory::{ClientId, Progress},
-    replay::ReplayMemory,
+    grants::{Grants, Owner},
+    replay::{Floor, ReplayMemory},
+    source::Source,
 };
 
 use self::world::{CAPACITY, CAST, SKEW_MS, START_MS, enrolment, skew};
 use crate::{input::Input, seal::seal};
 
 /// The most things that happen in one story: it bounds the time that one input takes.
-const ACTS: usize = 16;
+const ACTS: usize = 8;
 
-/// Reads the input as a story: packets made and sent, clocks stepped, clients changed, restarts.
+/// Acts from this byte on are an admin's.
+const RULE: u8 = 252;
+/// The latest uptime that a story can get to, in milliseconds: thirty years.
+const LATEST: u64 = 1 << 40;
+
+/// Reads the input as a story: packets made and sent, clocks stepped, clients changed, bans, restarts.
 pub fn decide(data: &[u8]) {
     let mut input = Input::new(data);
     let mut story = Story::begin();
@@ -35,7 +45,12 @@ pub fn decide(data: &[u8]) {
         if input.is_empty() {
             return;
         }
-        match input.below(12) {
+        let act = input.byte();
+        if act >= RULE {
+            story.rule(&mut input);
+            continue;
+        }
+        match act % 12 {
             0..4 => story.make_packet(&mut input),
             4 | 5 => story.send_again(&mut input),
             6 => story.send_junk(&mut input),
@@ -83,6 +98,13 @@ struct Story {
     /// Which day the tags were made around, and whether all of them are.
     tags: (Day, Progress),
     capacity: usize,
+    grants: Grants,
+    /// Who holds which door, and until when.
+    held: HashMap<Owner, Uptime>,
+    /// Who must be banned, by whom, and until when.
+    banned: HashMap<Source, (BanKind, Uptime)>,
+    /// When each source's failures are all refilled, in milliseconds of uptime.
+    refilled: HashMap<Source, u64>,
 }
 
 impl Story {
@@ -100,6 +122,10 @@ impl Story {
             last: None,
             tags: (day, Progress::More),
             capacity: CAPACITY as usize,
+            grants: Grants::default(),
+            held: HashMap::new(),
+            banned: HashMap::new(),
+            refilled: HashMap::new(),
         };
         story.make_tags(usize::MAX);
         story
@@ -199,7 +225,7 @@ impl Story {
         };
         self.now = Now {
             utc: Timestamp::from_millis(step(input, self.now.utc.as_millis())),
-            uptime: Uptime::from_millis(step(input, self.now.uptime.as_millis())),
+            uptime: Uptime::from_millis(step(input, self.now.uptime.as_millis()).min(LATEST)),
         };
         self.last = None;
     }
@@ -229,16 +255,25 @@ impl Story {
         }
     }
 
-    /// The memory as a restart takes it up again, perhaps into less room.
+    /// The memory as a restart takes it up again, perhaps into less room; or finds it lost.
     fn restart(&mut self, input: &mut Input<'_>) {
-        self.capacity = match input.byte() {
-            0..128 => self.capacity,
+        let choice = input.byte();
+        self.capacity = match choice {
+            0..128 | 255 => self.capacity,
             other => 1 + usize::from(other) % CAPACITY as usize,
         };
         let before = self.gate.replay();
-        let mut memory =
-            ReplayMemory::new(world::limits(self.capacity), skew(), before.forgotten());
-        memory.restore(before.packets().copied());
+        let is_lost = choice == 255;
+        let floor = match is_lost {
+            true => Floor { lost_before: Some(self.now.uptime), ..before.floor() },
+            false => before.floor(),
+        };
+        let mut memory = ReplayMemory::new(world::limits(self.capacity), skew(), floor);
+        if is_lost {
+            self.accepted.clear();
+        } else {
+            memory.restore(before.packets().copied());
+        }
         *self.gate.replay_mut() = memory;
         self.assert_bounds();
         self.last = None;
@@ -267,7 +302,7 @@ impl Story {
 
     /// Sends a datagram, and compares what the gate says with what it must say.
     fn send(&mut self, datagram: &[u8], source: IpAddr) {
-        let forgotten = self.gate.replay().forgotten();
+        let forgotten = self.gate.replay().floor().forgotten;
         let next = self.next_number();
         let sealed = self.sealed.iter().find(|sealed| sealed.datagram == *datagram);
         let must = sealed.map(|sealed| self.verdict(sealed, source.to_canonical()));
@@ -312,6 +347,10 @@ impl Story {
         }
         self.assert_forgets_only_what_is_stale(forgotten);
         self.assert_bounds();
+        match decision {
+            Decision::Accept(accepted) => self.admit(&accepted, source),
+            Decision::Refuse(refusal) => self.strike(source, refusal),
+        }
     }
 
     /// The number that the next packet gets.

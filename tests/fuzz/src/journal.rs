@@ -1,5 +1,6 @@
 //! The state folder's files: any bytes, and what the daemon's own code wrote, torn and damaged.
 
+mod banned;
 mod disk;
 mod held;
 mod seen;
@@ -9,19 +10,25 @@ use sha2::{Digest as _, Sha256};
 
 use crate::input::Input;
 
+/// The most things that happen in one story: it bounds the time that one input takes.
+const ACTS: usize = 10;
+
 const BOOT: BootId = BootId::from_bytes([1; 16]);
 const WRITER: Writer = Writer { boot: BOOT, daemon: DaemonId::from_random([2; 16]) };
 
 /// The first byte says of which file, and whether the rest is its content or a story of how it came about.
 pub fn journal(data: &[u8]) {
     let mut input = Input::new(data);
-    match input.below(6) {
+    match input.below(9) {
         0 => seen::read(input.rest()),
         1 => held::read(input.rest()),
         2 => seen::write(&mut input),
         3 => held::write(&mut input),
         4 => seen::read(&with_checksums(input.rest(), seen::HEADER_LEN, seen::RECORD_LEN)),
-        _ => held::read(&with_checksums(input.rest(), held::HEADER_LEN, held::PLACE_LEN)),
+        5 => held::read(&with_checksums(input.rest(), held::HEADER_LEN, held::PLACE_LEN)),
+        6 => banned::read(input.rest()),
+        7 => banned::write(&mut input),
+        _ => banned::read(&with_checksums(input.rest(), held::HEADER_LEN, held::PLACE_LEN)),
     }
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod control;
 mod decide;
 mod input;
 mod journal;

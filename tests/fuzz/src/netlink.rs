@@ -1,8 +1,15 @@
-//! What the kernel answers: any bytes in place of one receive.
+//! What the kernel answers and tells: any bytes in place of one receive.
 
-use knockd::firewall::{
-    answer::{Progress, Verdict, dump},
-    kernel::read_key,
+use std::{collections::HashSet, net::IpAddr};
+
+use knockd::{
+    firewall::{
+        answer::{Progress, Verdict, dump},
+        connections,
+        kernel::read_key,
+        notice::{self, Notice},
+    },
+    local::rtnetlink::{self, Dump},
 };
 
 use crate::input::Input;
@@ -10,8 +17,11 @@ use crate::input::Input;
 /// The first byte says what was asked, and for a verdict the next four which message was the last.
 pub fn netlink(data: &[u8]) {
     let mut input = Input::new(data);
-    match input.below(2) {
+    match input.below(5) {
         0 => elements(input.rest()),
+        2 => changes(input.rest()),
+        3 => entries(input.rest()),
+        4 => addresses(input.rest()),
         _ => {
             let last = input.number();
             verdict(last, input.rest());
@@ -27,10 +37,7 @@ fn elements(received: &[u8]) {
         let key = &element.key;
         assert!(key.is_empty() || received.windows(key.len()).any(|bytes| bytes == key));
         if let Some((address, port)) = read_key(key) {
-            let octets = match address {
-                std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
-                std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
-            };
+            let octets = octets(address);
             assert_eq!(key[..octets.len()], octets);
             assert_eq!(key[octets.len()], port.protocol.number());
             assert_eq!(key[octets.len() + 4..][..2], port.number.get().to_be_bytes());
@@ -49,4 +56,55 @@ fn verdict(last: u32, received: &[u8]) {
     if let Some(error) = verdict.into_error() {
         assert_ne!(error.raw_os_error(), Some(0));
     }
+}
+
+/// Of changes only so much is kept, nothing twice, and in names only what can be printed.
+fn changes(received: &[u8]) {
+    let notice = notice::read(received);
+    assert!(notice.touched.len() <= Notice::MOST);
+    let kept: HashSet<_> = notice.touched.iter().collect();
+    assert_eq!(kept.len(), notice.touched.len());
+    assert!(kept.is_empty() || holds(received, b"knockd"), "it is not in our table");
+    let names = notice.touched.iter().map(|touched| &touched.name);
+    let author = notice.end.iter().flatten().map(|author| &author.program);
+    for name in names.chain(author) {
+        assert!(name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?}");
+    }
+}
+
+/// A connection is read only from bytes that hold it, and what deletes it is one whole message.
+fn entries(received: &[u8]) {
+    let mut keys = Vec::new();
+    let is_there = |found: &connections::Connection| {
+        assert!(holds(received, &octets(found.source)));
+        assert!(holds(received, &octets(found.destination)));
+        assert!(holds(received, &found.port.number.get().to_be_bytes()));
+        true
+    };
+    let _progress = connections::dump(received, is_there, &mut keys);
+    // Every entry takes its message's header, and two addresses.
+    assert!(keys.len() * (16 + 8) <= received.len());
+    for key in keys {
+        let deletion = key.deletion();
+        let length = u32::from_ne_bytes(*deletion.first_chunk().expect("it has a header"));
+        assert_eq!(length as usize, deletion.len());
+    }
+}
+
+/// An address of the host's own is read only from bytes that hold it.
+fn addresses(received: &[u8]) {
+    let mut dump = Dump::Whole;
+    let mut is_there = |address| assert!(holds(received, &octets(address)));
+    let _progress = rtnetlink::read(received, &mut dump, &mut is_there);
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn holds(received: &[u8], part: &[u8]) -> bool {
+    received.windows(part.len()).any(|bytes| bytes == part)
 }

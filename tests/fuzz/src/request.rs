@@ -1,4 +1,5 @@
-//! The request parser: bytes are refused with the field that is wrong, or are exactly those of a request.
+//! What is asked for: a packet's request, whose bytes are refused with the field that is wrong or are exactly
+//! those of a request; and a line on the control socket.
 
 use std::{net::Ipv6Addr, sync::LazyLock};
 
@@ -7,10 +8,13 @@ use common::{
     Realm, ReplyWanted, Request, Secret, Timestamp, seal,
 };
 
-use crate::input::Input;
+use crate::{control::control, input::Input};
 
-/// The first byte says of which day the tag is; then come the request's 48 bytes.
+/// The first byte says of which day the tag is, and then come the request's 48 bytes; or it is [`CONTROL`].
 pub fn request(data: &[u8]) {
+    if let [CONTROL, line @ ..] = data {
+        return control(line);
+    }
     assert_eq!(Datagram::parse(data).is_ok(), data.len() == DATAGRAM_LEN);
 
     let mut input = Input::new(data);
@@ -34,6 +38,9 @@ pub fn request(data: &[u8]) {
         }
     }
 }
+
+/// The first byte of an input that is a line on the control socket.
+const CONTROL: u8 = 0xff;
 
 const ALL: [Malformed; 6] = [
     Malformed::Day,

@@ -33,8 +33,13 @@ impl Story {
             return refused("malformed");
         };
         let (stamp, now) = (request.timestamp, self.now.utc);
-        let is_forgotten = self.gate.replay().forgotten().is_some_and(|newest| stamp <= newest);
-        if stamp.as_millis().abs_diff(now.as_millis()) > SKEW_MS || is_forgotten {
+        let floor = self.gate.replay().floor();
+        let is_forgotten = floor.forgotten.is_some_and(|newest| stamp <= newest);
+        let is_lost = floor.lost_before.is_some_and(|lost| {
+            let lost = self.now.utc_of(lost).as_millis();
+            stamp.as_millis() <= lost.saturating_add(SKEW_MS)
+        });
+        if stamp.as_millis().abs_diff(now.as_millis()) > SKEW_MS || is_forgotten || is_lost {
             return refused("stale");
         }
         if !known.enabled {
@@ -45,6 +50,9 @@ impl Story {
         }
         if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
             return refused("network-not-allowed");
+        }
+        if self.is_shut_out(source) {
+            return refused("banned");
         }
         let address = match request.address {
             ClientAddress::Literal(address) => Some(address),
@@ -95,7 +103,7 @@ impl Story {
 
     /// Only what step 6 refuses by now is forgotten, so that no fresh packet is shut out by it.
     pub(super) fn assert_forgets_only_what_is_stale(&self, before: Option<Timestamp>) {
-        let after = self.gate.replay().forgotten();
+        let after = self.gate.replay().floor().forgotten;
         assert!(after >= before);
         let still_fresh = self.now.utc.as_millis().saturating_sub(SKEW_MS);
         assert!(after == before || after.is_some_and(|newest| newest.as_millis() < still_fresh));

@@ -1,6 +1,6 @@
 //! Who knocks, and at what: a few clients that differ in what their entries allow, and a stranger.
 
-use std::{net::IpAddr, sync::LazyLock, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::LazyLock, time::Duration};
 
 use common::{ClientKeys, Realm, Secret, Timestamp};
 use ipnet::IpNet;
@@ -8,9 +8,10 @@ use knockd::gate::{
     Gate,
     directory::{Directory, Enrolment},
     policy::{
-        AddressPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions, Standing,
+        AddressPolicy, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, ReplayLimits, Service,
+        Sessions, Standing,
     },
-    replay::ReplayMemory,
+    replay::{Floor, ReplayMemory},
 };
 
 use super::Known;
@@ -23,6 +24,13 @@ pub(super) const SKEW_MS: u64 = 30_000;
 pub(super) const CAPACITY: u32 = 6;
 /// Those of one client.
 pub(super) const PER_CLIENT: usize = 3;
+
+/// Failures that are tolerated at once: few, so that a story can ban somebody.
+pub(super) const FAILURES: u32 = 2;
+/// Within which time as many are refilled, in milliseconds.
+pub(super) const WINDOW_MS: u64 = 60_000;
+/// How long a source is banned by its failures, in milliseconds.
+pub(super) const BAN_MS: u64 = 600_000;
 
 /// Someone who can seal packets.
 pub(super) struct Actor {
@@ -113,6 +121,16 @@ pub(super) fn gate() -> (Gate, Vec<Known>) {
             enabled: true,
         })
         .collect();
-    let replay = ReplayMemory::new(limits(CAPACITY as usize), skew(), None);
-    (Gate::new(directory, replay, GRANT, skew()), known)
+    let replay = ReplayMemory::new(limits(CAPACITY as usize), skew(), Floor::default());
+    let ban = BanPolicy {
+        failures: NonZeroU32::new(FAILURES).unwrap(),
+        window: Duration::from_millis(WINDOW_MS),
+        duration: Duration::from_millis(BAN_MS),
+        scope: BanScope::Knock,
+        never: vec!["10.3.0.0/16".parse().unwrap()],
+    };
+    let mut gate = Gate::new(directory, replay, GRANT, &ban, skew());
+    let own = ["::1", "fe80::99"].map(|own| own.parse().unwrap());
+    assert!(gate.bans_mut().set_own(own.to_vec()).is_empty());
+    (gate, known)
 }

@@ -17,7 +17,7 @@ use knockd::{
     journal::held::{Found, Grant, HeldFile, StoredGrant, parse},
 };
 
-use super::{BOOT, WRITER, damage, disk::Disk};
+use super::{ACTS, BOOT, WRITER, damage, disk::Disk};
 use crate::input::Input;
 
 /// Lengths in the file, in bytes.
@@ -35,7 +35,7 @@ pub(super) fn read(content: &[u8]) {
 /// A story of grants given, ended and over, each look at the file compared with who holds what.
 pub(super) fn write(input: &mut Input<'_>) {
     let mut story = Story::begin();
-    for _ in 0..16 {
+    for _ in 0..ACTS {
         if input.is_empty() {
             break;
         }

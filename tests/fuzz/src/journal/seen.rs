@@ -1,9 +1,12 @@
 //! The file of accepted packets: none that was accepted gets lost without the file's saying so.
 
 use common::{Mac, Timestamp};
-use knockd::journal::seen::{Condition, Found, NameHash, Record, SeenFile, Span, parse};
+use knockd::{
+    gate::replay::Floor,
+    journal::seen::{Condition, Found, NameHash, Record, SeenFile, Span, parse},
+};
 
-use super::{BOOT, WRITER, damage, disk::Disk};
+use super::{ACTS, BOOT, WRITER, damage, disk::Disk};
 use crate::input::Input;
 
 /// Lengths in the file, in bytes.
@@ -19,7 +22,7 @@ pub(super) fn read(content: &[u8]) {
     }
     // Whatever is not damaged can be written again, and reads back as it was.
     let next = found.packets.len() as u64;
-    let span = Span { oldest: 0, next, forgotten: found.forgotten };
+    let span = Span { oldest: 0, next, floor: found.floor };
     let file = Story::create(u32::MAX, span, &found.packets);
     let again = parse(&file.1.content(), BOOT);
     assert_eq!(again, Found { condition: Condition::Intact, ..found });
@@ -28,7 +31,7 @@ pub(super) fn read(content: &[u8]) {
 /// A story of appends, full disks and restarts, each look at the file compared with what was written.
 pub(super) fn write(input: &mut Input<'_>) {
     let mut story = Story::begin(1 + input.below(8));
-    for _ in 0..16 {
+    for _ in 0..ACTS {
         if input.is_empty() {
             break;
         }
@@ -43,7 +46,7 @@ pub(super) fn write(input: &mut Input<'_>) {
         if story.is_clean {
             assert_eq!(found.condition, Condition::Intact);
             assert_eq!(found.packets, story.remembered());
-            assert_eq!(found.forgotten, story.span.forgotten);
+            assert_eq!(found.floor, story.span.floor);
         } else {
             // A torn record is no damage: it was never acted on. A torn header is.
             assert!(found.condition == Condition::Intact || story.disk.has_torn_start());
@@ -72,7 +75,7 @@ struct Story {
 
 impl Story {
     fn begin(capacity: usize) -> Self {
-        let span = Span { oldest: 0, next: 0, forgotten: None };
+        let span = Span { oldest: 0, next: 0, floor: Floor::default() };
         let (file, disk) = Self::create(capacity as u32, span, &[]);
         let (tried, accepted) = (Vec::new(), Vec::new());
         Self { file, disk, capacity, tried, accepted, span, is_clean: true }
@@ -97,7 +100,7 @@ impl Story {
         let forget = input.below(self.remembered().len() + 1);
         let forgotten = self.remembered()[..forget].iter().map(|record| record.timestamp).max();
         self.span.oldest += forget as u64;
-        self.span.forgotten = self.span.forgotten.max(forgotten);
+        self.span.floor.forgotten = self.span.floor.forgotten.max(forgotten);
         let count = input.below(self.capacity - self.remembered().len() + 1);
         let batch: Vec<Record> = (0..count).map(|_| self.record(input)).collect();
         let span = Span { next: self.span.next + count as u64, ..self.span };
@@ -127,7 +130,7 @@ impl Story {
             return;
         }
         let next = found.packets.len() as u64;
-        self.span = Span { oldest: 0, next, forgotten: found.forgotten };
+        self.span = Span { oldest: 0, next, floor: found.floor };
         // A batch that the disk took whole and the daemon was killed over counts as accepted from here on.
         self.accepted = [&self.accepted[..], &found.packets].concat();
         (self.file, self.disk) = Self::create(self.capacity as u32, self.span, &found.packets);
@@ -145,7 +148,7 @@ impl Story {
             return;
         }
         for packet in &self.accepted {
-            let is_stale = Some(packet.timestamp) <= found.forgotten;
+            let is_stale = Some(packet.timestamp) <= found.floor.forgotten;
             assert!(is_stale || found.packets.contains(packet), "lost: {packet:?} of {found:?}");
         }
     }
