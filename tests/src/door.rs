@@ -236,6 +236,11 @@ impl Daemon {
         self
     }
 
+    /// Its process id, outside the namespaces.
+    pub fn id(&self) -> i32 {
+        self.process.id()
+    }
+
     /// The memory that it has in use, in KiB.
     #[track_caller]
     pub fn rss_kib(&self) -> u64 {
@@ -317,9 +322,10 @@ impl Daemon {
         self.process.resume();
     }
 
-    /// Ends it as `kill -9` does.
-    pub fn kill9(mut self) {
+    /// Ends it as `kill -9` does; returns what it had logged.
+    pub fn kill9(mut self) -> String {
         self.process.kill9();
+        self.log()
     }
 
     /// Ends it with SIGTERM, and insists on a clean end.

@@ -14,6 +14,7 @@
 //!   around them, [`flood`] is the attacker with a raw socket,
 //! - [`clock`] is a clock that a test can set, for one process alone,
 //! - [`door`] is `knockd` with its configuration and its devices, [`table`] what it has in the kernel,
+//! - [`fleet`] is many devices that knock once each,
 //! - [`story`] tells the demo.
 #![allow(
     clippy::expect_used,
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod counters;
 pub mod door;
 pub mod echo;
+pub mod fleet;
 pub mod flood;
 pub mod foreign;
 pub mod mosquitto;

@@ -116,7 +116,7 @@ impl World {
 
     /// Runs a batch of `ip` commands on a host, or (`None`) where the wire is.
     #[track_caller]
-    pub(crate) fn ip(&self, host: Option<&str>, batch: &str) {
+    pub fn ip(&self, host: Option<&str>, batch: &str) {
         Output::of(self.enter(host, &["ip", "-batch", "-"]), batch, batch).success();
     }
 

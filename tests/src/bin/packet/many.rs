@@ -35,14 +35,14 @@ pub(crate) enum Many {
         to: SocketAddr,
         /// The counters of the host that they go to: no more are sent than its socket holds.
         #[arg(long)]
-        counters: PathBuf,
+        counters: Option<PathBuf>,
     },
 }
 
 pub(crate) fn send(many: Many) -> io::Result<()> {
     match many {
         Many::Lengths { to, last, counters } => lengths(to, last, Pace::of(counters)?),
-        Many::Volley { to, counters } => volley(to, Pace::of(counters)?),
+        Many::Volley { to, counters } => volley(to, counters.map(Pace::of).transpose()?),
     }
 }
 
@@ -104,13 +104,15 @@ fn lengths(to: SocketAddr, last: u16, mut pace: Pace) -> io::Result<()> {
     Ok(())
 }
 
-fn volley(to: SocketAddr, mut pace: Pace) -> io::Result<()> {
+fn volley(to: SocketAddr, mut pace: Option<Pace>) -> io::Result<()> {
     for line in io::stdin().lines() {
         let line = line?;
         let (source, hex) = line.split_once(' ').expect("an address and a payload");
         let source: IpAddr = source.parse().expect("an address");
         let payload = unhex(hex);
-        pace.wait_for_room(payload.len());
+        if let Some(pace) = &mut pace {
+            pace.wait_for_room(payload.len());
+        }
         UdpSocket::bind((source, 0))?.send_to(&payload, to)?;
     }
     Ok(())
