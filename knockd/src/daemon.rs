@@ -165,7 +165,11 @@ impl Daemon {
         let now = clock::now();
         let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
-        admission.look_up_own_addresses(now).map_err(system("this host's own addresses"))?;
+        if let Err(error) = admission.look_up_own_addresses(now) {
+            warn!(
+                "this host's own addresses can't be read, and could be banned until they can: {error}"
+            );
+        }
         let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)), now);
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
@@ -249,6 +253,9 @@ impl Daemon {
     }
 
     fn answer(&mut self, asked: Asked) {
+        if asked.is_given_up() {
+            return;
+        }
         let table = table(self.admission.firewall().repairs());
         let mut parts = Parts {
             table,

@@ -2,6 +2,8 @@
 
 use std::{io, mem, net::IpAddr, time::Duration};
 
+use tracing::warn;
+
 use super::{Admission, Failure, NoBan, Outcome};
 use crate::{
     firewall::{Firewall, FirewallError},
@@ -66,8 +68,11 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         }
         let is_old = self.own_read.is_none_or(|read| read + OWN_FRESH <= now.uptime);
         if is_old && (spared_as_own || !changes.is_empty()) {
-            // Where it can't be read, what was known before counts.
-            let _ = self.look_up_own_addresses(now);
+            if let Err(error) = self.look_up_own_addresses(now) {
+                warn!(
+                    "this host's own addresses can't be read: {error}; those that were known before are never banned"
+                );
+            }
             changes.retain(|change| self.gate.bans().get(change.source).is_some());
         }
         if changes.is_empty() {
@@ -203,8 +208,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// # Errors
     /// If they can't be read; those that were known before then still count.
     pub fn look_up_own_addresses(&mut self, now: Now) -> io::Result<()> {
-        let own = self.firewall.own_addresses()?;
+        // Also where it fails: that is no cheaper, and anybody can have it done.
         self.own_read = Some(now.uptime);
+        let own = self.firewall.own_addresses()?;
         for source in self.gate.bans_mut().set_own(own) {
             let lifted: Vec<BanChange> = self.gate.bans_mut().lift(source).into_iter().collect();
             // Where the kernel refuses, it is in doubt from here on.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -16,6 +16,8 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::{sleep, timeout},
 };
+
+use tracing::warn;
 
 use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request};
 
@@ -38,6 +40,12 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Whether whoever asked is gone, and believes that nothing was done.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.reply.is_closed()
+    }
+
     /// Answers it. Whoever has gone meanwhile isn't told.
     pub fn answer(self, reply: Reply) {
         let _ = self.reply.send(reply);
@@ -50,8 +58,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at this path, where an earlier run may have left its socket: the caller has made sure that
-    /// no other daemon lives. Call it inside a tokio runtime.
+    /// Listens at this path, where an earlier run may have left its socket. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// What stands in the way of it.
@@ -59,14 +66,14 @@ impl Control {
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
         }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_what_nobody_listens_at(path)?;
         let listener = UnixListener::bind(path)?;
-        if let Ok(Some(group)) = Group::from_name(GROUP) {
-            // Without it root alone can connect.
-            let _ = chown(path, None, Some(group.gid));
+        if let Ok(Some(group)) = Group::from_name(GROUP)
+            && let Err(error) = chown(path, None, Some(group.gid))
+        {
+            warn!(
+                "the control socket can't be given to the group {GROUP}, so that root alone can connect: {error}"
+            );
         }
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
         let (sender, requests) = mpsc::channel(1);
@@ -77,6 +84,22 @@ impl Control {
     /// Waits for the next request. Nothing is lost if it is dropped.
     pub async fn next(&mut self) -> Option<Asked> {
         self.requests.recv().await
+    }
+}
+
+/// Removes the socket of a daemon that is gone.
+fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another program listens there")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        // What is there is a socket: connecting to any other file fails alike, and must not remove it.
+        Err(error)
+            if error.kind() == ErrorKind::ConnectionRefused
+                && fs::symlink_metadata(path)?.file_type().is_socket() =>
+        {
+            fs::remove_file(path)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -119,7 +119,8 @@ impl Firewall for Kernel {
         for (set, kind) in BAN_SETS {
             for element in self.dump(set)? {
                 let Some(address) = read_address(&element.key) else { continue };
-                bans.push((Source::of(address), kind, element.timeout.unwrap_or_default()));
+                // One without an end is nobody's of ours.
+                bans.push((Source::of(address), kind, element.timeout.unwrap_or(Duration::MAX)));
             }
         }
         Ok(bans)
