@@ -121,7 +121,11 @@ impl TagKeeper {
             let timeout = time_left(*day, self.skew_ms, now.utc);
             let keys = clients.iter().filter_map(|client| Some(&directory.entry(*client)?.keys));
             let tags: Vec<(Tag, Duration)> = keys.map(|keys| (keys.tag(*day), timeout)).collect();
-            firewall.admit_tags(&tags)?;
+            if let Err(error) = firewall.admit_tags(&tags) {
+                // Nobody knows which of them are in: all are tried again.
+                self.forget();
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -130,6 +130,7 @@ fn whatever_is_done_to_the_table_is_undone_and_told_while_grants_and_sessions_li
         ("delete table inet knockd".into(), "the whole table"),
         ("delete chain inet knockd door".into(), "chain door is missing"),
         ("delete chain inet knockd closed".into(), "chain closed is missing"),
+        ("add table inet knockd { flags dormant; }".into(), "the table has flags"),
         ("flush chain inet knockd early".into(), "of chain early"),
         ("flush chain inet knockd knock".into(), "of chain knock"),
         ("flush chain inet knockd door".into(), "of chain door"),

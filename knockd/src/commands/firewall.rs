@@ -40,7 +40,7 @@ pub fn run(
 ) -> Result<(), Failure> {
     match command {
         FirewallCommand::Print => print(&load(config)?, output),
-        FirewallCommand::Install => install(&load(config)?, output),
+        FirewallCommand::Install => install(&load_for_install(config, output)?, output),
         FirewallCommand::Status => status(&load(config)?, output),
         FirewallCommand::Remove => remove(config, output),
     }
@@ -48,6 +48,22 @@ pub fn run(
 
 fn load(config: &Path) -> Result<Ruleset, Failure> {
     Ok(daemon::ruleset(&config::load(config)?))
+}
+
+/// Shuts the door by the main file alone if that is sound and the clients are not: who they are matters to the
+/// daemon, and an open door to everybody.
+fn load_for_install(path: &Path, output: &mut Output<'_>) -> Result<Ruleset, Failure> {
+    let failure = match load(path) {
+        Ok(ruleset) => return Ok(ruleset),
+        Err(failure) => failure,
+    };
+    match config::load_without_clients(path) {
+        Ok(config) => {
+            output.note(format!("{failure}\nThe table goes in all the same; knockd won't start before that is mended"));
+            Ok(daemon::ruleset(&config))
+        }
+        Err(_) => Err(failure),
+    }
 }
 
 fn print(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {

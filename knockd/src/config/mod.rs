@@ -83,6 +83,17 @@ pub fn load(path: &Path) -> Result<Config, Mistakes> {
     load_located(path, &Environment::of_process()).map(|located| located.config)
 }
 
+/// Loads the configuration at this path as if there were no client.
+///
+/// # Errors
+/// Every [`Mistake`] in the main file: then nothing of it is to be used.
+pub fn load_without_clients(path: &Path) -> Result<Config, Mistakes> {
+    let mut mistakes = Vec::new();
+    let located = read_settings(path, &Environment::of_process(), &mut mistakes)
+        .and_then(|settings| with_clients(settings, &mut mistakes, |_, _, _| ()));
+    sound(path, located, mistakes).map(|located| located.config)
+}
+
 /// A configuration, and where each of its clients is.
 pub struct Located {
     /// The configuration.

@@ -14,10 +14,10 @@
 
 use std::{
     collections::HashSet,
-    io,
+    io, iter,
     net::IpAddr,
     num::NonZeroU16,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    sync::mpsc::{Receiver, SendError, Sender, channel},
     thread,
 };
 
@@ -46,8 +46,6 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_LABELS: u16 = 22;
-/// Sweeps that may wait for their turn. Whoever asks does so at most a few times a second.
-const MOST_SWEEPS: usize = 16;
 
 /// A connection, as its first packet was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +136,7 @@ pub struct Sweep {
 
 /// Ends connections on a thread of its own, so that nothing waits for a large table to be read.
 pub struct Sweeper {
-    asked: SyncSender<Sweep>,
+    asked: Sender<Sweep>,
 }
 
 impl Sweeper {
@@ -147,7 +145,7 @@ impl Sweeper {
     /// # Errors
     /// If there can be no thread.
     pub fn start(guarded: Guarded) -> io::Result<Self> {
-        let (asked, sweeps) = sync_channel(MOST_SWEEPS);
+        let (asked, sweeps) = channel();
         thread::Builder::new()
             .name("connections".to_owned())
             .spawn(move || sweep_all(&guarded, &sweeps))?;
@@ -156,15 +154,21 @@ impl Sweeper {
 
     /// Has connections ended soon. That it was done, or why not, is told in the log.
     pub fn end(&self, sweep: Sweep) {
-        if let Err(TrySendError::Full(Sweep { which, .. })) = self.asked.try_send(sweep) {
-            error!("connections {which} were not ended: too many sweeps wait for their turn");
+        // As many as wait are done at once, and only admins and repairs ask: the queue needs no bound.
+        if let Err(SendError(Sweep { which, .. })) = self.asked.send(sweep) {
+            error!("connections {which} were not ended: the thread that does it has ended");
         }
     }
 }
 
 fn sweep_all(guarded: &Guarded, sweeps: &Receiver<Sweep>) {
-    while let Ok(Sweep { which, select }) = sweeps.recv() {
-        match end(guarded, select) {
+    while let Ok(first) = sweeps.recv() {
+        // All that wait are done at once: the table is read through for each time.
+        let all: Vec<Sweep> = iter::once(first).chain(sweeps.try_iter()).collect();
+        let mut whose: Vec<&str> = all.iter().map(|sweep| sweep.which).collect();
+        whose.dedup();
+        let which = whose.join(", or ");
+        match end(guarded, |found| all.iter().any(|sweep| (sweep.select)(found))) {
             Ok(0) => {}
             Ok(connections) => info!(connections, "connections {which} were ended"),
             Err(error) => error!("connections {which} could not be ended: {error}"),

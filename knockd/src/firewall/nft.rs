@@ -63,6 +63,8 @@ pub fn list_table() -> Result<Option<Listing>, FirewallError> {
 /// every version of nft, and a set over raw bytes such as `tags` in words that no schema knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
+    /// Whether the table has any flags: one of them makes the kernel pass it by.
+    pub has_flags: bool,
     /// The names of the sets.
     pub sets: Vec<String>,
     /// The chains.
@@ -101,9 +103,16 @@ struct Document {
 /// One of the document's objects, all of which are told by their one key.
 #[derive(Deserialize)]
 struct Object {
+    table: Option<ListedTable>,
     set: Option<Named>,
     chain: Option<ListedChain>,
     rule: Option<ListedRule>,
+}
+
+/// A table as it is listed. nft 1.0.6 names its flags wrongly: that there are any is all that counts.
+#[derive(Deserialize)]
+struct ListedTable {
+    flags: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -114,7 +123,8 @@ struct Named {
 impl Listing {
     fn parse(json: &str) -> Result<Self, serde_json::Error> {
         let mut listing = Self::default();
-        for Object { set, chain, rule } in serde_json::from_str::<Document>(json)?.nftables {
+        for Object { table, set, chain, rule } in serde_json::from_str::<Document>(json)?.nftables {
+            listing.has_flags |= table.is_some_and(|table| table.flags.is_some());
             listing.sets.extend(set.map(|set| set.name));
             listing.chains.extend(chain);
             listing.rules.extend(rule);

@@ -22,7 +22,8 @@ pub fn differences(ruleset: &Ruleset, listing: &Listing) -> Vec<String> {
         .iter()
         .filter(|found| ruleset.chains.iter().all(|chain| chain.name != found.name))
         .map(|found| format!("chain {} isn't ours", found.name));
-    missing_sets.chain(chains).chain(foreign_chains).collect()
+    let flags = listing.has_flags.then(|| "the table has flags, dormant perhaps".to_owned());
+    flags.into_iter().chain(missing_sets).chain(chains).chain(foreign_chains).collect()
 }
 
 fn chain_differences(chain: &Chain, listing: &Listing) -> Vec<String> {
@@ -89,6 +90,7 @@ mod tests {
     /// As nft lists it.
     fn listing(ruleset: &Ruleset) -> Listing {
         Listing {
+            has_flags: false,
             sets: ruleset.sets.iter().map(|set| set.name.to_owned()).collect(),
             chains: ruleset
                 .chains
@@ -145,7 +147,8 @@ mod tests {
     fn whatever_was_added_to_the_table_or_moved_in_it_is_told() {
         let ruleset = ruleset("tcp/8883");
         let whole = listing(&ruleset);
-        let tampered: [fn(&mut Listing); 6] = [
+        let tampered: [fn(&mut Listing); 7] = [
+            |listing| listing.has_flags = true,
             |listing| listing.rules.push(ListedRule { chain: "gate".into(), comment: None }),
             |listing| listing.rules.push(listing.rules[0].clone()),
             |listing| listing.rules.swap(0, 1),
