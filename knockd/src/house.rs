@@ -1,9 +1,9 @@
 //! What is to be done between packets: the tags of another day, in the directory and in the kernel, in
 //! steps that no knock waits for; a look at what the kernel has dropped; and what follows when the clock is set.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     admission::{Admission, KernelState},
@@ -33,6 +33,8 @@ pub struct Housekeeping {
     tags: Option<TagKeeper>,
     steps: StepDetector,
     dropped: u64,
+    /// Why the state folder can't be written, while that is so.
+    unwritten: Option<io::ErrorKind>,
 }
 
 impl Housekeeping {
@@ -40,7 +42,7 @@ impl Housekeeping {
     /// up: the clock is compared with it.
     #[must_use]
     pub const fn new(tags: Option<TagKeeper>, now: Now) -> Self {
-        Self { tags, steps: StepDetector::new(now), dropped: 0 }
+        Self { tags, steps: StepDetector::new(now), dropped: 0, unwritten: None }
     }
 
     /// Looks whether the clock was set, and if so has everything follow it that goes by it, at once: to be
@@ -111,16 +113,28 @@ impl Housekeeping {
         self.look_at_clock(admission, clock::now());
         self.report_drops(listener);
         settle(admission);
-        if let Err(error) = admission.keep_files() {
-            error!(
-                "the state folder can't be written: {error}; a restart may find grants and bans as they were"
-            );
-        }
+        self.keep_files(admission);
         let directory = prepare(admission, TAGS_PER_STEP);
         let kernel = self.keep_tags(admission);
         match (directory, kernel) {
             (Progress::Complete, Upkeep::Done) => AT_REST,
             _ => BETWEEN_STEPS,
+        }
+    }
+
+    fn keep_files<F: Firewall>(&mut self, admission: &mut Admission<F>) {
+        let failure = admission.keep_files().err();
+        let kind = failure.as_ref().map(io::Error::kind);
+        // Told once: this may be tried many times a second.
+        if kind == self.unwritten {
+            return;
+        }
+        self.unwritten = kind;
+        match failure {
+            Some(error) => error!(
+                "the state folder can't be written: {error}; a restart may find grants and bans as they were"
+            ),
+            None => info!("the state folder is written again, and nothing is missing in it"),
         }
     }
 
