@@ -7,6 +7,9 @@
     reason = "tests fail by panicking"
 )]
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use e2e::door::{MQTTS, broker4};
 use e2e::{Door, Echo, Settings, State, World};
 
@@ -26,6 +29,21 @@ fn after_install_the_door_is_shut_without_any_daemon() {
         assert_eq!(host.nmap(world.broker().v4(), MQTTS), State::Filtered);
         assert_eq!(host.nmap(world.broker().v6(), MQTTS), State::Filtered);
     }
+}
+
+#[test]
+fn install_shuts_the_door_whatever_is_wrong_with_the_clients() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let entry = door.clients().join("exposed.toml");
+    fs::write(&entry, "[[client]]\nname = \"press-17\"\n").expect("write an entry");
+    fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).expect("set its mode");
+    door.run(&["check"]).exits(78);
+    door.run(&["firewall", "install"]).success().says("knockd won't start before that is mended");
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Filtered);
+    fs::write(door.config(), "listen = 1").expect("write knockd.toml");
+    door.run(&["firewall", "install"]).exits(78);
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Filtered);
 }
 
 #[test]

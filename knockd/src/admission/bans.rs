@@ -164,7 +164,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// Lifts the bans of these sources, whoever made them; returns how many there were.
     ///
     /// # Errors
-    /// [`BanError::Firewall`]: then they are banned still. [`BanError::Journal`]: then they would be again
+    /// [`BanError::Firewall`]: then they are banned still; of more than a thousand, some perhaps no longer, in the
+    /// kernel, until it is made to match. [`BanError::Journal`]: then they would be again
     /// after a restart.
     pub fn unban(&mut self, sources: &[Source], now: Now) -> Result<usize, BanError> {
         self.forget_ended_bans(now);
