@@ -29,7 +29,7 @@ for target in $targets; do
     # As long as an input must be to say all that there is to say.
     case $target in
         request) longest=128 ;;
-        decide) longest=160 ;;
+        decide) longest=192 ;;
         profile) longest=256 ;;
         config | journal) longest=512 ;;
         *) longest=1024 ;;

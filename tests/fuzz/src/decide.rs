@@ -30,7 +30,7 @@ use self::world::{CAPACITY, CAST, SKEW_MS, START_MS, enrolment, skew};
 use crate::{input::Input, seal::seal};
 
 /// The most things that happen in one story: it bounds the time that one input takes.
-const ACTS: usize = 8;
+const ACTS: usize = 12;
 
 /// Acts from this byte on are an admin's.
 const RULE: u8 = 252;
