@@ -114,7 +114,6 @@ pub fn run(start: Start) -> Result<(), StartError> {
         .build()
         .map_err(system("the event loop"))?;
     runtime.block_on(async {
-        // First of all, so that a signal during the start isn't lost.
         let mut signals = Signals::watch().map_err(system("signals"))?;
         let signal = Daemon::start(start)?.serve(&mut signals).await;
         info!("{signal}: ending; the table and its doors stay as they are");

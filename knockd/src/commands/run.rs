@@ -8,7 +8,7 @@ use crate::{
     daemon::{self, Start, StartError},
     firewall::FirewallError,
     journal::StateError,
-    telemetry,
+    signals, telemetry,
 };
 
 /// Runs the daemon in the foreground until SIGTERM or SIGINT.
@@ -16,6 +16,8 @@ use crate::{
 /// # Errors
 /// A [`Failure`] if it can't start.
 pub fn run(config: &Path) -> Result<(), Failure> {
+    signals::hold_back_reloads()
+        .map_err(|error| Failure::new(Exit::OsErr, format!("signals: {error}")))?;
     let environment = Environment::of_process();
     // Before the files are read: a change in between shows at the next reload.
     let stamps = config::clients_dir(config, &environment)
