@@ -110,15 +110,15 @@ impl Verdict {
 }
 
 /// One message.
-struct Message<'a> {
-    kind: u16,
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 /// The messages of one receive. What isn't a whole one is an error, and the end.
-fn messages(received: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
+pub(super) fn messages(received: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
     let mut rest = received;
     iter::from_fn(move || {
         if rest.is_empty() {
@@ -142,7 +142,7 @@ fn messages(received: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
 }
 
 /// The error that an answer tells of, a negative errno, or that there is none: zero (netlink(7)).
-fn told(answer: &[u8]) -> io::Result<()> {
+pub(super) fn told(answer: &[u8]) -> io::Result<()> {
     match answer.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),

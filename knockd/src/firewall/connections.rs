@@ -23,23 +23,25 @@ use std::{
 
 use ipnet::IpNet;
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NlaBuffer, NlasIterator, Parseable as _,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator, Parseable as _,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use nix::{errno::Errno, ifaddrs::getifaddrs};
 use tracing::{error, info};
 
-use super::{answer::Progress, netlink::messages, ruleset::LABEL};
-use crate::gate::policy::{Port, Protocol, Service};
+use super::{
+    answer::{Progress, messages, told},
+    ruleset::LABEL,
+};
+use crate::{
+    gate::policy::{Port, Protocol, Service},
+    local,
+};
 
-/// NLMSG_ERROR and NLMSG_DONE (include/uapi/linux/netlink.h).
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 /// What a dump's datagram can have at most.
 const RECEIVE_LEN: usize = 64 * 1024;
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -111,7 +113,7 @@ impl Guarded {
 /// # Errors
 /// What the kernel says; some may have been ended.
 pub fn end(guarded: &Guarded, select: impl Fn(&Connection) -> bool) -> io::Result<usize> {
-    let own = own_addresses()?;
+    let own = local::own_addresses()?;
     let mut conntrack = Conntrack::open()?;
     let selected = conntrack.find(|found| guarded.covers(found, &own) && select(found))?;
     let mut ended = 0;
@@ -176,16 +178,6 @@ fn sweep_all(guarded: &Guarded, sweeps: &Receiver<Sweep>) {
     }
 }
 
-/// The addresses of this host's interfaces.
-fn own_addresses() -> io::Result<HashSet<IpAddr>> {
-    let addresses = getifaddrs()?.filter_map(|interface| interface.address);
-    let ip = addresses.filter_map(|address| {
-        let ipv4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        ipv4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
-    });
-    Ok(ip.collect())
-}
-
 /// A socket to the kernel's conntrack.
 struct Conntrack {
     socket: Socket,
@@ -232,8 +224,8 @@ impl Conntrack {
         self.socket.send(&key.deletion(), 0)?;
         self.receive()?;
         match messages(&self.buffer).next() {
-            Some(Ok(message)) if message.message_type() == NLMSG_ERROR => verdict(&message),
-            _ => Err(io::Error::other("the kernel's answer can't be read")),
+            Some(Ok(message)) if message.kind == NLMSG_ERROR => told(message.payload),
+            _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
@@ -264,29 +256,19 @@ pub fn dump(
     found: &mut Vec<Key>,
 ) -> io::Result<Progress> {
     for message in messages(received) {
-        let message = message.map_err(io::Error::other)?;
-        match message.message_type() {
+        let message = message?;
+        match message.kind {
             NLMSG_DONE => return Ok(Progress::Complete),
-            NLMSG_ERROR => verdict(&message)?,
+            NLMSG_ERROR => told(message.payload)?,
             // One that can't be read is of a protocol that has no ports.
             _ => found.extend(
-                read(message.payload())
+                read(message.payload)
                     .filter(|(connection, _)| select(connection))
                     .map(|(_, key)| key),
             ),
         }
     }
     Ok(Progress::More)
-}
-
-/// What struct nlmsgerr says.
-fn verdict(message: &NetlinkBuffer<&[u8]>) -> io::Result<()> {
-    let code = message.payload().first_chunk().copied().map(i32::from_ne_bytes);
-    match code {
-        Some(0) => Ok(()),
-        Some(code) => Err(Errno::from_raw(code.saturating_neg()).into()),
-        None => Err(io::Error::other("the kernel's answer can't be read")),
-    }
 }
 
 /// Reads an entry.

@@ -5,8 +5,8 @@
 use std::{io, time::Duration};
 
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -206,26 +206,6 @@ impl Netlink {
         self.socket.recv(&mut self.buffer, flags)?;
         Ok(&self.buffer)
     }
-}
-
-/// The messages of a datagram, up to the first that can't be read.
-pub(super) fn messages(
-    datagram: &[u8],
-) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>, DecodeError>> {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let message = NetlinkBuffer::new_checked(rest);
-        // Messages are aligned to four bytes (include/uapi/linux/netlink.h, NLMSG_ALIGN).
-        let length = message.as_ref().map_or(usize::MAX, |message| {
-            usize::try_from(message.length())
-                .map_or(usize::MAX, |length| length.next_multiple_of(4))
-        });
-        rest = rest.get(length..).unwrap_or_default();
-        Some(message)
-    })
 }
 
 fn set_elements(elements: &[Element]) -> SetElementMessage {

@@ -12,7 +12,7 @@ use std::fmt;
 use netlink_packet_core::NlasIterator;
 use netlink_packet_netfilter::nftables::NfTablesMessageType;
 
-use super::{netlink::messages, ruleset::TABLE_NAME};
+use super::{answer::messages, ruleset::TABLE_NAME};
 
 /// NFNL_SUBSYS_NFTABLES.
 const SUBSYSTEM: u8 = 10;
@@ -135,7 +135,7 @@ pub fn read(datagram: &[u8]) -> Notice {
     let mut notice = Notice::default();
     for message in messages(datagram) {
         match message {
-            Ok(message) => notice.take(message.message_type(), message.payload()),
+            Ok(message) => notice.take(message.kind, message.payload),
             Err(_) => notice.incomplete = true,
         }
     }

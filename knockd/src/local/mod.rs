@@ -13,7 +13,12 @@ pub mod rtnetlink;
 
 mod resolvers;
 
-use std::{collections::BTreeMap, fmt, io, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt, io,
+    net::IpAddr,
+    path::Path,
+};
 
 use ipnet::IpNet;
 
@@ -96,6 +101,18 @@ impl NeverBanned {
             self.addresses.entry(address).or_insert(role);
         }
     }
+}
+
+/// The addresses of this host's interfaces, in this process's network namespace.
+///
+/// # Errors
+/// If they can't be read.
+pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+    let mut own = HashSet::new();
+    Netlink::open()?.list(Listing::Addresses, |address| {
+        own.insert(address.to_canonical());
+    })?;
+    Ok(own)
 }
 
 #[cfg(test)]

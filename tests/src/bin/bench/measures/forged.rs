@@ -11,6 +11,7 @@ use crate::Bench;
 use crate::blast::{GOES_ON, Junk, Sent, Sources, Stream};
 use crate::door::{Daemon, Door, Settings, now};
 use crate::fleet::tag;
+use crate::measures::clients::tail;
 use crate::rig::{SENDER_CORE, Side};
 
 /// Every set of the table that the daemon writes to.
@@ -75,7 +76,7 @@ pub(crate) fn measure(bench: &mut Bench) {
         eprintln!("  {most} packets, {name}");
         let settings = Settings { devices: 10, tables, ..Settings::default() };
         let door = Door::new(&bench.programs.knockd, &settings);
-        let daemon = door.start();
+        let mut daemon = door.start();
         sleep(Duration::from_millis(200));
         let junk = if with_tag { Junk::Tag(tag(3, now())) } else { Junk::NoTag };
         if each > 1 {
@@ -86,6 +87,13 @@ pub(crate) fn measure(bench: &mut Bench) {
         let sent = send(junk, each, most);
         sleep(Duration::from_millis(500));
         let after = Sizes::take(&daemon);
+        let process = &mut daemon.process;
+        // What is gone takes no memory: that would pass for flat.
+        assert!(
+            !process.has_ended(),
+            "knockd has ended, {name}; the end of its log:\n{}",
+            tail(&process.log())
+        );
         bench.report.row(
             &format!("{} packets of forged sources, {name}: memory, elements", sent.packets),
             &format!(
