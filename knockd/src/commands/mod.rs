@@ -14,6 +14,7 @@ pub mod firewall;
 pub mod grants;
 pub mod moment;
 mod output;
+pub mod reload;
 pub mod run;
 pub mod status;
 #[cfg(test)]

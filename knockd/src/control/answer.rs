@@ -2,7 +2,10 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use super::{Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned};
+use super::{
+    Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned,
+    configuration::Configuration,
+};
 use crate::{
     admission::{Admission, BanError},
     counts::Counts,
@@ -26,6 +29,8 @@ pub struct Parts<'a, F> {
     pub admission: &'a mut Admission<F>,
     /// What was decided so far.
     pub counts: &'a Counts,
+    /// Which configuration is in force.
+    pub configuration: Configuration,
     /// The kernel's table.
     pub table: Table,
     /// What the kernel dropped because the receive buffer was full.
@@ -43,6 +48,8 @@ impl<F: Firewall> Parts<'_, F> {
             Request::Status => Ok(Reply::Status(Box::new(self.status(now)))),
             Request::Ban { source, for_ms, reason } => self.ban(source, *for_ms, reason, now),
             Request::Unban { source } => self.unban(source.as_deref(), now),
+            // It is answered when it is applied: see [`crate::reload`].
+            Request::Reload => Err(bad(&"a reload is not answered at once")),
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -70,6 +77,7 @@ impl<F: Firewall> Parts<'_, F> {
             bans_by_admin: by(BanKind::Admin),
             decisions: self.counts.clone(),
             denied: denied.collect(),
+            configuration: self.configuration.clone(),
             table: self.table.clone(),
             receive_buffer_drops: self.receive_buffer_drops,
         }
