@@ -12,6 +12,7 @@ pub mod endpoint;
 mod exit;
 mod find;
 mod key;
+mod nat;
 mod output;
 mod packet;
 mod plan;

@@ -8,6 +8,7 @@ use crate::{
     cli::Args,
     command,
     exit::{Code, Error},
+    nat,
     output::{self, Output, complain},
     packet,
     plan::Plan,
@@ -77,6 +78,10 @@ fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> 
     }
     if routes.is_empty() {
         return Err(send::nothing_sent(&unreachable, &[]));
+    }
+    for warning in routes.iter().filter_map(nat::warning) {
+        output.warn(&warning);
+        report.warn(warning);
     }
     if args.dry_run {
         let outcomes = send::rehearse(&plan, &routes)?;
