@@ -1,8 +1,8 @@
 //! `--keep`: a door that stays open, from networks that come and go, for months.
 //!
-//! `keeper` is the one that decides and acts, one step after the other and never waiting for anything; `wires` waits
-//! for everything at once. `schedule` says when, `network` hears of changes, `names` looks the server up, `probes`
-//! look whether the door is open, `child` is the command, `tell` and `notify` say how it goes.
+//! `wires` waits for everything at once, `keeper` turns what came into what is done, and `door` takes the steps, none
+//! of which waits: `schedule` says when, `names` looks the server up, `knocker` knocks, `probes` look whether it is
+//! open. `network` hears of changes, `child` is the command, `tell` and `notify` say how it goes.
 //!
 //! # Security considerations
 //! - What ends the keeper in order closes the door. What doesn't (SIGKILL, a power failure) leaves it to end
@@ -11,7 +11,9 @@
 //!   a server that doesn't open is knocked at ever more seldom, down to once a minute.
 
 mod child;
+mod door;
 mod keeper;
+mod knocker;
 mod names;
 mod network;
 mod notify;

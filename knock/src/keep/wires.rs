@@ -164,7 +164,5 @@ fn failure(error: impl Into<io::Error>) -> Error {
 /// # Errors
 /// If the system has no such clock.
 pub(super) fn now() -> Result<Duration, Error> {
-    time::clock_gettime(time::ClockId::CLOCK_BOOTTIME)
-        .map(Duration::from)
-        .map_err(failure)
+    time::clock_gettime(time::ClockId::CLOCK_BOOTTIME).map(Duration::from).map_err(failure)
 }
