@@ -74,7 +74,12 @@ deb: build ## The packages knockd-spa and knock-spa: target/debian/*.deb
 install: ## Put what `make build` built, the units and a first configuration in place
 	@install -D -m 755 target/release/knockd $(DESTDIR)/usr/sbin/knockd
 	@install -D -m 755 target/client/knock $(DESTDIR)/usr/bin/knock
-	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/knockd.service systemd/knockd-firewall.service
+	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/*.service systemd/*.socket
+	@for unit in nftables ufw firewalld netfilter-persistent; do \
+		install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system/$$unit.service.d systemd/$$unit.service.d/knockd.conf; \
+	done
+	@install -D -m 644 systemd/knockd.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/knockd.conf
+	@install -D -m 644 systemd/knockd.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/knockd.conf
 	@install -d -m 755 $(DESTDIR)/etc/knockd
 	@install -d -m 750 $(DESTDIR)/etc/knockd/clients.d
 	@test -e $(DESTDIR)/etc/knockd/knockd.toml || \
