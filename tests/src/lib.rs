@@ -33,6 +33,7 @@ pub mod echo;
 pub mod fleet;
 pub mod flood;
 pub mod foreign;
+pub mod managed;
 pub mod mosquitto;
 pub mod probe;
 pub mod process;
