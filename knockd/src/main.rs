@@ -9,6 +9,7 @@ use clap::Parser as _;
 use knockd::{
     cli::{Cli, Command},
     commands::{self, Exit, Failure, Format, Output},
+    setback,
 };
 
 fn main() -> ExitCode {
@@ -20,12 +21,16 @@ fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
+    let is_daemon = matches!(cli.command, Command::Run);
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let mut output = Output::new(&mut stdout, &mut stderr, Format::from_flag(cli.json));
     match dispatch(cli, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, message }) => {
             let _ = writeln!(io::stderr(), "knockd: {message}");
+            if is_daemon {
+                setback::wait();
+            }
             exit.into()
         }
     }

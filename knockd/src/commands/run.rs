@@ -9,7 +9,7 @@ use crate::{
     daemon::{self, Start, StartError},
     firewall::FirewallError,
     journal::StateError,
-    setback, signals, supervisor, telemetry,
+    signals, supervisor, telemetry,
 };
 
 /// Runs the daemon in the foreground until SIGTERM or SIGINT.
@@ -20,7 +20,6 @@ pub fn run(config: &Path) -> Result<(), Failure> {
     let run = start(config);
     if let Err(failure) = &run {
         supervisor::cannot_start(&failure.message);
-        setback::wait();
     }
     run
 }
