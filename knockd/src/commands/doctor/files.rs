@@ -52,6 +52,11 @@ impl Runner {
 
     /// /proc/PID/status (proc(5)): the effective ids.
     fn of_process(pid: u32) -> Option<Self> {
+        // Seen from another process namespace, that number is somebody else's.
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        if name.trim() != env!("CARGO_PKG_NAME") {
+            return None;
+        }
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         let effective = |line: &str| line.split_whitespace().nth(1)?.parse::<u32>().ok();

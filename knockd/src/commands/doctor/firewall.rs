@@ -98,6 +98,8 @@ struct Drop<'a> {
     interfaces: BTreeSet<String>,
     /// Whether there are other ways in, by which it isn't dropped here.
     partly: bool,
+    /// Whether it is sure, and devices of a family get in by no interface.
+    keeps_out: bool,
 }
 
 /// The interfaces that devices come in by and need to knock at.
@@ -116,6 +118,8 @@ fn drops_of<'a>(
 ) -> Vec<Drop<'a>> {
     let mut drops: BTreeMap<String, Drop<'a>> = BTreeMap::new();
     let mut ways = 0;
+    // Of each family, by how many interfaces packets come in, and of how many are dropped for sure.
+    let mut shut: BTreeMap<IpFamily, (usize, usize)> = BTreeMap::new();
     for interface in entrances(config, host) {
         for family in [IpFamily::V4, IpFamily::V6] {
             let is_of_family = match wanted.to {
@@ -126,15 +130,22 @@ fn drops_of<'a>(
                 continue;
             }
             ways += 1;
-            for (hit, packet) in hits(wanted, interface, family, host, tables) {
+            let mut hits = hits(wanted, interface, family, host, tables);
+            let is_sure = hits.iter().any(|(hit, _)| hit.reach == Truth::Yes);
+            // What is dropped for sure needs no guesses beside it.
+            hits.retain(|(hit, _)| hit.reach == Truth::Yes || !is_sure);
+            let count = shut.entry(family).or_default();
+            count.0 += 1;
+            count.1 += usize::from(is_sure);
+            for (hit, packet) in hits {
                 let drop = drops.entry(key(&hit)).or_insert_with(|| Drop {
-                    hit: hit.clone(),
+                    hit,
                     packet,
                     families: BTreeSet::new(),
                     interfaces: BTreeSet::new(),
                     partly: false,
+                    keeps_out: false,
                 });
-                drop.hit.reach = drop.hit.reach.max(hit.reach);
                 drop.families.insert(family);
                 drop.interfaces.insert(interface.name.clone());
             }
@@ -143,12 +154,10 @@ fn drops_of<'a>(
     let mut drops: Vec<_> = drops.into_values().collect();
     for drop in &mut drops {
         drop.partly = drop.families.len() * drop.interfaces.len() < ways;
+        let is_shut = |family| shut.get(family).is_some_and(|(ways, shut)| ways == shut);
+        drop.keeps_out = drop.hit.reach == Truth::Yes && drop.families.iter().any(is_shut);
     }
     drops.sort_by_key(|drop| std::cmp::Reverse(drop.hit.reach));
-    // What is dropped for sure needs no guesses beside it.
-    if drops.iter().any(|drop| drop.hit.reach == Truth::Yes && !drop.partly) {
-        drops.retain(|drop| drop.hit.reach == Truth::Yes);
-    }
     drops.truncate(SHOWN);
     drops
 }
@@ -240,17 +249,16 @@ pub(super) fn translation(
 }
 
 fn key(hit: &Hit<'_>) -> String {
+    let Hit { table, base, reach, .. } = hit;
     let rule = hit.rule.map(|(chain, rule)| (&chain.name, rule.handle, &rule.text));
-    format!(
-        "{} {} {:?} {} {rule:?}",
-        hit.table.family, hit.table.name, hit.table.tool, hit.base.name
-    )
+    format!("{} {} {:?} {} {reach:?} {rule:?}", table.family, table.name, table.tool, base.name)
 }
 
 fn tell(wanted: &Wanted, drop: &Drop<'_>) -> Finding {
     let Drop { hit, packet, .. } = drop;
     let (id, severity, verb) = match (hit.reach, hit.some_sources) {
-        (Truth::Yes, _) if !drop.partly => ("firewall-drops", Severity::Fault, "drops"),
+        (Truth::Yes, _) if drop.keeps_out => ("firewall-drops", Severity::Fault, "drops"),
+        (Truth::Yes, _) => ("firewall-drops-partly", Severity::Warning, "drops"),
         (_, true) => ("firewall-drops-some", Severity::Note, "drops, from some senders,"),
         _ => ("firewall-may-drop", Severity::Warning, "may drop"),
     };

@@ -175,7 +175,8 @@ impl Reading {
             | "--connlimit-mask"
             | "--connlimit-saddr"
             | "--connlimit-upto" => return,
-            "--hashlimit-above" | "--connlimit-above" => {
+            // No packet of a device's is a fragment by now, or has a routing header (RFC 5095).
+            "-f" | "--fragment" | "--rt-type" | "--hashlimit-above" | "--connlimit-above" => {
                 return self.conditions.push(Condition::Known(negated));
             }
             "-p" | "--protocol" => (Field::Protocol, vec![protocol(first)]),

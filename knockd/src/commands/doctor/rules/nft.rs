@@ -247,6 +247,10 @@ impl Sets<'_> {
                 false => vec![Condition::Unknown("the route back to the sender".to_owned())],
             };
         }
+        if left.get("exthdr").is_some() {
+            // No packet of a device's has an extension header of IPv6.
+            return vec![Condition::Known(negated)];
+        }
         let Some((field, mut conditions)) = field(left) else {
             return unknown_field(left);
         };

@@ -170,6 +170,7 @@ fn a_ruleset_written_by_hand_is_judged_by_its_sets_maps_concatenations_and_flags
     };
     // The set of blocked senders may hold any device; nothing else drops these.
     for packet in [tcp(22), tcp(8050), tcp(443), tcp(8884), knock()] {
+        assert_eq!(sure(&packet), []);
         let hits = walk::drops(&tables, &packet);
         assert!(hits.iter().all(|hit| hit.some_sources), "{packet:?}: {hits:?}");
     }

@@ -110,6 +110,7 @@ impl<'a> Walk<'a, '_> {
             self.doubt(own);
             let taken = reach.min(met);
             let not_taken = reach.min(met.not());
+            let before = reach;
             reach = not_taken;
             match verdict {
                 Verdict::Accept => {}
@@ -117,6 +118,9 @@ impl<'a> Walk<'a, '_> {
                     let some_sources = of_sources && taken == Truth::Maybe;
                     let answers = *verdict == Verdict::Reject;
                     self.hit(Some((chain, rule)), taken, answers, some_sources);
+                    // Who isn't dropped here goes on for sure: that he perhaps was makes what drops him
+                    // later no less sure.
+                    reach = if met == Truth::Maybe { before } else { not_taken };
                 }
                 Verdict::Return => returned = returned.max(taken),
                 Verdict::Jump(name) => reach = reach.max(self.go(name, taken, depth)),
