@@ -40,6 +40,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = cli.config;
     match cli.command {
         Command::Run => commands::run::run(&config),
+        Command::Doctor(_) => commands::doctor::run(&config, output),
         Command::Check(_) => commands::check::run(&config, output),
         Command::Client(command) => commands::client::run(&command, &config, output),
         Command::Firewall(command) => commands::firewall::run(&command, &config, output),

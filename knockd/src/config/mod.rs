@@ -36,6 +36,7 @@ mod source;
 pub(crate) mod tests;
 
 pub use allow::{Allow, InterfaceName, InvalidInterfaceName};
+pub(crate) use files::quoted;
 pub use listen::Listen;
 pub use mistake::{Mistake, MistakeKind, Mistakes};
 pub use prefilter::{AUTO_LIMIT, Prefilter, PrefilterMode};
