@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::{
+    activation::{Passed, PassedError},
     admission::{Admission, KernelState},
     clock::{self, watch::ClockWatch},
     config::{
@@ -40,7 +41,9 @@ use crate::{
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
+    setback,
     signals::{Signalled, Signals},
+    supervisor::Supervisor,
     tags::TagKeeper,
     telemetry::{self, Telemetry},
 };
@@ -67,6 +70,9 @@ pub enum StartError {
     /// A socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A socket that was passed on.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// The control socket.
     #[error("the control socket {path}: {error} (control = \"…\")")]
     Control {
@@ -102,6 +108,8 @@ pub struct Start {
     pub path: PathBuf,
     /// The stamps of the clients' files, taken before they were read.
     pub stamps: Stamps,
+    /// The sockets that systemd holds.
+    pub passed: Passed,
 }
 
 /// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies a changed configuration.
@@ -116,7 +124,9 @@ pub fn run(start: Start) -> Result<(), StartError> {
         .map_err(system("the event loop"))?;
     runtime.block_on(async {
         let mut signals = Signals::watch().map_err(system("signals"))?;
-        let signal = Daemon::start(start)?.serve(&mut signals).await;
+        let daemon = Daemon::start(start)?;
+        setback::is_over();
+        let signal = daemon.serve(&mut signals).await;
         info!("{signal}: ending; the table and its doors stay as they are");
         Ok(())
     })
@@ -133,14 +143,16 @@ struct Daemon {
     telemetry: Telemetry,
     counts: Counts,
     since: Now,
+    supervisor: Supervisor,
 }
 
 impl Daemon {
     /// Takes everything up in the order in which it must stand: the lock, the watch, the table, the past, the
     /// tags, the socket.
     fn start(
-        Start { located: Located { mut config, origins }, path, stamps }: Start,
+        Start { located: Located { mut config, origins }, path, stamps, passed }: Start,
     ) -> Result<Self, StartError> {
+        passed.check(config.listen.addresses(), &config.control)?;
         let folder = StateFolder::open(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
@@ -177,9 +189,15 @@ impl Daemon {
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
 
-        let control = Control::listen(&control)
-            .map_err(|error| StartError::Control { path: control.clone(), error })?;
-        let listener = Listener::bind(listen.addresses())?;
+        let control = match passed.control {
+            Some(socket) => Control::adopt(socket),
+            None => Control::listen(&control),
+        }
+        .map_err(|error| StartError::Control { path: control, error })?;
+        let listener = match passed.udp {
+            sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
+            sockets => Listener::adopt(sockets, listen.addresses())?,
+        };
         let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
         info!(
             clients = count,
@@ -187,6 +205,12 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
+        if listener.dropped_before() > 0 {
+            warn!(
+                dropped = listener.dropped_before(),
+                "datagrams were lost before this start, since systemd opened the socket: its receive buffer was full"
+            );
+        }
         let (reload, telemetry) = (Reload::new(roster, in_force, now), Telemetry::default());
         Ok(Self {
             admission,
@@ -198,6 +222,7 @@ impl Daemon {
             telemetry,
             counts: Counts::default(),
             since: now,
+            supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })
     }
 
@@ -205,6 +230,8 @@ impl Daemon {
     /// to end: its name.
     async fn serve(mut self, signals: &mut Signals) -> &'static str {
         let mut due = Instant::now();
+        self.supervisor.is_ready();
+        self.tell_status();
         loop {
             if self.admission.kernel() == KernelState::InDoubt {
                 due = due.min(Instant::now() + AFTER_A_DOUBT);
@@ -213,11 +240,22 @@ impl Daemon {
                 // In this order, so that no flood keeps anything from being done.
                 biased;
                 asked = signals.next() => match asked {
-                    Signalled::End(signal) => return signal,
-                    Signalled::Reload => self.reload.begin(None),
+                    Signalled::End(signal) => {
+                        self.supervisor.ends();
+                        return signal;
+                    }
+                    Signalled::Reload => {
+                        self.supervisor.reloads();
+                        self.reload.begin(None);
+                    }
                 },
+                () = self.supervisor.due() => {
+                    self.supervisor.is_alive();
+                    self.tell_status();
+                }
                 () = self.admission.firewall_mut().due() => {
                     mend(&mut self.admission, &mut self.house);
+                    self.tell_status();
                     due = Instant::now();
                 }
                 // What follows is house.keep's, which looks at the clock first.
@@ -228,6 +266,8 @@ impl Daemon {
                 }
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
+                    self.supervisor.is_ready();
+                    self.tell_status();
                     due = Instant::now();
                 }
                 Some(asked) = self.control.next() => self.answer(asked),
@@ -237,7 +277,9 @@ impl Daemon {
                         if self.house.look_at_clock(&mut self.admission, now).is_some() {
                             due = Instant::now();
                         }
-                        if self.deal_with_batch(now) == 0 && !self.listener.was_full() {
+                        if self.deal_with_batch(now) > 0 {
+                            self.tell_status();
+                        } else if !self.listener.was_full() {
                             // Not the runtime's sleep: its timer would be one more wakeup.
                             thread::sleep(AFTER_JUNK);
                         }
@@ -259,6 +301,7 @@ impl Daemon {
             return;
         }
         if asked.request == Request::Reload {
+            self.supervisor.reloads();
             return self.reload.begin(Some(asked));
         }
         let table = table(self.admission.firewall().repairs());
@@ -277,6 +320,22 @@ impl Daemon {
         }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);
+    }
+
+    /// How the daemon is, for `systemctl status`.
+    fn tell_status(&mut self) {
+        let admission = &self.admission;
+        self.supervisor.status(|| {
+            let (gate, uptime) = (admission.gate(), clock::now().uptime);
+            let table = match admission.firewall().repairs().failing {
+                None => "the table is whole",
+                Some(_) => "THE TABLE CAN'T BE PUT RIGHT",
+            };
+            let clients = gate.directory().len();
+            let grants = admission.grants().owners().filter(|(_, until)| uptime < **until).count();
+            let bans = gate.bans().iter().filter(|(_, ban)| uptime < ban.until).count();
+            format!("{table}; {clients} clients, {grants} grants, {bans} bans")
+        });
     }
 
     /// Returns how many packets were accepted.

@@ -76,9 +76,22 @@ impl Control {
             );
         }
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+        Ok(Self::serve(listener))
+    }
+
+    /// Listens at a socket that was passed on, whose owner and mode are its maker's. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::serve(UnixListener::from_std(socket)?))
+    }
+
+    fn serve(listener: UnixListener) -> Self {
         let (sender, requests) = mpsc::channel(1);
         tokio::spawn(accept(listener, sender));
-        Ok(Self { requests })
+        Self { requests }
     }
 
     /// Waits for the next request. Nothing is lost if it is dropped.

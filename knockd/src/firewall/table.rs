@@ -35,13 +35,29 @@ pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
     read_back(ruleset)
 }
 
+/// Puts a table in by the script that an earlier [`Ruleset`] had, and keeps the doors that are open.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is, unless the error is
+/// [`FirewallError::ReadBack`].
+pub fn install_script(script: &str) -> Result<(), FirewallError> {
+    run_keeping_doors(script, "")?;
+    match nft::list_table()? {
+        Some(_) => Ok(()),
+        None => Err(FirewallError::ReadBack("it is gone".to_owned())),
+    }
+}
+
 /// Puts the table in as [`install`] does, with doors that are open in it for this long yet, and doesn't read it
 /// back.
 ///
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is.
 pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
-    let (script, doors) = (ruleset.script(), door_elements(doors));
+    run_keeping_doors(&ruleset.script(), &door_elements(doors))
+}
+
+fn run_keeping_doors(script: &str, doors: &str) -> Result<(), FirewallError> {
     if let Err(refused) = nft::run(&format!("{script}{doors}")) {
         if nft::list_table()?.is_none() {
             return Err(refused);
