@@ -23,6 +23,7 @@ pub mod replay;
 pub mod source;
 pub mod strikes;
 mod tag_index;
+pub mod visits;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -39,6 +40,7 @@ use self::{
     replay::{NotNew, Remembered, ReplayMemory},
     source::Source,
     strikes::{Strike, Strikes},
+    visits::Visits,
 };
 
 /// The one who decides.
@@ -51,6 +53,7 @@ pub struct Gate {
     strikes: Strikes,
     bans: Bans,
     denials: Denials,
+    visits: Visits,
 }
 
 impl Gate {
@@ -72,6 +75,7 @@ impl Gate {
             strikes: Strikes::new(ban.failures, ban.window),
             bans: Bans::new(ban.never.clone()),
             denials: Denials::default(),
+            visits: Visits::default(),
         }
     }
 
@@ -180,9 +184,21 @@ impl Gate {
         &self.denials
     }
 
+    /// From where clients were let in of late.
+    #[must_use]
+    pub const fn visits(&self) -> &Visits {
+        &self.visits
+    }
+
+    /// From where clients were let in of late, to add to it.
+    pub const fn visits_mut(&mut self) -> &mut Visits {
+        &mut self.visits
+    }
+
     /// Forgets what is known of a client that is gone.
     pub fn forget(&mut self, client: ClientId) {
         self.denials.forget(client);
+        self.visits.forget(client);
     }
 
     /// The clients and services.
