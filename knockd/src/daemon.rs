@@ -20,7 +20,7 @@ use crate::{
     },
     control::{
         Request, Table,
-        answer::Parts,
+        answer::{Parts, ToEnd},
         server::{Asked, Control},
     },
     counts::Counts,
@@ -300,7 +300,7 @@ impl Daemon {
         if asked.is_given_up() {
             return;
         }
-        if asked.request == Request::Reload {
+        if let Request::Reload { .. } = asked.request {
             self.supervisor.reloads();
             return self.reload.begin(Some(asked));
         }
@@ -315,8 +315,13 @@ impl Daemon {
             to_end: Vec::new(),
         };
         let reply = parts.answer(&asked.request, clock::now());
-        for source in parts.to_end {
-            self.admission.firewall_mut().end_connections_of(source);
+        for connections in parts.to_end {
+            let mender = self.admission.firewall();
+            match connections {
+                ToEnd::Of(source) => mender.end_connections_of(source),
+                ToEnd::Through(doors) => mender.end_connections_through(doors),
+                ToEnd::From(address, ports) => mender.end_connections_from(address, ports),
+            }
         }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);

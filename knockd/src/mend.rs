@@ -45,6 +45,7 @@ use crate::{
         bans::{BanChange, BanKind},
         clock::{Now, Uptime},
         grants::{Change, Door},
+        policy::Port,
         source::Source,
     },
     house::Housekeeping,
@@ -182,6 +183,21 @@ impl Mender {
     pub fn end_connections_of(&self, source: Source) {
         let select = Box::new(move |connection: &Connection| source.contains(connection.source));
         self.end_connections(Sweep { which: "of a banned source", select });
+    }
+
+    /// Has the connections through these doors ended soon, whoever's they are; one for which a door is open lives
+    /// on.
+    pub fn end_connections_through(&self, doors: HashSet<Door>) {
+        self.end_connections(through(doors, "that an admin has ended"));
+    }
+
+    /// Has the connections from an address to guarded ports ended soon.
+    pub fn end_connections_from(&self, address: IpAddr, ports: Option<Vec<Port>>) {
+        let select = Box::new(move |connection: &Connection| {
+            connection.source == address
+                && ports.as_ref().is_none_or(|ports| ports.contains(&connection.port))
+        });
+        self.end_connections(Sweep { which: "that an admin has ended", select });
     }
 
     /// Has all connections to guarded ports ended that didn't come by a door, but those that need none.
@@ -334,7 +350,8 @@ impl Mender {
         }
         self.end_what_came_by_no_door();
         if ends_strays && !reconciled.stray.is_empty() {
-            self.end_connections(through(reconciled.stray));
+            let strays = reconciled.stray.into_iter().collect();
+            self.end_connections(through(strays, "through doors that nobody held"));
         }
         let repair = Repair {
             missing: case.missing.join("; "),
@@ -448,14 +465,13 @@ fn live_doors(admission: &Admission<Mender>, now: Uptime) -> Vec<(Door, Duration
         .collect()
 }
 
-/// The connections that came through doors that nobody held.
-fn through(doors: Vec<Door>) -> Sweep {
-    let doors: HashSet<Door> = doors.into_iter().collect();
+/// The connections that came through these doors.
+fn through(doors: HashSet<Door>, which: &'static str) -> Sweep {
     let select = move |connection: &Connection| {
         UnicastAddress::try_from(connection.source)
             .is_ok_and(|address| doors.contains(&Door { address, port: connection.port }))
     };
-    Sweep { which: "through doors that nobody held", select: Box::new(select) }
+    Sweep { which, select: Box::new(select) }
 }
 
 fn tell(Repair { missing, by, since, open_for }: &Repair, repair: u64) {

@@ -11,13 +11,17 @@
 pub mod answer;
 pub mod client;
 pub mod configuration;
+pub mod revoke;
 pub mod server;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::configuration::{Configuration, Refusal, Reloaded};
+use self::{
+    configuration::{Configuration, Refusal, Reloaded},
+    revoke::{ClientState, Revoke, Revoked},
+};
 use crate::counts::Counts;
 
 /// Longest request in bytes.
@@ -29,7 +33,7 @@ impl Request {
     #[must_use]
     pub const fn patience(&self) -> Duration {
         match self {
-            Self::Reload => Duration::from_mins(5),
+            Self::Reload { .. } => Duration::from_mins(5),
             _ => server::PATIENCE,
         }
     }
@@ -52,7 +56,17 @@ pub enum Request {
         reason: String,
     },
     /// To apply the changed configuration. The reply comes when that is done, or refused.
-    Reload,
+    Reload {
+        /// The name of a client whose connections are to end with it; none if it isn't given.
+        cut: Option<String>,
+    },
+    /// To end grants before their time.
+    Revoke(Revoke),
+    /// What there is of a client.
+    Client {
+        /// Its name.
+        name: String,
+    },
     /// To lift bans.
     Unban {
         /// The source; all if it isn't given.
@@ -70,6 +84,10 @@ pub enum Reply {
     Reloaded(Box<Reloaded>),
     /// It is refused, and what was in force before still is.
     NotReloaded(Refusal),
+    /// Grants are ended.
+    Revoked(Revoked),
+    /// What there is of a client.
+    Client(ClientState),
     /// A source is banned.
     Banned(Banned),
     /// Bans are lifted.
@@ -177,6 +195,8 @@ pub struct Refused {
 pub enum RefusedKind {
     /// The request is none that this daemon understands.
     Request,
+    /// It names something that isn't there.
+    Unknown,
     /// It must not, or can't, be done.
     Impossible,
     /// The system failed it.
