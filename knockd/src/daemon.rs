@@ -255,9 +255,10 @@ impl Daemon {
         if asked.is_given_up() {
             return;
         }
-        let table = table(self.admission.firewall().repairs());
+        let table = table(self.admission.firewall());
         let mut parts = Parts {
             table,
+            clock_steps: self.house.clock_steps(),
             admission: &mut self.admission,
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
@@ -360,9 +361,11 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
     Ok(Installed::Now)
 }
 
-fn table(Repairs { count, last, failing }: &Repairs) -> Table {
+fn table(mender: &Mender) -> Table {
+    let Repairs { count, last, failing } = mender.repairs();
     let last = last.as_ref();
     Table {
+        whole: mender.is_whole(),
         failing: failing.clone(),
         repairs: *count,
         lacked: last.map(|repair| repair.missing.clone()),

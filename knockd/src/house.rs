@@ -3,6 +3,7 @@
 
 use std::{io, time::Duration};
 
+use common::Timestamp;
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -27,11 +28,21 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 /// Tags made in one step: about a millisecond's work.
 const TAGS_PER_STEP: usize = 1_000;
 
+/// How often the clock was set while the daemon runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockSteps {
+    /// How often.
+    pub count: u64,
+    /// The last time: by how much, and what the clock showed then.
+    pub last: Option<(ClockStep, Timestamp)>,
+}
+
 /// The state of what is to be done between packets.
 pub struct Housekeeping {
     /// `None` where the kernel doesn't filter by tags.
     tags: Option<TagKeeper>,
     steps: StepDetector,
+    steps_seen: ClockSteps,
     dropped: u64,
     /// Why the state folder can't be written, while that is so.
     unwritten: Option<io::ErrorKind>,
@@ -42,7 +53,14 @@ impl Housekeeping {
     /// up: the clock is compared with it.
     #[must_use]
     pub const fn new(tags: Option<TagKeeper>, now: Now) -> Self {
-        Self { tags, steps: StepDetector::new(now), dropped: 0, unwritten: None }
+        let steps_seen = ClockSteps { count: 0, last: None };
+        Self { tags, steps: StepDetector::new(now), steps_seen, dropped: 0, unwritten: None }
+    }
+
+    /// How often the clock was set.
+    #[must_use]
+    pub const fn clock_steps(&self) -> ClockSteps {
+        self.steps_seen
     }
 
     /// Looks whether the clock was set, and if so has everything follow it that goes by it, at once: to be
@@ -53,6 +71,10 @@ impl Housekeeping {
         now: Now,
     ) -> Option<ClockStep> {
         let step = self.steps.look(now)?;
+        self.steps_seen = ClockSteps {
+            count: self.steps_seen.count + 1,
+            last: Some((step, now.utc)),
+        };
         tell(step, now, admission);
         prepare_today(admission);
         if let Some(keeper) = &mut self.tags {

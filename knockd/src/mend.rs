@@ -149,6 +149,14 @@ impl Mender {
         &self.repairs
     }
 
+    /// Whether the table is as it ought to be, as far as the daemon knows: nothing was found missing of it that
+    /// isn't put right yet.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.repairs.failing.is_none()
+            && self.case.as_ref().is_none_or(|case| case.missing.is_empty())
+    }
+
     /// Has connections to guarded ports ended soon.
     pub fn end_connections(&self, sweep: Sweep) {
         self.sweeper.end(sweep);

@@ -38,6 +38,12 @@ use crate::{
     },
 };
 
+mod errors;
+
+pub use errors::{LastError, errors};
+
+use errors::ErrorKeeper;
+
 /// Sends events to the journal when systemd runs this process, and to stderr otherwise.
 ///
 /// # Errors
@@ -55,7 +61,7 @@ pub fn start() -> io::Result<()> {
         let journal = tracing_journald::layer()?
             .with_field_prefix(Some("KNOCKD".to_owned()))
             .with_syslog_identifier("knockd".to_owned());
-        registry.with(journal.with_filter(level)).init();
+        registry.with(journal.with_filter(level)).with(ErrorKeeper.with_filter(LevelFilter::ERROR)).init();
     } else {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
@@ -63,7 +69,7 @@ pub fn start() -> io::Result<()> {
             // A line that can't be written is no reason to end: the daemon would, telling that.
             .log_internal_errors(false)
             .with_target(false);
-        registry.with(lines.with_filter(level)).init();
+        registry.with(lines.with_filter(level)).with(ErrorKeeper.with_filter(LevelFilter::ERROR)).init();
     }
     Ok(())
 }

@@ -14,12 +14,13 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 
 use tracing::warn;
 
-use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request};
+use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request, look_up};
 
 /// Connections that are served at once.
 pub const CONNECTIONS: usize = 16;
@@ -126,7 +127,7 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::R
     let mut line = String::new();
     BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line).await?;
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => ask(request, &sender).await,
+        Ok(request) => looked_up(ask(request, &sender).await).await,
         Err(error) => Reply::Refused(Refused::new(
             RefusedKind::Request,
             format!(
@@ -137,6 +138,17 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::R
     let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
     text.push('\n');
     writer.write_all(text.as_bytes()).await
+}
+
+/// Adds to a status what must be looked up, on another thread.
+async fn looked_up(reply: Reply) -> Reply {
+    let Reply::Status(mut status) = reply else { return reply };
+    let known = status.clone();
+    let complete = spawn_blocking(move || {
+        look_up::look_up(&mut status);
+        status
+    });
+    Reply::Status(complete.await.unwrap_or(known))
 }
 
 async fn ask(request: Request, sender: &mpsc::Sender<Asked>) -> Reply {
