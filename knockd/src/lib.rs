@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod cli;
+pub mod client_counts;
 pub mod clock;
 pub mod commands;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod journal;
 pub mod listener;
 pub mod local;
 pub mod mend;
+pub mod metrics;
 pub mod reconcile;
 pub mod reload;
 pub mod restore;

@@ -45,6 +45,7 @@ impl Reload {
         if main_stamp != self.main_stamp {
             self.main_stamp = main_stamp;
             warn!(
+                event = "restart-due",
                 "{} has changed: its changes take effect at a restart, those of clients now",
                 self.main_file.display()
             );
@@ -82,7 +83,7 @@ impl Reload {
                 follow(&applied, admission, house);
                 self.watch_the_filter(admission.gate().directory().len());
             }
-            Err(error) => error!("the clients stay as they are: {error}"),
+            Err(error) => error!(event = "reload-refused", "the clients stay as they are: {error}"),
         }
         if std::mem::take(&mut self.again) {
             self.begin();
@@ -94,6 +95,7 @@ impl Reload {
         if self.prefilter.filters(clients) != self.filters {
             warn!(
                 clients,
+                event = "restart-due",
                 "by the number of clients the kernel ought {} filter by tags: that takes effect at a restart",
                 if self.filters { "no longer to" } else { "to" }
             );
@@ -108,7 +110,10 @@ fn follow<F: Firewall>(applied: &Applied, admission: &mut Admission<F>, house: &
     let ended = match admission.revoke_what_is_not_allowed(&restricted, clock::now()) {
         Ok(ended) => ended,
         Err(error) => {
-            error!("doors of clients that are gone or restricted could not be shut: {error}");
+            error!(
+                event = "doors-not-shut",
+                "doors of clients that are gone or restricted could not be shut: {error}"
+            );
             0
         }
     };
@@ -117,10 +122,14 @@ fn follow<F: Firewall>(applied: &Applied, admission: &mut Admission<F>, house: &
     }
     let with_tags: Vec<_> = added.iter().chain(changed).copied().collect();
     if let Err(error) = house.let_tags_in(admission, &with_tags) {
-        error!("tags of clients could not be let past the kernel's filter: {error}");
+        error!(
+            event = "tags-failed",
+            "tags of clients could not be let past the kernel's filter: {error}"
+        );
     }
     info!(
         clients = admission.gate().directory().len(),
+        event = "reloaded",
         "clients: {} added, {} changed, {} removed, {ended} grants ended",
         added.len(),
         changed.len(),

@@ -36,7 +36,7 @@ const fn exit(error: &StartError) -> Exit {
         StartError::State(StateError::Io { .. }) => Exit::CantCreat,
         StartError::Firewall(error) => firewall_exit(error),
         StartError::Control { .. } => Exit::CantCreat,
-        StartError::Listen(_) | StartError::System { .. } => Exit::OsErr,
+        StartError::Listen(_) | StartError::Metrics(_) | StartError::System { .. } => Exit::OsErr,
     }
 }
 

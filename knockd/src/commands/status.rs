@@ -55,10 +55,7 @@ fn tell(status: &Status, output: &mut Output<'_>) -> Result<(), Failure> {
         "buffer drops",
         status.receive_buffer_drops.map_or_else(|| "unknown".to_owned(), |count| count.to_string()),
     )?;
-    line(
-        "replay memory",
-        format!("{} of {} packets", replay_memory.used, replay_memory.capacity),
-    )?;
+    line("replay memory", format!("{} of {} packets", replay_memory.used, replay_memory.capacity))?;
     let last = status.last_error.as_ref();
     line(
         "errors",

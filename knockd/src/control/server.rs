@@ -69,13 +69,7 @@ impl Control {
         }
         remove_what_nobody_listens_at(path)?;
         let listener = UnixListener::bind(path)?;
-        if let Ok(Some(group)) = Group::from_name(GROUP)
-            && let Err(error) = chown(path, None, Some(group.gid))
-        {
-            warn!(
-                "the control socket can't be given to the group {GROUP}, so that root alone can connect: {error}"
-            );
-        }
+        give_to_the_group(path);
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
         let (sender, requests) = mpsc::channel(1);
         tokio::spawn(accept(listener, sender));
@@ -88,8 +82,21 @@ impl Control {
     }
 }
 
+/// Gives a socket to the group that may connect to it, where there is one.
+pub(crate) fn give_to_the_group(path: &Path) {
+    if let Ok(Some(group)) = Group::from_name(GROUP)
+        && let Err(error) = chown(path, None, Some(group.gid))
+    {
+        warn!(
+            event = "socket-root-only",
+            "the socket {} can't be given to the group {GROUP}, so that root alone can connect: {error}",
+            path.display()
+        );
+    }
+}
+
 /// Removes the socket of a daemon that is gone.
-fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another program listens there")),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
