@@ -385,6 +385,14 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
                 "table inet knockd was not there: every port that it guards was open until now"
             )
         }
+        TableState::Changed(differences) if table::is_as_put_in()? => {
+            let changed = differences.join("; ");
+            info!(
+                changed,
+                event = "table-followed",
+                "table inet knockd follows the configuration as it is now: {changed}"
+            );
+        }
         TableState::Changed(differences) => {
             let missing = differences.join("; ");
             warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")

@@ -33,6 +33,7 @@ use crate::{
     },
 };
 
+pub mod catalogue;
 mod errors;
 
 pub use errors::{LastError, errors};

@@ -253,15 +253,15 @@ impl<'r, 'm, 't> Section<'r, 'm, 't> {
             };
             let near = self.asked.iter().find(|known| is_near(name, known));
             let (path, what, instead) = match near {
+                _ if LATER.contains(&name) => (
+                    name,
+                    format!("this version knows no {name} {place}"),
+                    "leave it out".to_owned(),
+                ),
                 Some(known) => (
                     name,
                     format!("{name} is no key {place}"),
                     format!("write {known}, if you mean that"),
-                ),
-                None if LATER.contains(&name) => (
-                    name,
-                    format!("this version knows no {name} {place}"),
-                    "leave it out".to_owned(),
                 ),
                 None => (
                     "",
