@@ -17,6 +17,7 @@ use crate::{
         policy::Port,
         source::Source,
     },
+    journal::StateFile,
     telemetry::rfc3339,
 };
 
@@ -102,8 +103,8 @@ pub struct BanRow {
 }
 
 /// The page of grants after this mark.
-pub(super) fn grants<F: Firewall>(
-    admission: &mut Admission<F>,
+pub fn grants<F: Firewall, D: StateFile>(
+    admission: &mut Admission<F, D>,
     after: Option<GrantMark>,
     now: Now,
 ) -> GrantsPage {
@@ -129,8 +130,8 @@ pub(super) fn grants<F: Firewall>(
 }
 
 /// The page of bans after this mark.
-pub(super) fn bans<F: Firewall>(
-    admission: &mut Admission<F>,
+pub fn bans<F: Firewall, D: StateFile>(
+    admission: &mut Admission<F, D>,
     after: Option<&BanMark>,
     now: Now,
 ) -> BansPage {
