@@ -236,7 +236,7 @@ impl Mender {
         table::put_in(&self.ruleset, doors)?;
         let shut = clock::now().uptime;
         case.shut = None;
-        table::read_back(&self.ruleset)?;
+        table::read_back_or_replace(&self.ruleset, doors)?;
         case.shut = Some(shut);
         Ok(())
     }

@@ -73,7 +73,7 @@ fn dropped(expressions: &[Value]) -> Option<u64> {
 
 /// A rule's comment without the digest behind it.
 fn purpose(comment: &str) -> &str {
-    comment.rsplit_once(" #").map_or(comment, |(purpose, _)| purpose)
+    comment.split_once(" #").map_or(comment, |(purpose, _)| purpose)
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
         let json = r#"{"nftables": [{"metainfo": {}}, {"table": {"name": "knockd"}},
             {"rule": {"chain": "knock", "comment": "a tag #1", "expr": [{"counter": {"packets": 9, "bytes": 1}}, {"accept": null}]}},
             {"rule": {"chain": "knock", "comment": "banned #2", "expr": [{"match": {}}, {"counter": {"packets": 2, "bytes": 1}}, {"drop": null}]}},
-            {"rule": {"chain": "knock", "comment": "banned #3", "expr": [{"counter": {"packets": 3, "bytes": 1}}, {"drop": null}]}},
+            {"rule": {"chain": "knock", "comment": "banned #3, table #4", "expr": [{"counter": {"packets": 3, "bytes": 1}}, {"drop": null}]}},
             {"rule": {"chain": "gate", "comment": "banned #2", "expr": [{"counter": {"packets": 5, "bytes": 1}}, {"drop": null}]}},
             {"rule": {"chain": "gate", "expr": [{"counter": {"packets": 7, "bytes": 1}}, {"drop": null}]}},
             {"rule": {"chain": "door", "comment": "no counter #4", "expr": [{"drop": null}]}}]}"#;

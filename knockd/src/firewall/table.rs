@@ -32,7 +32,7 @@ pub enum TableState {
 /// [`FirewallError::ReadBack`].
 pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
     put_in(ruleset, &[])?;
-    read_back(ruleset)
+    read_back_or_replace(ruleset, &[])
 }
 
 /// Puts the table in as [`install`] does, with doors that are open in it for this long yet, and doesn't read it
@@ -46,12 +46,36 @@ pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), Firew
         if nft::list_table()?.is_none() {
             return Err(refused);
         }
-        let mut kernel = Kernel::open()?;
-        let kept = door_elements(&kernel.doors().unwrap_or_default())
-            + &ban_elements(&kernel.bans().unwrap_or_default());
-        nft::run(&format!("delete table {TABLE}\n{script}{kept}{doors}"))?;
+        replace(&script, &doors)?;
     }
     Ok(())
+}
+
+/// Takes the table out and puts it in, in one transaction, with what is open and banned.
+fn replace(script: &str, doors: &str) -> Result<(), FirewallError> {
+    let mut kernel = Kernel::open()?;
+    let kept = door_elements(&kernel.doors().unwrap_or_default())
+        + &ban_elements(&kernel.bans().unwrap_or_default());
+    // Added first, so that there is one to delete.
+    nft::run(&format!("add table {TABLE}\ndelete table {TABLE}\n{script}{kept}{doors}"))
+}
+
+/// Makes sure that what was put in is there, and nothing else in the table: a chain that isn't ours (somebody's, or
+/// one of an older configuration) goes by replacing the table whole.
+///
+/// # Errors
+/// [`FirewallError::ReadBack`] if it isn't, another one if that can't be read.
+pub fn read_back_or_replace(
+    ruleset: &Ruleset,
+    doors: &[(Door, Duration)],
+) -> Result<(), FirewallError> {
+    match read_back(ruleset) {
+        Err(FirewallError::ReadBack(_)) => {
+            replace(&ruleset.script(), &door_elements(doors))?;
+            read_back(ruleset)
+        }
+        result => result,
+    }
 }
 
 /// Makes sure that what was put in is there.
