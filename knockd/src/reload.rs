@@ -269,7 +269,10 @@ fn follow_clients(
 /// Tells what the kernel has not done of a change that is in force all the same.
 fn warn_of(reloaded: &mut Reloaded, done: Result<(), FirewallError>) {
     if let Err(error) = done {
-        error!("the kernel does not follow the changed configuration yet: {error}");
+        error!(
+            event = "reload-unfinished",
+            "the kernel does not follow the changed configuration yet: {error}"
+        );
         reloaded.warning = Some(error.to_string());
     }
 }
@@ -285,10 +288,11 @@ fn told(mistakes: &Mistakes) -> (Vec<Mistake>, usize) {
 fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
     let Reloaded { added, modified, removed, grants_ended, bans_lifted, .. } = reloaded;
     for Setting { key, was, is } in &reloaded.settings {
-        info!(key, was, is, "{key} is {is} from here on, and was {was}");
+        info!(event = "setting-changed", key, was, is, "{key} is {is} from here on, and was {was}");
     }
     for Difference { key, was, is, .. } in restart {
         warn!(
+            event = "restart-due",
             key,
             was,
             is,
@@ -296,10 +300,14 @@ fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
         );
     }
     if *bans_lifted > 0 {
-        info!(bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted");
+        info!(
+            event = "never-banned",
+            bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted"
+        );
     }
     info!(
         clients,
+        event = "reloaded",
         "clients: {added} added, {modified} changed, {removed} removed, {grants_ended} grants ended"
     );
 }

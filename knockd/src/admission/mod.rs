@@ -226,6 +226,13 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         accepted
     }
 
+    /// Lets go of the grants whose time is over.
+    pub fn forget_ended_grants(&mut self, now: Now) {
+        for owner in self.grants.expire(now.uptime, self.gate.directory()) {
+            self.files.held.forget(&owner);
+        }
+    }
+
     /// Leads accepted packets to their doors.
     fn admit(
         &mut self,
@@ -233,9 +240,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         now: Now,
         tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
     ) {
-        for owner in self.grants.expire(now.uptime, self.gate.directory()) {
-            self.files.held.forget(&owner);
-        }
+        self.forget_ended_grants(now);
         self.remember(&mut pending);
         for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
             self.hold(packet, now);

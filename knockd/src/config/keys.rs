@@ -40,6 +40,10 @@ pub(super) const REPLAY: &str = "replay";
 pub(super) const CAPACITY: Key = Key::new("capacity", "1048576");
 pub(super) const PER_CLIENT: Key = Key::new("per-client", "131072");
 
+pub(super) const METRICS: &str = "metrics";
+pub(super) const METRICS_LISTEN: Key = Key::new("listen", r#""127.0.0.1:9162""#);
+pub(super) const METRICS_CLIENTS: Key = Key::new("per-client", "100");
+
 pub(super) const CLIENT: &str = "client";
 pub(super) const CLIENT_NAME: Key = Key::new("name", r#""press-17""#);
 pub(super) const KEY: Key = Key::new("key", r#""…", 44 characters ending in '='"#);

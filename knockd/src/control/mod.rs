@@ -11,6 +11,8 @@
 pub mod answer;
 pub mod client;
 pub mod configuration;
+pub mod list;
+pub mod look_up;
 pub mod revoke;
 pub mod server;
 
@@ -20,9 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     configuration::{Configuration, Refusal, Reloaded},
+    list::{BanMark, BansPage, GrantMark, GrantsPage},
     revoke::{ClientState, Revoke, Revoked},
 };
-use crate::counts::Counts;
+use crate::{counts::Counts, firewall::counters::RuleDrops, telemetry::LastError};
 
 /// Longest request in bytes.
 pub const REQUEST_MAX: u64 = 4096;
@@ -67,6 +70,16 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Who is in: a page of at most [`list::ROWS`].
+    Grants {
+        /// Where the page before ended; none for the first one.
+        after: Option<GrantMark>,
+    },
+    /// Who is banned: a page of at most [`list::ROWS`].
+    Bans {
+        /// Where the page before ended; none for the first one.
+        after: Option<BanMark>,
+    },
     /// To lift bans.
     Unban {
         /// The source; all if it isn't given.
@@ -88,6 +101,10 @@ pub enum Reply {
     Revoked(Revoked),
     /// What there is of a client.
     Client(ClientState),
+    /// Who is in.
+    Grants(GrantsPage),
+    /// Who is banned.
+    Bans(BansPage),
     /// A source is banned.
     Banned(Banned),
     /// Bans are lifted.
@@ -125,12 +142,50 @@ pub struct Status {
     pub table: Table,
     /// Datagrams that were lost because the receive buffer was full; none if that can't be read.
     pub receive_buffer_drops: Option<u64>,
+    /// Packets that the kernel dropped, by rule, since the table went in; none if that can't be read.
+    pub kernel_drops: Option<Vec<RuleDrops>>,
+    /// The memory against replays.
+    pub replay_memory: Memory,
+    /// The most bans that there can be.
+    pub bans_limit: usize,
+    /// Events at level error since.
+    pub errors: u64,
+    /// The last of them.
+    pub last_error: Option<LastError>,
+    /// The clock on the wall.
+    pub clock: Clock,
+}
+
+/// How full the memory against replays is, in packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Memory {
+    /// Remembered now.
+    pub used: usize,
+    /// At most.
+    pub capacity: usize,
+}
+
+/// The clock on the wall, by which packets are judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Clock {
+    /// Whether systemd-timesyncd keeps it right; none where that doesn't run, and somebody else may.
+    pub synchronized: Option<bool>,
+    /// How often it was set since the daemon started, rather than going on.
+    pub steps: u64,
+    /// By how many milliseconds the last time: ahead, or (below zero) back.
+    pub last_step_ms: Option<i64>,
+    /// What it was set to then: RFC 3339.
+    pub last_step: Option<String>,
 }
 
 /// The kernel's table, and what was put right of it since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Table {
+    /// Whether it is as it ought to be.
+    pub whole: bool,
     /// Why it can't be put right, while that is so.
     pub failing: Option<String>,
     /// How often it was put right.

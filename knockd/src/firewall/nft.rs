@@ -61,25 +61,28 @@ fn run_with(args: &[&str], script: &str) -> Result<(), FirewallError> {
 /// # Errors
 /// [`FirewallError::Nft`] if nft can't be run or understood.
 pub fn list_table() -> Result<Option<Listing>, FirewallError> {
-    let args = ["--terse", "list", "table", "inet", TABLE_NAME];
-    let json = match get_current_ruleset_raw(DEFAULT_NFT, args) {
-        Ok(json) => json,
-        Err(NftablesError::NftFailed { stderr, .. })
-            if stderr.contains("No such file or directory") =>
-        {
-            return Ok(None);
-        }
-        Err(NftablesError::NftFailed { stderr, .. }) => {
-            return Err(FirewallError::Nft(explain(&stderr)));
-        }
-        Err(NftablesError::NftExecution { inner, .. }) => return Err(cannot_run(&inner)),
-        Err(
-            error @ (NftablesError::NftInvalidJson(_) | NftablesError::NftOutputEncoding { .. }),
-        ) => return Err(FirewallError::Nft(error.to_string())),
-    };
+    let Some(json) = table_json()? else { return Ok(None) };
     Listing::parse(&json)
         .map(Some)
         .map_err(|error| FirewallError::Nft(format!("its listing can't be understood: {error}")))
+}
+
+/// The same in nft's own JSON.
+pub(super) fn table_json() -> Result<Option<String>, FirewallError> {
+    let args = ["--terse", "list", "table", "inet", TABLE_NAME];
+    match get_current_ruleset_raw(DEFAULT_NFT, args) {
+        Ok(json) => Ok(Some(json)),
+        Err(NftablesError::NftFailed { stderr, .. })
+            if stderr.contains("No such file or directory") =>
+        {
+            Ok(None)
+        }
+        Err(NftablesError::NftFailed { stderr, .. }) => Err(FirewallError::Nft(explain(&stderr))),
+        Err(NftablesError::NftExecution { inner, .. }) => Err(cannot_run(&inner)),
+        Err(
+            error @ (NftablesError::NftInvalidJson(_) | NftablesError::NftOutputEncoding { .. }),
+        ) => Err(FirewallError::Nft(error.to_string())),
+    }
 }
 
 /// What matters of a listing: names, hooks and comments. What rules consist of is told in other words by
