@@ -17,6 +17,8 @@ sysctl procps
 mosquitto mosquitto
 mosquitto_sub mosquitto-clients
 nmap nmap
+ufw ufw
+iptables iptables
 openssl openssl
 python3 python3
 ping iputils-ping

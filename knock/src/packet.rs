@@ -16,6 +16,9 @@ use crate::{exit::Error, plan::Ask};
 /// 2020-01-01T00:00:00Z. A clock before this project existed was never set.
 const PLAUSIBLE_SINCE: Timestamp = Timestamp::from_millis(1_577_836_800_000);
 
+/// A device that lost its clock's battery is refused in silence; its own clock is the only place to notice.
+pub(crate) const IMPLAUSIBLE_CLOCK: &str = "the clock of this device shows a time before 2020, and the server will refuse the packet as stale: set the clock";
+
 /// A datagram, and what is in it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet {

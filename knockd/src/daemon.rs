@@ -1,7 +1,7 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
 use std::{
-    io,
+    io, mem,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -15,20 +15,20 @@ use crate::{
     admission::{Admission, KernelState},
     clock::{self, watch::ClockWatch},
     config::{
-        self, AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode,
-        reload::{Stamps, stamp},
+        AUTO_LIMIT, Config, Environment, Located, PrefilterMode,
+        reload::{Places, Stamps},
     },
     control::{
-        Table,
-        answer::Parts,
+        Request, Table,
+        answer::{Parts, ToEnd},
         server::{Asked, Control},
     },
     counts::Counts,
     firewall::{
         FirewallError,
-        connections::{Guarded, Sweeper},
+        connections::Sweeper,
         kernel::Kernel,
-        ruleset::{Plan, Prefilter, Ruleset},
+        ruleset::Ruleset,
         table::{self, TableState},
         watch::Watch,
     },
@@ -36,7 +36,8 @@ use crate::{
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
-    mend::{Mender, Newer, Repairs, mend},
+    mend::{Mender, Repairs, mend},
+    plan,
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
@@ -111,7 +112,7 @@ pub struct Start {
     pub passed: Passed,
 }
 
-/// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies changed clients.
+/// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies a changed configuration.
 ///
 /// # Errors
 /// [`StartError`] if it can't start; whatever was shut stays shut.
@@ -149,7 +150,7 @@ impl Daemon {
     /// Takes everything up in the order in which it must stand: the lock, the watch, the table, the past, the
     /// tags, the socket.
     fn start(
-        Start { located: Located { config, origins }, path, stamps, passed }: Start,
+        Start { located: Located { mut config, origins }, path, stamps, passed }: Start,
     ) -> Result<Self, StartError> {
         passed.check(config.listen.addresses(), &config.control)?;
         let folder = StateFolder::open(&config.state)?;
@@ -159,8 +160,12 @@ impl Daemon {
             daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
         };
         let mender = mender(&config, &path)?;
+        let clients = mem::take(&mut config.clients);
 
-        let Config { policy, clients, clients_dir, listen, prefilter, control, .. } = config;
+        let in_force = config.clone();
+        let Config { policy, clients_dir, listen, prefilter, control, .. } = config;
+        let places =
+            Places { main: path, environment: Environment::of_process(), folder: clients_dir };
         let count = clients.len();
         let filters = prefilter.filters(count);
         if !filters && prefilter.mode == PrefilterMode::Auto {
@@ -171,8 +176,7 @@ impl Daemon {
         }
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
         let services = policy.services.iter().map(|service| service.name).collect();
-        let roster =
-            Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
+        let roster = Roster::new(places, services, policy.realm, &stamps, &origins, &directory);
         let now = clock::now();
         let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
@@ -207,8 +211,7 @@ impl Daemon {
                 "datagrams were lost before this start, since systemd opened the socket: its receive buffer was full"
             );
         }
-        let (reload, telemetry) =
-            (Reload::new(roster, path, prefilter, filters), Telemetry::default());
+        let (reload, telemetry) = (Reload::new(roster, in_force, now), Telemetry::default());
         Ok(Self {
             admission,
             listener,
@@ -243,7 +246,7 @@ impl Daemon {
                     }
                     Signalled::Reload => {
                         self.supervisor.reloads();
-                        self.reload.begin();
+                        self.reload.begin(None);
                     }
                 },
                 () = self.supervisor.due() => {
@@ -297,8 +300,13 @@ impl Daemon {
         if asked.is_given_up() {
             return;
         }
+        if let Request::Reload { .. } = asked.request {
+            self.supervisor.reloads();
+            return self.reload.begin(Some(asked));
+        }
         let table = table(self.admission.firewall().repairs());
         let mut parts = Parts {
+            configuration: self.reload.status(),
             table,
             admission: &mut self.admission,
             counts: &self.counts,
@@ -307,8 +315,13 @@ impl Daemon {
             to_end: Vec::new(),
         };
         let reply = parts.answer(&asked.request, clock::now());
-        for source in parts.to_end {
-            self.admission.firewall_mut().end_connections_of(source);
+        for connections in parts.to_end {
+            let mender = self.admission.firewall();
+            match connections {
+                ToEnd::Of(source) => mender.end_connections_of(source),
+                ToEnd::Through(doors) => mender.end_connections_through(doors),
+                ToEnd::From(address, ports) => mender.end_connections_from(address, ports),
+            }
         }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);
@@ -349,51 +362,19 @@ fn random() -> io::Result<[u8; 16]> {
     Ok(bytes)
 }
 
-/// The table that follows from a configuration.
-#[must_use]
-pub fn ruleset(config: &Config) -> Ruleset {
-    Ruleset::of(&Plan {
-        knock_ports: &[config.listen.port().get()],
-        prefilter: match config.prefilter.filters(config.clients.len()) {
-            true => Prefilter::On {
-                junk_budget: config.prefilter.junk_budget,
-                clients: config.clients.len(),
-            },
-            false => Prefilter::Off,
-        },
-        services: &config.policy.services,
-        allowed_interfaces: config.allow.interfaces.iter().map(InterfaceName::as_str).collect(),
-        allowed_networks: &config.allow.networks,
-        sessions: config.policy.grant.sessions,
-        ban_scope: config.policy.ban.scope,
-    })
-}
-
 /// The table, watched first and then made whole, and who keeps it so.
 fn mender(config: &Config, path: &Path) -> Result<Mender, StartError> {
     let system = |what| move |error| StartError::System { what, error };
     let kernel = Kernel::open()?;
     let watch = Watch::start(kernel.port_id()).map_err(system("a watch on nftables"))?;
-    let guarded = Guarded::new(&config.policy.services, &config.allow.networks);
-    let sweeper = Sweeper::start(guarded).map_err(system("a thread"))?;
-    let ruleset = ruleset(config);
+    let sweeper = Sweeper::start(plan::guarded(config)).map_err(system("a thread"))?;
+    let ruleset = plan::ruleset(config, config.clients.len());
     let installed = install(&ruleset)?;
-    let mender = Mender::new(kernel, ruleset, newer(path), watch, sweeper);
+    let mender = Mender::new(kernel, ruleset, plan::newer(path), watch, sweeper);
     if installed == Installed::Now {
         mender.end_what_came_by_no_door();
     }
     Ok(mender)
-}
-
-/// Reads the configuration again if its main file has changed since now.
-fn newer(path: &Path) -> Newer {
-    let (path, known) = (path.to_owned(), stamp(path).ok());
-    Box::new(move || {
-        if stamp(&path).ok() == known {
-            return None;
-        }
-        config::load(&path).ok().map(|config| ruleset(&config))
-    })
 }
 
 /// Since when the table is whole.

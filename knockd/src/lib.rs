@@ -20,6 +20,7 @@ pub mod journal;
 pub mod listener;
 pub mod local;
 pub mod mend;
+pub mod plan;
 pub mod reconcile;
 pub mod reload;
 pub mod restore;

@@ -40,6 +40,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = cli.config;
     match cli.command {
         Command::Run => commands::run::run(&config),
+        Command::Doctor(_) => commands::doctor::run(&config, output),
         Command::Check(_) => commands::check::run(&config, output),
         Command::Client(command) => commands::client::run(&command, &config, output),
         Command::Firewall(command) => commands::firewall::run(&command, &config, output),
@@ -47,6 +48,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Bans => commands::bans::list(&config, output),
         Command::Ban(args) => commands::bans::ban(&config, &args, output),
         Command::Unban(args) => commands::bans::unban(&config, &args, output),
+        Command::Reload => commands::reload::run(&config, output),
         Command::Status => commands::status::run(&config, output),
     }
 }

@@ -5,7 +5,7 @@
 //! | `client` | the client's name; missing for strangers |
 //! | `source` | where the datagram came from |
 //! | `service` | the services, separated by commas |
-//! | `decision` | `granted`, `closed`, `refused`, `banned` or `ban-lifted` |
+//! | `decision` | `granted`, `closed`, `refused`, `revoked`, `banned` or `ban-lifted` |
 //! | `reason` | why it was refused: a name that never changes |
 //! | `expires` | when the grant or the ban ends, RFC 3339 in UTC |
 //!
@@ -246,6 +246,21 @@ pub fn report_order(request: &Request, reply: &Reply) {
         (Request::Unban { source }, Reply::Unbanned(Unbanned { lifted, .. })) => {
             let source = source.as_deref().unwrap_or("all");
             info!(source, decision = "ban-lifted", "{source}: an admin has lifted {lifted} bans");
+        }
+        (Request::Revoke(revoke), Reply::Revoked(revoked)) => {
+            let grants_ended = revoked.grants_ended;
+            let (client, source) = (revoke.client.as_deref(), revoke.address.as_deref());
+            let whose = client.or(source).unwrap_or_default();
+            let service = revoke.service.as_deref();
+            let cut = if revoke.cut { ", and its connections" } else { "" };
+            warn!(
+                client,
+                source,
+                service,
+                decision = "revoked",
+                grants_ended,
+                "{whose}: an admin has ended {grants_ended} grants{cut}"
+            );
         }
         (_, Reply::Refused(refused)) => error!("an admin's request failed: {}", refused.message),
         _ => {}

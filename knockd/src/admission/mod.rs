@@ -11,12 +11,15 @@
 //!   hold: a door that it did not shut doesn't stay open.
 
 mod bans;
+mod change;
 mod files;
 mod outcome;
+mod revoke;
 
 pub use bans::{AdminBan, BanError};
 pub use files::Files;
 pub use outcome::{Failure, NoBan, Outcome};
+pub use revoke::{Revoked, Whose};
 
 use std::{collections::HashSet, fs::File, io, net::IpAddr, sync::Arc};
 
@@ -291,6 +294,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     }
 
     fn hold_one(&mut self, owner: Owner, packet: &mut Pending, now: Now) -> Result<(), Failure> {
+        if let Effect::Open(_) = packet.accepted.effect {
+            self.gate.visits_mut().record(owner);
+        }
         let directory = self.gate.directory();
         let before = match packet.accepted.effect {
             Effect::Open(duration) => self

@@ -51,6 +51,7 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         let exit = match refused.kind {
             RefusedKind::Request => Exit::Usage,
+            RefusedKind::Unknown => Exit::NoInput,
             RefusedKind::Impossible => Exit::DataErr,
             RefusedKind::Failed => Exit::OsErr,
         };

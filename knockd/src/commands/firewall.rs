@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::{Exit, Failure, Format, Output, fallback, run::firewall_exit};
 use crate::{
-    config, daemon,
+    config,
     firewall::{
         FirewallError,
         ruleset::{Ruleset, TABLE},
         table::{self, Guarded, TableState},
     },
     journal::StateFolder,
+    plan,
 };
 
 /// What to do with the table.
@@ -58,7 +59,8 @@ pub fn run(
 }
 
 fn load(config: &Path) -> Result<Ruleset, Failure> {
-    Ok(daemon::ruleset(&config::load(config)?))
+    let config = config::load(config)?;
+    Ok(plan::ruleset(&config, config.clients.len()))
 }
 
 /// Shuts the door by the main file alone if that is sound and the clients are not: who they are matters to the
@@ -71,7 +73,7 @@ fn load_for_install(path: &Path, output: &mut Output<'_>) -> Result<Ruleset, Fai
     match config::load_without_clients(path) {
         Ok(config) => {
             output.note(format!("{failure}\nThe table goes in all the same; knockd won't start before that is mended"));
-            Ok(daemon::ruleset(&config))
+            Ok(plan::ruleset(&config, config.clients.len()))
         }
         Err(_) => Err(failure),
     }

@@ -1,8 +1,11 @@
 //! What the daemon does on request, and says of itself.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, net::IpAddr, time::Duration};
 
-use super::{Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned};
+use super::{
+    Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned,
+    configuration::Configuration,
+};
 use crate::{
     admission::{Admission, BanError},
     counts::Counts,
@@ -10,6 +13,8 @@ use crate::{
     gate::{
         bans::BanKind,
         clock::Now,
+        grants::Door,
+        policy::Port,
         source::{InvalidSource, Source},
     },
     telemetry::rfc3339,
@@ -26,14 +31,27 @@ pub struct Parts<'a, F> {
     pub admission: &'a mut Admission<F>,
     /// What was decided so far.
     pub counts: &'a Counts,
+    /// Which configuration is in force.
+    pub configuration: Configuration,
     /// The kernel's table.
     pub table: Table,
     /// What the kernel dropped because the receive buffer was full.
     pub receive_buffer_drops: Option<u64>,
     /// When the daemon started.
     pub since: Now,
-    /// Sources whose connections are to be ended: those that were banned.
-    pub to_end: Vec<Source>,
+    /// The connections that are to be ended: those of sources that were banned, and of grants that were ended.
+    pub to_end: Vec<ToEnd>,
+}
+
+/// Connections that are to be ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToEnd {
+    /// Those of a banned source.
+    Of(Source),
+    /// Those through these doors.
+    Through(HashSet<Door>),
+    /// Those from an address, to these ports if any are given.
+    From(IpAddr, Option<Vec<Port>>),
 }
 
 impl<F: Firewall> Parts<'_, F> {
@@ -43,6 +61,10 @@ impl<F: Firewall> Parts<'_, F> {
             Request::Status => Ok(Reply::Status(Box::new(self.status(now)))),
             Request::Ban { source, for_ms, reason } => self.ban(source, *for_ms, reason, now),
             Request::Unban { source } => self.unban(source.as_deref(), now),
+            Request::Revoke(revoke) => self.revoke(revoke, now).map(Reply::Revoked),
+            Request::Client { name } => Ok(Reply::Client(self.client(name, now))),
+            // It is answered when it is applied: see [`crate::reload`].
+            Request::Reload { .. } => Err(bad(&"a reload is not answered at once")),
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -70,6 +92,7 @@ impl<F: Firewall> Parts<'_, F> {
             bans_by_admin: by(BanKind::Admin),
             decisions: self.counts.clone(),
             denied: denied.collect(),
+            configuration: self.configuration.clone(),
             table: self.table.clone(),
             receive_buffer_drops: self.receive_buffer_drops,
         }
@@ -90,7 +113,7 @@ impl<F: Firewall> Parts<'_, F> {
         }
         let ban =
             self.admission.ban(source, length, reason, now).map_err(|error| failed(&error))?;
-        self.to_end.push(source);
+        self.to_end.push(ToEnd::Of(source));
         Ok(Reply::Banned(Banned {
             source: source.to_string(),
             expires: rfc3339(now.utc_of(ban.until)),
@@ -109,7 +132,7 @@ impl<F: Firewall> Parts<'_, F> {
     }
 }
 
-fn bad(error: &dyn std::fmt::Display) -> Refused {
+pub(super) fn bad(error: &dyn std::fmt::Display) -> Refused {
     Refused::new(RefusedKind::Request, error.to_string())
 }
 

@@ -17,8 +17,31 @@ use super::{FirewallError, ruleset::TABLE_NAME};
 /// # Errors
 /// [`FirewallError::Nft`] with what nft says.
 pub fn run(script: &str) -> Result<(), FirewallError> {
+    run_with(&["-f", "-"], script)
+}
+
+/// Has the kernel check a script, without doing what it says.
+///
+/// # Errors
+/// [`FirewallError::Nft`] with what nft says.
+pub fn check(script: &str) -> Result<(), FirewallError> {
+    run_with(&["--check", "-f", "-"], script)
+}
+
+/// What nft calls its version, as "nftables v1.0.6".
+///
+/// # Errors
+/// [`FirewallError::Nft`] if it can't be run.
+pub fn version() -> Result<String, FirewallError> {
+    let output =
+        Command::new("nft").arg("--version").output().map_err(|error| cannot_run(&error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+}
+
+fn run_with(args: &[&str], script: &str) -> Result<(), FirewallError> {
     let mut nft = Command::new("nft")
-        .args(["-f", "-"])
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -6,7 +6,7 @@ use super::{
     Firewall as _, FirewallError,
     kernel::{Kernel, ban_elements, door_elements, read_key, read_port},
     nft,
-    ruleset::{Contents, Ruleset, TABLE},
+    ruleset::{Contents, Ruleset, TABLE, Tags},
     verify::differences,
 };
 use crate::gate::{grants::Door, policy::Port};
@@ -68,6 +68,21 @@ fn run_keeping_doors(script: &str, doors: &str) -> Result<(), FirewallError> {
         nft::run(&format!("delete table {TABLE}\n{script}{kept}{doors}"))?;
     }
     Ok(())
+}
+
+/// Puts the table in another one's place, in one transaction: chains and fixed contents are replaced, and doors
+/// and bans kept. Says whether the tags are. It isn't read back.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is.
+pub fn replace(former: &Ruleset, ruleset: &Ruleset) -> Result<Tags, FirewallError> {
+    let (script, tags) = ruleset.replacement(former);
+    if nft::run(&script).is_ok() {
+        return Ok(tags);
+    }
+    // What is there isn't what it was: somebody else has just changed it.
+    put_in(ruleset, &[])?;
+    Ok(Tags::Gone)
 }
 
 /// Makes sure that what was put in is there.
