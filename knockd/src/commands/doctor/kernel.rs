@@ -5,10 +5,7 @@ use super::{
     finding::{Finding, Findings, Unable},
     table::unable,
 };
-use crate::{
-    daemon,
-    firewall::{FirewallError, nft, ruleset::TABLE},
-};
+use crate::firewall::{FirewallError, nft, ruleset::TABLE};
 
 /// A table of another name: the check must not depend on what is in ours now.
 const TRIAL: &str = "inet knockd_doctor";
@@ -54,7 +51,7 @@ pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<
             return Ok(());
         }
     };
-    let script = daemon::ruleset(examined.config()?).script().replace(TABLE, TRIAL);
+    let script = examined.ruleset()?.script().replace(TABLE, TRIAL);
     let refused = match nft::check(&script) {
         Ok(()) => return Ok(()),
         Err(error) => error,

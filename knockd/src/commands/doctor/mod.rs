@@ -34,7 +34,11 @@ use self::{
     rules::read::{self, Everything},
 };
 use super::{Exit, Failure, Format, Output};
-use crate::config::{self, Config, MistakeKind};
+use crate::{
+    config::{self, Config, MistakeKind},
+    firewall::ruleset::Ruleset,
+    plan,
+};
 
 /// Say why a knock would not let a device in on this host, and how to mend it
 ///
@@ -67,6 +71,12 @@ struct Examined {
 impl Examined {
     fn config(&self) -> Result<&Config, Unable> {
         self.config.as_ref().ok_or_else(|| Unable::other("the configuration is wrong"))
+    }
+
+    /// The table that follows from it.
+    fn ruleset(&self) -> Result<Ruleset, Unable> {
+        let config = self.config()?;
+        Ok(plan::ruleset(config, config.clients.len()))
     }
 
     fn host(&self) -> Result<&Host, Unable> {

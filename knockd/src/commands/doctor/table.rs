@@ -4,20 +4,17 @@ use super::{
     Examined,
     finding::{Finding, Findings, Unable},
 };
-use crate::{
-    daemon,
-    firewall::{
-        FirewallError,
-        ruleset::TABLE,
-        table::{self, TableState},
-    },
+use crate::firewall::{
+    FirewallError,
+    ruleset::TABLE,
+    table::{self, TableState},
 };
 
 /// Checks it.
 pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<(), Unable> {
     const MEND: &str = "knockd firewall install";
     let place = format!("table {TABLE}");
-    match table::state(&daemon::ruleset(examined.config()?)).map_err(|error| unable(&error))? {
+    match table::state(&examined.ruleset()?).map_err(|error| unable(&error))? {
         TableState::Whole => {}
         TableState::Missing => findings.add(
             Finding::fault("table-missing", "the table isn't there: every port that it would guard is open to whom no other rule stops, and a knock can open nothing")
