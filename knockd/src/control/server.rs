@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -69,6 +69,8 @@ impl Control {
         remove_what_nobody_listens_at(path)?;
         let listener = UnixListener::bind(path)?;
         if let Ok(Some(group)) = Group::from_name(GROUP)
+            // It is the daemon's own where that has one: then nothing is to be given away, nor might be.
+            && fs::metadata(path)?.gid() != group.gid.as_raw()
             && let Err(error) = chown(path, None, Some(group.gid))
         {
             warn!(
