@@ -94,6 +94,7 @@ install: ## Put what `make build` built, the units and a first configuration in 
 	@install -d -m 750 $(DESTDIR)/etc/knockd/clients.d
 	@test -e $(DESTDIR)/etc/knockd/knockd.toml || \
 		install -m 644 config/knockd.toml $(DESTDIR)/etc/knockd/knockd.toml
+	@test -n '$(DESTDIR)' || { systemd-sysusers knockd.conf && systemd-tmpfiles --create knockd.conf && systemctl daemon-reload; }
 	@echo 'installed; no port is shut yet: see README.md, "A broker host"'
 
 fmt: ## Format the code
