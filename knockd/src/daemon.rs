@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use crate::{
     activation::{Passed, PassedError},
     admission::{Admission, KernelState},
+    client_counts::AllClients,
     clock::{self, watch::ClockWatch},
     config::{
         AUTO_LIMIT, Config, Environment, Located, PrefilterMode,
@@ -20,7 +21,7 @@ use crate::{
     },
     control::{
         Request, Table,
-        answer::Parts,
+        answer::{Parts, ToEnd},
         server::{Asked, Control},
     },
     counts::Counts,
@@ -37,6 +38,7 @@ use crate::{
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
     mend::{Mender, Repairs, mend},
+    metrics::{Figures, Metrics},
     plan,
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
@@ -81,6 +83,9 @@ pub enum StartError {
         /// What the kernel says.
         error: io::Error,
     },
+    /// The endpoint of the metrics.
+    #[error("the metrics' endpoint: {0} ([metrics] listen = \"…\")")]
+    Metrics(io::Error),
     /// Something else of the system's.
     #[error("{what}: {error}")]
     System {
@@ -127,7 +132,7 @@ pub fn run(start: Start) -> Result<(), StartError> {
         let daemon = Daemon::start(start)?;
         setback::is_over();
         let signal = daemon.serve(&mut signals).await;
-        info!("{signal}: ending; the table and its doors stay as they are");
+        info!(event = "ending", "{signal}: ending; the table and its doors stay as they are");
         Ok(())
     })
 }
@@ -142,6 +147,8 @@ struct Daemon {
     control: Control,
     telemetry: Telemetry,
     counts: Counts,
+    clients: AllClients,
+    metrics: Metrics,
     since: Now,
     supervisor: Supervisor,
 }
@@ -163,7 +170,7 @@ impl Daemon {
         let clients = mem::take(&mut config.clients);
 
         let in_force = config.clone();
-        let Config { policy, clients_dir, listen, prefilter, control, .. } = config;
+        let Config { policy, clients_dir, listen, prefilter, control, metrics, .. } = config;
         let places =
             Places { main: path, environment: Environment::of_process(), folder: clients_dir };
         let count = clients.len();
@@ -171,6 +178,7 @@ impl Daemon {
         if !filters && prefilter.mode == PrefilterMode::Auto {
             warn!(
                 clients = count,
+                event = "filter-off",
                 "the kernel doesn't filter by tags: with more than {AUTO_LIMIT} clients that would make every listing of the ruleset slow"
             );
         }
@@ -182,6 +190,7 @@ impl Daemon {
         report_restored(&restored);
         if let Err(error) = admission.look_up_own_addresses(now) {
             warn!(
+                event = "own-addresses-unknown",
                 "this host's own addresses can't be read, and could be banned until they can: {error}"
             );
         }
@@ -202,6 +211,7 @@ impl Daemon {
         info!(
             clients = count,
             services = policy.services.len(),
+            event = "started",
             "listening on udp {}",
             addresses.join(", ")
         );
@@ -221,6 +231,8 @@ impl Daemon {
             control,
             telemetry,
             counts: Counts::default(),
+            clients: AllClients::new(if metrics.listen.is_some() { metrics.per_client } else { 0 }),
+            metrics: Metrics::start(&metrics).map_err(StartError::Metrics)?,
             since: now,
             supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })
@@ -271,6 +283,10 @@ impl Daemon {
                     due = Instant::now();
                 }
                 Some(asked) = self.control.next() => self.answer(asked),
+                asked = self.metrics.asked() => {
+                    // Whoever asked may be gone.
+                    let _ = asked.send(self.figures());
+                }
                 received = self.listener.receive() => match received {
                     Ok(()) => {
                         let now = clock::now();
@@ -288,7 +304,7 @@ impl Daemon {
                         }
                     }
                     Err(error) => {
-                        error!("can't receive: {error}");
+                        error!(event = "receive-failed", "can't receive: {error}");
                         sleep(AFTER_A_FAILED_RECEIVE).await;
                     }
                 },
@@ -296,27 +312,43 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, asked: Asked) {
-        if asked.is_given_up() {
-            return;
-        }
-        if asked.request == Request::Reload {
-            self.supervisor.reloads();
-            return self.reload.begin(Some(asked));
-        }
-        let table = table(self.admission.firewall().repairs());
-        let mut parts = Parts {
+    fn parts(&mut self) -> Parts<'_, Mender> {
+        Parts {
             configuration: self.reload.status(),
-            table,
+            table: table(self.admission.firewall()),
+            clock_steps: self.house.clock_steps(),
             admission: &mut self.admission,
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
             since: self.since,
             to_end: Vec::new(),
-        };
+        }
+    }
+
+    fn figures(&mut self) -> Figures {
+        let now = clock::now();
+        let status = self.parts().status(now);
+        let started = now.utc_of(self.since.uptime);
+        Figures::new(status, started, &mut self.clients, self.admission.gate())
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        if asked.is_given_up() {
+            return;
+        }
+        if let Request::Reload { .. } = asked.request {
+            self.supervisor.reloads();
+            return self.reload.begin(Some(asked));
+        }
+        let mut parts = self.parts();
         let reply = parts.answer(&asked.request, clock::now());
-        for source in parts.to_end {
-            self.admission.firewall_mut().end_connections_of(source);
+        for connections in parts.to_end {
+            let mender = self.admission.firewall();
+            match connections {
+                ToEnd::Of(source) => mender.end_connections_of(source),
+                ToEnd::Through(doors) => mender.end_connections_through(doors),
+                ToEnd::From(address, ports) => mender.end_connections_from(address, ports),
+            }
         }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);
@@ -343,9 +375,11 @@ impl Daemon {
         if self.admission.gate().lacks_tags_at(now.utc) {
             house::prepare_today(&mut self.admission);
         }
-        let (telemetry, counts) = (&mut self.telemetry, &mut self.counts);
+        let (telemetry, counts, clients) =
+            (&mut self.telemetry, &mut self.counts, &mut self.clients);
         self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
             counts.count(outcome);
+            clients.count(outcome, gate.directory(), now.utc);
             telemetry.report(outcome, source, gate.directory(), now);
         })
     }
@@ -384,19 +418,33 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
     match table::state(ruleset)? {
         TableState::Whole => return Ok(Installed::Before),
         TableState::Missing => {
-            warn!("table inet knockd was not there: every port that it guards was open until now")
+            warn!(
+                event = "table-missing",
+                "table inet knockd was not there: every port that it guards was open until now"
+            )
+        }
+        TableState::Changed(differences) if table::is_as_put_in()? => {
+            let changed = differences.join("; ");
+            info!(
+                changed,
+                event = "table-followed",
+                "table inet knockd follows the configuration as it is now: {changed}"
+            );
         }
         TableState::Changed(differences) => {
-            warn!("table inet knockd is put right: {}", differences.join("; "))
+            let missing = differences.join("; ");
+            warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")
         }
     }
     table::install(ruleset)?;
     Ok(Installed::Now)
 }
 
-fn table(Repairs { count, last, failing }: &Repairs) -> Table {
+fn table(mender: &Mender) -> Table {
+    let Repairs { count, last, failing } = mender.repairs();
     let last = last.as_ref();
     Table {
+        whole: mender.is_whole(),
         failing: failing.clone(),
         repairs: *count,
         lacked: last.map(|repair| repair.missing.clone()),
@@ -409,33 +457,52 @@ fn report_restored(restored: &Restored) {
     let bound = restored.refused_up_to.map(telemetry::rfc3339).unwrap_or_default();
     match restored.seen {
         Condition::Intact => {
-            info!(packets = restored.packets, "the memory of accepted packets is whole")
+            info!(
+                packets = restored.packets,
+                event = "memory-restored",
+                "the memory of accepted packets is whole"
+            )
         }
         Condition::Missing => warn!(
+            event = "memory-lost",
             "there is no memory of accepted packets: nothing stamped at or before {bound} is accepted"
         ),
         Condition::EarlierBoot => warn!(
             packets = restored.packets,
+            event = "memory-lost",
             "the memory of accepted packets is from before a reboot and may not be whole: nothing stamped at or before {bound} is accepted"
         ),
         Condition::Damaged(damage) => error!(
             packets = restored.packets,
+            event = "memory-lost",
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
     if let Some(what) = lost(restored.grants) {
-        error!("the file of grants is {what}: grants that were live are over");
+        error!(
+            event = "state-lost",
+            "the file of grants is {what}: grants that were live are over"
+        );
     }
     if let Some(what) = lost(restored.bans) {
-        error!("the file of bans is {what}: sources that were banned no longer are");
+        error!(
+            event = "state-lost",
+            "the file of bans is {what}: sources that were banned no longer are"
+        );
     }
     if restored.mended > 0 {
         warn!(
             changed = restored.mended,
+            event = "kernel-settled",
             "doors and bans in the kernel were made to match the live grants and bans"
         );
     }
-    info!(grants = restored.live, bans = restored.banned, "live grants and bans taken up");
+    info!(
+        grants = restored.live,
+        bans = restored.banned,
+        event = "restored",
+        "live grants and bans taken up"
+    );
 }
 
 fn lost(condition: FileCondition) -> Option<&'static str> {

@@ -24,12 +24,12 @@ use crate::{
         compare::{Difference, Effect, differences},
     },
     control::{
-        Reply,
+        Reply, Request,
         configuration::{Configuration, MISTAKES_TOLD, Mistake, Refusal, Reloaded, Setting},
         server::Asked,
     },
     firewall::{FirewallError, ruleset::Tags},
-    gate::clock::Now,
+    gate::{clock::Now, grants::Door},
     house::Housekeeping,
     mend::Mender,
     plan,
@@ -99,9 +99,15 @@ impl Reload {
         house: &mut Housekeeping,
     ) {
         let directory = admission.gate().directory();
+        let cut = self.doors_to_cut(admission);
         let sound = read.and_then(|read| self.roster.check(read, directory));
         let reply = match sound.and_then(|sound| self.put_in_force(sound, admission, house)) {
-            Ok(reloaded) => Reply::Reloaded(Box::new(reloaded)),
+            Ok(reloaded) => {
+                if !cut.is_empty() {
+                    admission.firewall().end_connections_through(cut);
+                }
+                Reply::Reloaded(Box::new(reloaded))
+            }
             Err(error) => Reply::NotReloaded(self.refuse(&error)),
         };
         for asked in mem::take(&mut self.waiting) {
@@ -124,14 +130,36 @@ impl Reload {
         }
     }
 
+    /// The doors by which those clients came in whose connections are to end with this reload: looked up before
+    /// it, since they may be gone with it.
+    fn doors_to_cut(&self, admission: &Admission<Mender>) -> HashSet<Door> {
+        let named = self.waiting.iter().filter_map(|asked| match &asked.request {
+            Request::Reload { cut } => cut.as_deref(),
+            _ => None,
+        });
+        let names: HashSet<&str> = named.collect();
+        if names.is_empty() {
+            return HashSet::new();
+        }
+        let clients = admission.gate().directory().clients();
+        let meant = clients.filter(|(_, name)| names.contains(name));
+        meant.flat_map(|(client, _)| admission.doors_of(client)).collect()
+    }
+
     fn refuse(&mut self, error: &NotApplied) -> Refusal {
-        error!("the configuration stays as it was: {error}");
         let (mistakes, more) = match error {
             NotApplied::Mistakes(mistakes) => told(mistakes),
             NotApplied::Failed(_) | NotApplied::System(_) => {
                 (vec![Mistake { file: None, line: None, text: error.to_string() }], 0)
             }
         };
+        for mistake in &mistakes {
+            let (file, line) = (mistake.file.as_deref(), mistake.line);
+            error!(file, line, "the configuration stays as it was: {}", mistake.text);
+        }
+        if more > 0 {
+            error!("and {more} mistakes more: knockd check tells all");
+        }
         let first = self.refused.as_ref().map_or_else(|| clock::now().utc, |(first, _)| *first);
         let refusal = Refusal { since: rfc3339(first), mistakes, more };
         self.refused = Some((first, refusal.clone()));
@@ -241,7 +269,10 @@ fn follow_clients(
 /// Tells what the kernel has not done of a change that is in force all the same.
 fn warn_of(reloaded: &mut Reloaded, done: Result<(), FirewallError>) {
     if let Err(error) = done {
-        error!("the kernel does not follow the changed configuration yet: {error}");
+        error!(
+            event = "reload-unfinished",
+            "the kernel does not follow the changed configuration yet: {error}"
+        );
         reloaded.warning = Some(error.to_string());
     }
 }
@@ -257,10 +288,11 @@ fn told(mistakes: &Mistakes) -> (Vec<Mistake>, usize) {
 fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
     let Reloaded { added, modified, removed, grants_ended, bans_lifted, .. } = reloaded;
     for Setting { key, was, is } in &reloaded.settings {
-        info!(key, was, is, "{key} is {is} from here on, and was {was}");
+        info!(event = "setting-changed", key, was, is, "{key} is {is} from here on, and was {was}");
     }
     for Difference { key, was, is, .. } in restart {
         warn!(
+            event = "restart-due",
             key,
             was,
             is,
@@ -268,10 +300,14 @@ fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
         );
     }
     if *bans_lifted > 0 {
-        info!(bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted");
+        info!(
+            event = "never-banned",
+            bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted"
+        );
     }
     info!(
         clients,
+        event = "reloaded",
         "clients: {added} added, {modified} changed, {removed} removed, {grants_ended} grants ended"
     );
 }

@@ -128,8 +128,9 @@ impl TagKeeper {
         }
         for (day, _) in &self.days {
             let timeout = time_left(*day, self.skew_ms, now.utc);
-            let keys = clients.iter().filter_map(|client| Some(&directory.entry(*client)?.keys));
-            let tags: Vec<(Tag, Duration)> = keys.map(|keys| (keys.tag(*day), timeout)).collect();
+            let entries = clients.iter().filter_map(|client| directory.entry(*client));
+            let tags = entries.flat_map(|entry| entry.tags(*day));
+            let tags: Vec<(Tag, Duration)> = tags.map(|tag| (tag, timeout)).collect();
             if let Err(error) = firewall.admit_tags(&tags) {
                 // Nobody knows which of them are in: all are tried again.
                 self.forget();
@@ -198,6 +199,7 @@ mod tests {
                     from: Vec::new(),
                     address: AddressPolicy::Strict,
                     expires: None,
+                    old_key: None,
                     standing: Standing::Enabled,
                 }
             })

@@ -17,7 +17,10 @@ use std::{
 use common::{ClientKeys, Day, Realm, Secret, ServiceName, Timestamp};
 use data_encoding::BASE64;
 use knockd::{
-    config::{Environment, Located, load_located, reload::{Places, stamps}},
+    config::{
+        Environment, Located, load_located,
+        reload::{Places, stamps},
+    },
     gate::directory::{Directory, Progress},
     roster::{Applied, NotApplied, Roster},
 };
