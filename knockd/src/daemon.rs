@@ -217,6 +217,7 @@ impl Daemon {
         );
         if listener.dropped_before() > 0 {
             warn!(
+                event = "datagrams-lost",
                 dropped = listener.dropped_before(),
                 "datagrams were lost before this start, since systemd opened the socket: its receive buffer was full"
             );
