@@ -10,6 +10,7 @@ use crate::{
         check::CheckArgs,
         client::ClientCommand,
         firewall::FirewallCommand,
+        revoke::RevokeArgs,
     },
     config::DEFAULT_PATH,
 };
@@ -41,7 +42,7 @@ pub enum Command {
     Run,
     /// Say whether the configuration is sound: every mistake in one run
     Check(CheckArgs),
-    /// Enrol a client, list them, or remove one
+    /// Enrol a client, list them, change or remove one
     #[command(subcommand)]
     Client(ClientCommand),
     /// Print, install, inspect or remove the table in the kernel
@@ -60,6 +61,8 @@ pub enum Command {
     Ban(BanArgs),
     /// Lift a ban, whoever made it
     Unban(UnbanArgs),
+    /// End the live grants of a client or an address
+    Revoke(RevokeArgs),
     /// Have the running daemon apply a changed configuration, and wait until it is in force
     ///
     /// Clients, services, [allow], [grant], [ban], [replay], [prefilter] and clock-skew take effect at once,

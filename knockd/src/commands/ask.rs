@@ -29,7 +29,7 @@ pub(super) fn unexpected() -> Failure {
     )
 }
 
-fn no_answer(control: &Path, error: &io::Error) -> Failure {
+pub(super) fn no_answer(control: &Path, error: &io::Error) -> Failure {
     let control = control.display();
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
