@@ -27,7 +27,7 @@ fn running(world: &World) -> (Echo, Door<'_>, Device<'_>, Daemon) {
 
 /// A connection of the device, whose grant is over or not.
 #[track_caller]
-fn session<'w>(world: &'w World, door: &Door<'_>, device: &Device<'_>, is_over: bool) -> Talk {
+fn session(world: &World, device: &Device<'_>, is_over: bool) -> Talk {
     device.opens(&["--service", "mqtts", "--open-for", "600s"]);
     let mut session = Talk::tcp(world.client(), broker4(world), MQTTS, None);
     session.works();
@@ -105,7 +105,7 @@ fn a_rotation_without_overlap_ends_the_old_key_at_once_and_survives_a_restart() 
 fn disable_ends_a_clients_grants_and_lets_its_session_live_on_and_enable_lets_it_in_again() {
     let world = World::new();
     let (_echo, door, device, daemon) = running(&world);
-    let mut session = session(&world, &door, &device, false);
+    let mut session = session(&world, &device, false);
     let answer = door.run(&["client", "disable", "press-17", "--json"]).success().json();
     assert_eq!((&answer["changed"], &answer["in-force"]), (&true.into(), &true.into()), "{answer}");
     assert_eq!(answer["grants-ended"], 1, "{answer}");
@@ -135,7 +135,7 @@ fn with_cut_a_session_ends_with_its_client_also_one_whose_grant_is_over() {
         other.knock(world.attacker(), &["-4", "--wait=20s", "--open-for", "600s"]).success();
         let mut friend = Talk::tcp(world.attacker(), broker4(&world), MQTTS, None);
         friend.works();
-        let mut session = session(&world, &door, &device, is_over);
+        let mut session = session(&world, &device, is_over);
         let line = match command {
             "revoke" => vec!["revoke", "press-17", "--cut"],
             command => vec!["client", command, "press-17", "--cut"],
@@ -150,7 +150,7 @@ fn with_cut_a_session_ends_with_its_client_also_one_whose_grant_is_over() {
 fn a_client_that_is_disabled_already_can_still_be_cut() {
     let world = World::new();
     let (_echo, door, device, _daemon) = running(&world);
-    let mut session = session(&world, &door, &device, false);
+    let mut session = session(&world, &device, false);
     door.run(&["client", "disable", "press-17"]).success();
     session.works();
     let answer = door.run(&["client", "disable", "press-17", "--cut", "--json"]).success().json();
@@ -162,7 +162,7 @@ fn a_client_that_is_disabled_already_can_still_be_cut() {
 fn remove_ends_a_clients_grants_at_once_and_without_cut_its_session_lives_on() {
     let world = World::new();
     let (_echo, door, device, daemon) = running(&world);
-    let mut session = session(&world, &door, &device, false);
+    let mut session = session(&world, &device, false);
     let answer = door.run(&["client", "remove", "press-17", "--json"]).success().json();
     assert_eq!((&answer["changed"], &answer["grants-ended"]), (&true.into(), &1.into()));
     assert!(door.grants().is_empty());
@@ -263,7 +263,7 @@ fn of_many_commands_at_once_each_is_whole_and_the_daemon_goes_by_all_of_them() {
     for client in clients {
         let name = client["name"].as_str().expect("a name");
         let number: usize = name.trim_start_matches("press-").parse().expect("a number");
-        assert_eq!(client["enabled"], number % 3 != 0, "{client}");
+        assert_eq!(client["enabled"], !number.is_multiple_of(3), "{client}");
         assert_eq!(client["old-key-until"].is_string(), number % 3 == 1, "{client}");
     }
     let status = door.run(&["status", "--json"]).success().json();

@@ -397,7 +397,7 @@ fn of_many_that_change_one_file_at_once_every_change_is_made_and_none_undone() {
     for client in clients {
         let number: u8 = client.name.as_str()[1..].parse().unwrap();
         let is_disabled = client.standing == crate::gate::policy::Standing::Disabled;
-        assert_eq!(is_disabled, number % 3 == 0, "{number}");
+        assert_eq!(is_disabled, number.is_multiple_of(3), "{number}");
         assert_eq!(client.old_key.is_some(), number % 3 == 1, "{number}");
     }
 }
