@@ -65,7 +65,7 @@ pub enum Command {
     Revoke(RevokeArgs),
     /// Have the running daemon apply a changed configuration, and wait until it is in force
     ///
-    /// Clients, services, [allow], [grant], [ban], [replay], [prefilter] and clock-skew take effect at once,
+    /// Clients, services, who needs no knock, limits, bans, the prefilter and clock-skew take effect at once,
     /// without ending a live grant, a ban or a remembered packet; grants end that no entry allows any more.
     /// listen, clients, state, control and realm take effect when the daemon is restarted. If anything is
     /// wrong, in any file, nothing is applied: every mistake is told, and the exit status is 78.

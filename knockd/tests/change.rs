@@ -215,7 +215,7 @@ fn revoked_grants_are_over_in_the_kernel_and_after_a_restart() {
     let mut host = Host::warmed_up();
     assert_eq!(host.handle(&[open(1, at(31))], at(31)), ["granted"]);
     let client = host.admission().gate().directory().clients_by_name()["press-17"];
-    let mut revoke = |host: &mut Host, whose| host.admission().revoke(whose, None, at(32));
+    let revoke = |host: &mut Host, whose| host.admission().revoke(whose, None, at(32));
     let elsewhere = Whose::Address(IpAddr::from([10, 77, 0, 9]).try_into().unwrap());
     assert_eq!(revoke(&mut host, elsewhere), Revoked::default());
     assert!(host.is_open(at(32)));

@@ -72,8 +72,8 @@ pub fn run(config: &Path, args: &RevokeArgs, output: &mut Output<'_>) -> Result<
         }
         Format::Human => output.line(format!("{whose} holds no grant")),
     }?;
-    if args.cut {
-        output.note("its connections are being ended; the journal says how many");
+    if let (Format::Human, Some(ended)) = (output.format(), revoked.connections_ended) {
+        output.line(format!("connections ended: {ended}"))?;
     }
     Ok(())
 }

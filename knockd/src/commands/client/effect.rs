@@ -55,18 +55,29 @@ impl Effect {
         }
     }
 
+    /// How many connections have ended with it, where that was asked for.
+    pub(super) fn connections_ended(&self) -> Option<usize> {
+        match self {
+            Self::InForce(reloaded) => reloaded.connections_ended,
+            Self::NoDaemon => None,
+        }
+    }
+
     /// Notes whether it is in force.
     pub(super) fn note(&self, output: &mut Output<'_>) {
         match self {
             Self::InForce(reloaded) => {
                 if let Some(warning) = &reloaded.warning {
-                    output.note(format!("warning: the kernel does not follow yet: {warning}"));
+                    output.note(format!("warning: not all of it is done yet: {warning}"));
                 }
                 for setting in &reloaded.settings {
                     output.note(format!(
                         "knockd.toml was changed as well, and is in force now: {} is {}",
                         setting.key, setting.is
                     ));
+                }
+                if let Some(ended) = reloaded.connections_ended {
+                    output.note(format!("connections ended: {ended}"));
                 }
                 output.note("in force: the running daemon goes by it");
             }

@@ -34,6 +34,7 @@ struct Removed<'a> {
     file: Option<String>,
     in_force: bool,
     grants_ended: usize,
+    connections_ended: Option<usize>,
 }
 
 /// Removes the client's entry; its file as well where no other client is in it.
@@ -69,6 +70,7 @@ pub(super) fn run(
             client: args.name.as_str(),
             in_force: effect.is_in_force(),
             grants_ended: effect.grants_ended(),
+            connections_ended: effect.connections_ended(),
             file,
         })?,
     }

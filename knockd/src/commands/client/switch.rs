@@ -38,6 +38,7 @@ struct Switched<'a> {
     enabled: bool,
     in_force: bool,
     grants_ended: usize,
+    connections_ended: Option<usize>,
 }
 
 /// Switches a client off: its knocks are refused, and its grants end.
@@ -90,6 +91,7 @@ fn switch(
             enabled: to == Standing::Enabled,
             in_force: effect.is_in_force(),
             grants_ended: effect.grants_ended(),
+            connections_ended: effect.connections_ended(),
         })?,
     }
     effect.note(output);
