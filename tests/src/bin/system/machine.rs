@@ -168,7 +168,7 @@ impl Machine {
         let mut command = Command::new("timeout");
         command.args([LIMIT, "nsenter", "--target", &leader.to_string()]);
         command.args([
-            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--",
+            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wdns=/", "--",
         ]);
         command.args(argv);
         command.env_clear().envs([
