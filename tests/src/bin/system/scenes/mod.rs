@@ -14,6 +14,8 @@ mod reboot;
 mod upgrade;
 mod watching;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use clap::ValueEnum;
 
 use crate::knocks::Fleet;
@@ -94,7 +96,9 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
     for (scene, title, play) in scenes {
         if is_chosen(scene) {
             stage.report.scene(title);
-            play(stage);
+            if catch_unwind(AssertUnwindSafe(|| play(stage))).is_err() {
+                stage.report.broke_off(title);
+            }
         }
     }
 }
