@@ -20,6 +20,8 @@ pub(crate) fn control(line: &[u8]) {
         }
         Request::Unban { source: Some(source) } => reads_back::<Source>(&source),
         Request::Revoke(_)
+        | Request::Grants { .. }
+        | Request::Bans { .. }
         | Request::Client { .. }
         | Request::Reload { .. }
         | Request::Unban { source: None }

@@ -8,8 +8,8 @@ use knockd::gate::{
     Gate,
     directory::{Directory, Enrolment},
     policy::{
-        AddressPolicy, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, OldKey, ReplayLimits, Service,
-        Sessions, Standing,
+        AddressPolicy, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, OldKey, ReplayLimits,
+        Service, Sessions, Standing,
     },
     replay::{Floor, ReplayMemory},
 };
