@@ -35,6 +35,7 @@ impl Counts {
             Outcome::Banned { .. } => self.banned += 1,
             Outcome::NotBanned(_) => self.not_banned += 1,
             Outcome::BanLifted { .. } => self.ban_lifted += 1,
+            Outcome::Drifting { .. } => {}
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
     },
     gate::{clock::Now, directory::Directory},
     house::{self, Housekeeping},
-    journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
+    journal::{BootId, DaemonId, StateError, StateFolder, Writer, counted, seen::Condition},
     listener::{ListenError, Listener},
     mend::{Mender, Newer, Repairs, mend},
     reload::Reload,
@@ -164,6 +164,7 @@ impl Daemon {
         let now = clock::now();
         let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
+        report_lost_counters(&admission);
         if let Err(error) = admission.look_up_own_addresses(now) {
             warn!(
                 "this host's own addresses can't be read, and could be banned until they can: {error}"
@@ -389,6 +390,7 @@ fn report_restored(restored: &Restored) {
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
+    report_counters(restored.counters);
     if let Some(what) = lost(restored.grants) {
         error!("the file of grants is {what}: grants that were live are over");
     }
@@ -402,6 +404,38 @@ fn report_restored(restored: &Restored) {
         );
     }
     info!(grants = restored.live, bans = restored.banned, "live grants and bans taken up");
+}
+
+fn report_counters(condition: counted::Condition) {
+    match condition {
+        counted::Condition::Whole => {}
+        // Nothing is wrong with that, unless clients without a clock had counters in it.
+        counted::Condition::Missing => info!("there is no file of counters: a new one is made"),
+        counted::Condition::Damaged(damage) => error!("the file of counters is damaged ({damage})"),
+    }
+}
+
+/// Names of clients with lost counters that are told.
+const LOST_TOLD: usize = 10;
+
+/// Tells whose counters are lost: nobody else would see why such a device doesn't get in.
+fn report_lost_counters(admission: &Admission<Mender>) {
+    let lost: Vec<_> = admission.lost_counters().collect();
+    if lost.is_empty() {
+        return;
+    }
+    let directory = admission.gate().directory();
+    let mut names: Vec<_> =
+        lost.iter().take(LOST_TOLD).map(|client| directory.name(*client)).collect();
+    if lost.len() > LOST_TOLD {
+        names.push("…");
+    }
+    error!(
+        clients = lost.len(),
+        "the counters of clients without a clock are not known: nothing is accepted from {} until each is set \
+         (knockd client resync NAME)",
+        names.join(", ")
+    );
 }
 
 fn lost(condition: FileCondition) -> Option<&'static str> {

@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
 };
 
-use common::{ClientKeys, Realm, ServiceName};
+use common::{ClientKeys, Day, Realm, ServiceName};
 
 use crate::{
     config::{
@@ -238,7 +238,10 @@ fn check_keys(
     let Some(today) = directory.first_day() else { return Ok(()) };
     for (file, _, enrolments) in files {
         for Enrolment { client, keys } in enrolments {
-            let taken = directory.find(keys.tag(today)).map(|(other, ..)| other);
+            let taken = [today, Day::COUNTER]
+                .into_iter()
+                .find_map(|day| directory.find(keys.tag(day)))
+                .map(|(other, ..)| other);
             if let Some(other) = taken.filter(|other| !former.contains(other)) {
                 return Err(NotApplied::KeyTaken {
                     file: file.clone(),

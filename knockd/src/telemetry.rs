@@ -29,12 +29,13 @@ use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::Subscriber
 
 use crate::{
     admission::{Failure, NoBan, Outcome},
-    control::{Banned, Reply, Request, Unbanned},
+    control::{Banned, Reply, Request, Resynced, Unbanned},
     gate::{
         bans::NotBanned,
         clock::Now,
         decision::{Reason, Refusal},
         directory::{Directory, ServiceId},
+        skews::Drift,
     },
 };
 
@@ -129,6 +130,15 @@ impl Telemetry {
                 if let Some(failure) = warning {
                     error!(%client, reason = failure.name(), "{failure}");
                 }
+            }
+            Outcome::Drifting { client, drift } => {
+                let client = directory.name(*client);
+                let Drift { difference_ms: skew_ms, allowed_ms } = *drift;
+                warn!(
+                    %client, %source, skew_ms,
+                    "{client}: its clock is {} s off, and beyond {} s nothing of it is accepted: set its clock (clock-skew)",
+                    seconds(skew_ms), allowed_ms / 1000
+                );
             }
             Outcome::Refused(Refusal { client: None, reason }) => {
                 debug!(%source, decision = "refused", reason = reason.name(), "{source}: refused: {reason}");
@@ -246,6 +256,12 @@ pub fn report_order(request: &Request, reply: &Reply) {
             let source = source.as_deref().unwrap_or("all");
             info!(source, decision = "ban-lifted", "{source}: an admin has lifted {lifted} bans");
         }
+        (Request::Resync { client }, Reply::Resynced(Resynced { counter })) => {
+            warn!(
+                client,
+                "{client}: an admin has set its counter anew: it counts from {counter} on"
+            );
+        }
         (_, Reply::Refused(refused)) => error!("an admin's request failed: {}", refused.message),
         _ => {}
     }
@@ -255,6 +271,13 @@ fn names(services: &[ServiceId], directory: &Directory) -> String {
     let names: Vec<String> =
         services.iter().map(|service| directory.service(*service).name.to_string()).collect();
     names.join(",")
+}
+
+/// Milliseconds as signed seconds: `+12.500`, `-0.120`.
+#[must_use]
+pub fn seconds(millis: i64) -> String {
+    let (sign, size) = (if millis < 0 { '-' } else { '+' }, millis.unsigned_abs());
+    format!("{sign}{}.{:03}", size / 1000, size % 1000)
 }
 
 /// A timestamp as people and tools read it, in UTC to the second; in milliseconds if it is beyond what a

@@ -11,10 +11,12 @@
 //!   hold: a door that it did not shut doesn't stay open.
 
 mod bans;
+mod counters;
 mod files;
 mod outcome;
 
 pub use bans::{AdminBan, BanError};
+pub use counters::ResyncError;
 pub use files::Files;
 pub use outcome::{Failure, NoBan, Outcome};
 
@@ -26,7 +28,7 @@ use crate::{
         Gate,
         bans::BanChange,
         clock::{Now, Uptime},
-        decision::{Accepted, Decision, Effect},
+        decision::{Accepted, Decision, Effect, Memory},
         directory::{ClientId, ServiceId},
         grants::{Before, Change, Grants, Owner},
     },
@@ -241,8 +243,12 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let sources: Vec<IpAddr> = pending.iter().map(|packet| packet.source).collect();
         for packet in pending {
             let source = packet.source;
+            let (client, drift) = (packet.accepted.client, packet.accepted.drift);
             let outcome = self.outcome(packet, now);
             tell(&outcome, source, &self.gate);
+            if let Some(drift) = drift {
+                tell(&Outcome::Drifting { client, drift }, source, &self.gate);
+            }
         }
         self.pardon(&sources, now, tell);
     }
@@ -252,6 +258,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let directory = self.gate.directory();
         let records: Vec<Record> = pending
             .iter()
+            .filter(|packet| packet.accepted.memory == Memory::Mac)
             .map(|Pending { accepted, .. }| Record {
                 timestamp: accepted.timestamp,
                 mac: accepted.mac,
@@ -261,11 +268,21 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let in_place = self.files.keep_in_place();
         // Where that fails again, it is no reason to refuse these.
         let _ = self.files.catch_up();
+        let failed = in_place.err().map(|error| Failure::journal(&error));
+        self.remember_counters(pending, failed.as_ref());
+        if records.is_empty() {
+            return;
+        }
         let span = span(&self.gate);
-        if let Err(error) = in_place.and_then(|()| self.files.seen.append(&records, span)) {
+        let failed = failed.or_else(|| {
+            let appended = self.files.seen.append(&records, span);
+            appended.err().map(|error| Failure::journal(&error))
+        });
+        if let Some(failure) = failed {
             self.gate.replay_mut().take_back(records.len());
-            for packet in pending {
-                packet.failure = Some(Failure::journal(&error));
+            let packets = pending.iter_mut();
+            for packet in packets.filter(|packet| packet.accepted.memory == Memory::Mac) {
+                packet.failure = Some(failure.clone());
             }
         }
     }

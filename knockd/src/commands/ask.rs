@@ -52,6 +52,7 @@ impl From<Refused> for Failure {
         let exit = match refused.kind {
             RefusedKind::Request => Exit::Usage,
             RefusedKind::Impossible => Exit::DataErr,
+            RefusedKind::Unknown => Exit::NoInput,
             RefusedKind::Failed => Exit::OsErr,
         };
         Self::new(exit, refused.message)

@@ -12,7 +12,7 @@ use super::{
     section::Section,
     source::Wrong,
 };
-use crate::gate::policy::{AddressPolicy, Client, ClientName, Standing};
+use crate::gate::policy::{AddressPolicy, Client, ClientClock, ClientName, Standing};
 
 /// What an entry says, right or wrong: its name and its key must be nobody else's in either case.
 pub(super) struct Read {
@@ -42,6 +42,7 @@ pub(super) struct Rest {
     services: Vec<ServiceName>,
     from: Vec<ipnet::IpNet>,
     address: AddressPolicy,
+    clock: ClientClock,
     expires: Option<Timestamp>,
     standing: Standing,
 }
@@ -54,9 +55,9 @@ impl Rest {
         secret: Secret,
         service_lists: &mut ServiceLists,
     ) -> Client {
-        let Self { services, from, address, expires, standing } = self;
+        let Self { services, from, address, clock, expires, standing } = self;
         let services = service_lists.shared(&services);
-        Client { name, secret, services, from, address, expires, standing }
+        Client { name, secret, services, from, address, clock, expires, standing }
     }
 }
 
@@ -76,12 +77,9 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
         _ => Err(Wrong::new("is neither strict nor observed")),
     });
     let clock = table.text(&CLOCK, |text| match text {
-        "utc" => Ok(()),
-        "counter" => Err(Wrong::with(
-            "is \"counter\", which this version doesn't support",
-            "write clock = \"utc\", and give the device a clock",
-        )),
-        _ => Err(Wrong::new("is nothing that a clock can be")),
+        "utc" => Ok(ClientClock::Utc),
+        "counter" => Ok(ClientClock::Counter),
+        _ => Err(Wrong::new("is neither utc nor counter")),
     });
     let expires = table.time(&EXPIRES, expiry);
     let enabled = table.boolean(&ENABLED);
@@ -90,11 +88,11 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
     let secret = table.required(&KEY, secret);
     let services = table.required(&SERVICES, services).and_then(|list| each_once(table, list));
     let rest = (|| {
-        clock.or(())?;
         Some(Rest {
             services: services?,
             from: values(from.or(Vec::new())?.value),
             address: address.or(AddressPolicy::Strict)?.value,
+            clock: clock.or(ClientClock::Utc)?.value,
             expires: expires.map(Some).or(None)?.value,
             standing: match enabled.or(true)?.value {
                 true => Standing::Enabled,

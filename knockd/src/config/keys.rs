@@ -46,6 +46,6 @@ pub(super) const KEY: Key = Key::new("key", r#""…", 44 characters ending in '=
 pub(super) const SERVICES: Key = Key::new("services", r#"["mqtts"]"#);
 pub(super) const FROM: Key = Key::new("from", r#"["10.3.0.0/16"]"#);
 pub(super) const ADDRESS: Key = Key::new("address", r#""strict" or "observed""#);
-pub(super) const CLOCK: Key = Key::new("clock", r#""utc""#);
+pub(super) const CLOCK: Key = Key::new("clock", r#""utc" or "counter""#);
 pub(super) const EXPIRES: Key = Key::new("expires", "2027-12-31T00:00:00Z");
 pub(super) const ENABLED: Key = Key::new("enabled", "true");

@@ -2,9 +2,12 @@
 
 use std::{cmp::Reverse, time::Duration};
 
-use super::{Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned};
+use super::{
+    Banned, Denied, Refused, RefusedKind, Reply, Request, Resynced, SkewSeen, Skews, Status, Table,
+    Unbanned,
+};
 use crate::{
-    admission::{Admission, BanError},
+    admission::{Admission, BanError, ResyncError},
     counts::Counts,
     firewall::Firewall,
     gate::{
@@ -17,6 +20,10 @@ use crate::{
 
 /// Denied clients that the status shows.
 pub const DENIALS_SHOWN: usize = 20;
+/// Clients with lost counters that the status shows.
+pub const LOST_SHOWN: usize = 20;
+/// Clients whose skews are told in one reply.
+pub const SKEWS_AT_ONCE: usize = 1_000;
 /// The longest ban that an admin can make: ten years.
 pub const BAN_LIMIT: Duration = Duration::from_hours(10 * 365 * 24);
 
@@ -43,6 +50,8 @@ impl<F: Firewall> Parts<'_, F> {
             Request::Status => Ok(Reply::Status(Box::new(self.status(now)))),
             Request::Ban { source, for_ms, reason } => self.ban(source, *for_ms, reason, now),
             Request::Unban { source } => self.unban(source.as_deref(), now),
+            Request::Resync { client } => self.resync(client, now),
+            Request::Skews { from } => Ok(Reply::Skews(self.skews(*from))),
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -71,6 +80,12 @@ impl<F: Firewall> Parts<'_, F> {
             decisions: self.counts.clone(),
             denied: denied.collect(),
             table: self.table.clone(),
+            counters_lost: self
+                .admission
+                .lost_counters()
+                .take(LOST_SHOWN)
+                .map(|client| gate.directory().name(client).to_owned())
+                .collect(),
             receive_buffer_drops: self.receive_buffer_drops,
         }
     }
@@ -97,6 +112,38 @@ impl<F: Firewall> Parts<'_, F> {
             grants_ended: ban.ended,
             warning: ban.warning.map(|error| error.to_string()),
         }))
+    }
+
+    fn resync(&mut self, client: &str, now: Now) -> Result<Reply, Refused> {
+        let directory = self.admission.gate().directory();
+        let named = directory.clients().find(|(_, name)| *name == client).map(|(id, _)| id);
+        let Some(id) = named else {
+            let message = format!(
+                "the daemon knows no client {client}: knockd client list tells who is in its files, and a reload loads them"
+            );
+            return Err(Refused::new(RefusedKind::Unknown, message));
+        };
+        let counter = self.admission.resync(id, now).map_err(|error| {
+            let kind = match error {
+                ResyncError::HasClock | ResyncError::Exhausted(_) => RefusedKind::Impossible,
+                ResyncError::Journal(_) => RefusedKind::Failed,
+            };
+            Refused::new(kind, format!("{client}: {error}"))
+        })?;
+        Ok(Reply::Resynced(Resynced { counter }))
+    }
+
+    fn skews(&self, from: usize) -> Skews {
+        let gate = self.admission.gate();
+        let (skews, next) = gate.skews().page(from, SKEWS_AT_ONCE);
+        let skews = skews
+            .map(|(client, skew)| SkewSeen {
+                client: gate.directory().name(client).to_owned(),
+                skew_ms: skew.difference_ms,
+                seen: rfc3339(skew.seen),
+            })
+            .collect();
+        Skews { skews, next }
     }
 
     fn unban(&mut self, source: Option<&str>, now: Now) -> Result<Reply, Refused> {

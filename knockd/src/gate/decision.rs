@@ -4,7 +4,11 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use common::{Mac, ServiceName, Timestamp, UnicastAddress};
 
-use super::directory::{ClientId, ServiceId};
+use super::{
+    counters::{Advance, NotAhead},
+    directory::{ClientId, ServiceId},
+    skews::Drift,
+};
 
 /// What is to happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,19 @@ pub struct Accepted {
     pub mac: Mac,
     /// What the packet was stamped with: how long it must be remembered follows from it.
     pub timestamp: Timestamp,
+    /// How it is remembered.
+    pub memory: Memory,
+    /// That the client's clock is about to leave the allowed skew, where that is to be told.
+    pub drift: Option<Drift>,
+}
+
+/// How an accepted packet is remembered, so that it isn't accepted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// By its mac, among all others.
+    Mac,
+    /// By the counter of its client, which has no clock.
+    Counter(Advance),
 }
 
 /// What is to happen to the door.
@@ -80,6 +97,8 @@ pub enum Reason {
     BadSeal,
     /// Step 6: stamped too long ago, or too far ahead.
     Stale(Staleness),
+    /// Step 6: of a client without a clock, the number is none that is known to be new.
+    Counter(NotAhead),
     /// Step 7: the client's entry is switched off.
     ClientDisabled,
     /// Step 7: the client's entry has ended.
@@ -132,6 +151,8 @@ impl Reason {
             Self::BadMac => "bad-mac",
             Self::BadSeal => "bad-seal",
             Self::Stale(_) => "stale",
+            Self::Counter(NotAhead::Behind { .. }) => "counter-behind",
+            Self::Counter(NotAhead::Lost) => "counter-lost",
             Self::ClientDisabled => "client-disabled",
             Self::ClientExpired => "client-expired",
             Self::NetworkNotAllowed => "network-not-allowed",
@@ -164,6 +185,7 @@ impl fmt::Display for Reason {
             Self::BadMac => f.write_str("the mac does not match"),
             Self::BadSeal => f.write_str("the seal does not open"),
             Self::Stale(staleness) => write!(f, "{staleness}"),
+            Self::Counter(error) => write!(f, "{error}"),
             Self::ClientDisabled => f.write_str("the client is disabled"),
             Self::ClientExpired => f.write_str("the client's entry has expired"),
             Self::NetworkNotAllowed => {

@@ -2,7 +2,8 @@
 //!
 //! Holds the tags of yesterday, today and tomorrow: the allowed skew is at most 12 hours, so that no
 //! packet of another day could be fresh, and an honest device whose clock is further off can be told so.
-//! Today's come first when they are made, and another day's are only needed to tell a reason.
+//! Today's come first when they are made, and another day's are only needed to tell a reason. The tags of clients
+//! without a clock never change, and are there from the moment that such a client is added.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     decision::Reason,
-    policy::{AddressPolicy, Client, Service, Standing},
+    policy::{AddressPolicy, Client, ClientClock, Service, Standing},
     tag_index::TagIndex,
 };
 
@@ -45,6 +46,8 @@ pub struct Entry {
     pub from: Box<[IpNet]>,
     /// Which address it may open the door for.
     pub address: AddressPolicy,
+    /// What keeps its packets from being accepted twice.
+    pub clock: ClientClock,
     /// When its entry ends.
     pub expires: Option<Timestamp>,
     /// Whether it may open anything at all.
@@ -52,6 +55,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The tag of its packets on a day, if they can have one then.
+    #[must_use]
+    pub fn tag(&self, day: Day) -> Option<Tag> {
+        self.clock.has_tag_on(day).then(|| self.keys.tag(day))
+    }
+
     /// Whether the client may hold this service's doors at this time.
     #[must_use]
     pub fn may_hold(&self, service: ServiceId, now: Timestamp) -> bool {
@@ -156,7 +165,7 @@ impl Directory {
         self.names.push_str(enrolment.client.name.as_str());
         let name = start..offset(&self.names);
         let entry = self.entry_of(enrolment);
-        self.tags.put_behind(id, place, &entry.keys);
+        self.tags.put_behind(id, place, &entry);
         self.places.push(Place { name, entry: Some(entry) });
         self.len += 1;
         id
@@ -167,14 +176,14 @@ impl Directory {
     pub fn replace(&mut self, enrolments: Vec<(ClientId, Enrolment)>) {
         for (client, _) in &enrolments {
             if let Some(former) = self.places.get(client.index()).and_then(|at| at.entry.as_ref()) {
-                self.tags.take_out(*client, &former.keys);
+                self.tags.take_out(*client, former);
             }
         }
         for (client, enrolment) in enrolments {
             let entry = self.entry_of(enrolment);
             let place = client.index();
             if let Some(Place { entry: Some(former), .. }) = self.places.get_mut(place) {
-                self.tags.put(client, place, &entry.keys);
+                self.tags.put(client, place, &entry);
                 *former = entry;
             }
         }
@@ -189,6 +198,7 @@ impl Directory {
         services.as_deref() != Some(&*entry.services)
             || new.from != *entry.from
             || new.address != entry.address
+            || new.clock != entry.clock
             || new.expires != entry.expires
             || new.standing != entry.standing
             || keys.tag(Day::COUNTER) != entry.keys.tag(Day::COUNTER)
@@ -198,7 +208,7 @@ impl Directory {
     pub fn remove(&mut self, client: ClientId) {
         let former = self.places.get_mut(client.index()).and_then(|place| place.entry.take());
         if let Some(former) = former {
-            self.tags.take_out(client, &former.keys);
+            self.tags.take_out(client, &former);
             self.len -= 1;
         }
     }
@@ -214,6 +224,7 @@ impl Directory {
             services: Arc::clone(list),
             from: client.from.into(),
             address: client.address,
+            clock: client.clock,
             expires: client.expires,
             standing: client.standing,
         }
@@ -233,6 +244,9 @@ impl Directory {
         let days: Vec<Day> =
             [Some(today), today.next(), today.previous()].into_iter().flatten().collect();
         self.tags.keep_days(&days, self.len);
+        for (first, second) in self.tags.take_counter_collisions() {
+            collisions.push(self.collision(Day::COUNTER, first, second));
+        }
         for _ in 0..budget {
             let Some((day, place)) = self.tags.unfinished(self.places.len()) else {
                 return Progress::Complete;
@@ -240,16 +254,19 @@ impl Directory {
             // `place` is one of ours, whose number fits: see `add`.
             let client = ClientId(u32::try_from(place).unwrap_or(u32::MAX));
             let entry = self.places.get(place).and_then(|place| place.entry.as_ref());
-            let keys = entry.map(|entry| &entry.keys);
-            if let Some(first) = self.tags.put_next(day, client, keys) {
-                let [first, second] = [first, client].map(|id| self.name(id).to_owned());
-                collisions.push(TagCollision { day, first, second });
+            if let Some(first) = self.tags.put_next(day, client, entry) {
+                collisions.push(self.collision(day, first, client));
             }
         }
         match self.tags.unfinished(self.places.len()) {
             None => Progress::Complete,
             Some(_) => Progress::More,
         }
+    }
+
+    fn collision(&self, day: Day, first: ClientId, second: ClientId) -> TagCollision {
+        let [first, second] = [first, second].map(|id| self.name(id).to_owned());
+        TagCollision { day, first, second }
     }
 
     /// The day whose tags are looked at first: today, as it was when they were made.
@@ -267,7 +284,7 @@ impl Directory {
     /// The tags of the clients in some places on a day: for the kernel's filter.
     pub fn tags_on(&self, day: Day, places: Range<usize>) -> impl Iterator<Item = Tag> {
         let of_range = self.places.get(places).unwrap_or_default();
-        of_range.iter().filter_map(move |place| Some(place.entry.as_ref()?.keys.tag(day)))
+        of_range.iter().filter_map(move |place| place.entry.as_ref()?.tag(day))
     }
 
     /// Step 2: whose tag this is, and of which day.

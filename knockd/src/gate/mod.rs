@@ -14,12 +14,14 @@
 
 pub mod bans;
 pub mod clock;
+pub mod counters;
 pub mod decision;
 pub mod denials;
 pub mod directory;
 pub mod grants;
 pub mod policy;
 pub mod replay;
+pub mod skews;
 pub mod source;
 pub mod strikes;
 mod tag_index;
@@ -31,12 +33,14 @@ use common::{Action, ClientAddress, Datagram, Day, OpenError, Request, Timestamp
 use self::{
     bans::{Ban, BanChange, BanKind, Bans, NotBanned},
     clock::Now,
-    decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
+    counters::Counters,
+    decision::{Accepted, Decision, Effect, Memory, Reason, Refusal, StaleBound, Staleness},
     denials::Denials,
     directory::{ClientId, Directory, Entry, Progress, ServiceId, TagCollision},
     grants::Grants,
-    policy::{AddressPolicy, BanPolicy, ClockSkew, GrantPolicy},
+    policy::{AddressPolicy, BanPolicy, ClientClock, ClockSkew, GrantPolicy},
     replay::{NotNew, Remembered, ReplayMemory},
+    skews::Skews,
     source::Source,
     strikes::{Strike, Strikes},
 };
@@ -45,12 +49,14 @@ use self::{
 pub struct Gate {
     directory: Directory,
     replay: ReplayMemory,
+    counters: Counters,
     grant: GrantPolicy,
     skew: ClockSkew,
     ban_for: Duration,
     strikes: Strikes,
     bans: Bans,
     denials: Denials,
+    skews: Skews,
 }
 
 impl Gate {
@@ -66,12 +72,14 @@ impl Gate {
         Self {
             directory,
             replay,
+            counters: Counters::default(),
             grant,
             skew,
             ban_for: ban.duration,
             strikes: Strikes::new(ban.failures, ban.window),
             bans: Bans::new(ban.never.clone()),
             denials: Denials::default(),
+            skews: Skews::default(),
         }
     }
 
@@ -104,7 +112,8 @@ impl Gate {
     }
 
     /// Decides a datagram: PROTOCOL.md, "What the daemon checks, in this order". An accepted packet is
-    /// remembered from here on; if it can't be written down, [`ReplayMemory::take_back`] undoes that.
+    /// remembered from here on; if it can't be written down, [`ReplayMemory::take_back`] or
+    /// [`Counters::take_back`] undoes that.
     pub fn decide(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Decision {
         match self.judge(datagram, source.to_canonical(), now) {
             Ok(accepted) => Decision::Accept(accepted),
@@ -169,6 +178,13 @@ impl Gate {
     /// Forgets what is known of a client that is gone.
     pub fn forget(&mut self, client: ClientId) {
         self.denials.forget(client);
+        self.skews.forget(client);
+    }
+
+    /// How far clients' clocks were off.
+    #[must_use]
+    pub const fn skews(&self) -> &Skews {
+        &self.skews
     }
 
     /// The clients and services.
@@ -193,6 +209,17 @@ impl Gate {
         &mut self.replay
     }
 
+    /// The counters of clients without a clock.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The counters of clients without a clock, to take back what could not be written down.
+    pub const fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
     fn judge(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Result<Accepted, Refusal> {
         let stranger = |reason| Refusal { client: None, reason };
 
@@ -210,7 +237,15 @@ impl Gate {
             OpenError::Malformed(part) => known(Reason::Malformed(part)),
         })?;
         // 6. the timestamp
-        self.check_timestamp(request.timestamp, now).map_err(known)?;
+        let (tag, stamp) = (datagram.tag(), request.timestamp);
+        let clock = entry.clock;
+        match clock {
+            ClientClock::Utc => self.check_timestamp(stamp, now),
+            ClientClock::Counter => {
+                self.counters.check(tag, stamp.as_millis()).map_err(Reason::Counter)
+            }
+        }
+        .map_err(known)?;
         // 7. the client's entry and its networks
         check_entry(entry, source, now.utc).map_err(known)?;
         if self.bans.is_shut_out(source, now.uptime) {
@@ -222,7 +257,9 @@ impl Gate {
         let services = match self.check_service(&request, entry) {
             Ok(services) => services,
             Err(reason) => {
-                self.denials.count(client, request.timestamp);
+                // A number of a device without a clock is no time.
+                let asked = if clock == ClientClock::Utc { stamp } else { now.utc };
+                self.denials.count(client, stamp, asked);
                 return Err(known(reason));
             }
         };
@@ -232,8 +269,19 @@ impl Gate {
             Action::Close => Effect::Close,
         };
         let mac = datagram.mac();
-        self.check_new(mac, request.timestamp, client, now.utc)?;
-        Ok(Accepted { client, address, services, effect, mac, timestamp: request.timestamp })
+        let mut drift = None;
+        let memory = match clock {
+            ClientClock::Utc => {
+                self.check_new(mac, stamp, client, now.utc)?;
+                drift = self.skews.note(client, stamp, now, self.skew);
+                Memory::Mac
+            }
+            ClientClock::Counter => {
+                let advance = self.counters.check_and_advance(tag, stamp.as_millis());
+                Memory::Counter(advance.map_err(|error| known(Reason::Counter(error)))?)
+            }
+        };
+        Ok(Accepted { client, address, services, effect, mac, timestamp: stamp, memory, drift })
     }
 
     fn check_timestamp(&self, stamp: Timestamp, now: Now) -> Result<(), Reason> {

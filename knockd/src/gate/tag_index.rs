@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use common::{ClientKeys, Day, Tag};
+use common::{Day, Tag};
 
-use super::directory::ClientId;
+use super::directory::{ClientId, Entry};
 
 /// The tags of one day, in the making or complete.
 struct DayTags {
@@ -18,6 +18,10 @@ struct DayTags {
 #[derive(Default)]
 pub(super) struct TagIndex {
     days: Vec<DayTags>,
+    /// The tags of clients without a clock, which are of no day.
+    counters: HashMap<Tag, ClientId>,
+    /// Who has such a tag, and who else has the same: not told yet.
+    counter_collisions: Vec<(ClientId, ClientId)>,
 }
 
 impl TagIndex {
@@ -54,42 +58,65 @@ impl TagIndex {
         &mut self,
         day: Day,
         client: ClientId,
-        keys: Option<&ClientKeys>,
+        entry: Option<&Entry>,
     ) -> Option<ClientId> {
         let tags = self.days.iter_mut().find(|tags| tags.day == day)?;
         tags.done += 1;
-        let first = *tags.owners.entry(keys?.tag(day)).or_insert(client);
+        let first = *tags.owners.entry(entry?.tag(day)?).or_insert(client);
         (first != client).then_some(first)
     }
 
     /// Puts in the tags of a client in a new place, of every day for which everybody's before it are in; of
     /// the others they are made in their turn.
-    pub(super) fn put_behind(&mut self, client: ClientId, place: usize, keys: &ClientKeys) {
+    pub(super) fn put_behind(&mut self, client: ClientId, place: usize, entry: &Entry) {
         for tags in self.days.iter_mut().filter(|tags| tags.done == place) {
             tags.done += 1;
-            tags.owners.entry(keys.tag(tags.day)).or_insert(client);
+            if let Some(tag) = entry.tag(tags.day) {
+                tags.owners.entry(tag).or_insert(client);
+            }
         }
+        self.put_counter(client, entry);
     }
 
     /// Puts in a client's tags of every day that its place is done for.
-    pub(super) fn put(&mut self, client: ClientId, place: usize, keys: &ClientKeys) {
+    pub(super) fn put(&mut self, client: ClientId, place: usize, entry: &Entry) {
         for tags in self.days.iter_mut().filter(|tags| tags.done > place) {
-            tags.owners.entry(keys.tag(tags.day)).or_insert(client);
+            if let Some(tag) = entry.tag(tags.day) {
+                tags.owners.entry(tag).or_insert(client);
+            }
+        }
+        self.put_counter(client, entry);
+    }
+
+    fn put_counter(&mut self, client: ClientId, entry: &Entry) {
+        let Some(tag) = entry.tag(Day::COUNTER) else { return };
+        let first = *self.counters.entry(tag).or_insert(client);
+        if first != client {
+            self.counter_collisions.push((first, client));
         }
     }
 
+    /// Pairs of clients without a clock that have the same tag, each told once.
+    pub(super) fn take_counter_collisions(&mut self) -> Vec<(ClientId, ClientId)> {
+        std::mem::take(&mut self.counter_collisions)
+    }
+
     /// Takes a client's tags out.
-    pub(super) fn take_out(&mut self, client: ClientId, keys: &ClientKeys) {
-        for tags in &mut self.days {
-            let tag = keys.tag(tags.day);
-            if tags.owners.get(&tag) == Some(&client) {
-                tags.owners.remove(&tag);
+    pub(super) fn take_out(&mut self, client: ClientId, entry: &Entry) {
+        let of_days = self.days.iter_mut().map(|tags| (tags.day, &mut tags.owners));
+        for (day, owners) in of_days.chain([(Day::COUNTER, &mut self.counters)]) {
+            if let Some(tag) = entry.tag(day)
+                && owners.get(&tag) == Some(&client)
+            {
+                owners.remove(&tag);
             }
         }
     }
 
     /// Whose tag this is, and of which day.
     pub(super) fn find(&self, tag: Tag) -> Option<(ClientId, Day)> {
-        self.days.iter().find_map(|tags| Some((*tags.owners.get(&tag)?, tags.day)))
+        let of_day = |tags: &DayTags| Some((*tags.owners.get(&tag)?, tags.day));
+        let of_counter = || Some((*self.counters.get(&tag)?, Day::COUNTER));
+        self.days.iter().find_map(of_day).or_else(of_counter)
     }
 }

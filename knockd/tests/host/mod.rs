@@ -23,8 +23,8 @@ use knockd::{
         directory::Directory,
         grants::{Change, Door},
         policy::{
-            AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, Policy, ReplayLimits,
-            Service, Sessions, Standing,
+            AddressPolicy, BanPolicy, Client, ClientClock, ClockSkew, GrantPolicy, Policy,
+            ReplayLimits, Service, Sessions, Standing,
         },
         source::Source,
     },
@@ -119,6 +119,7 @@ pub(crate) fn client() -> Client {
         services: ["mqtts".parse().unwrap()].into(),
         from: Vec::new(),
         address: AddressPolicy::Strict,
+        clock: ClientClock::Utc,
         expires: None,
         standing: Standing::Enabled,
     }
@@ -261,6 +262,7 @@ pub(crate) fn word(outcome: &Outcome) -> String {
         Outcome::Banned { warning: Some(failure), .. } => format!("banned, {}", failure.name()),
         Outcome::NotBanned(NoBan::Spared(_)) => "spared".to_owned(),
         Outcome::NotBanned(NoBan::Failed(failure)) => format!("not banned, {}", failure.name()),
+        Outcome::Drifting { .. } => "drifting".to_owned(),
         Outcome::BanLifted { warning: None, .. } => "ban lifted".to_owned(),
         Outcome::BanLifted { warning: Some(failure), .. } => {
             format!("ban lifted, {}", failure.name())

@@ -15,12 +15,14 @@ mod folder;
 mod list;
 mod profile;
 mod remove;
+mod resync;
 #[cfg(test)]
 mod tests;
 
 pub use add::{AddArgs, AddressChoice};
 pub use profile::{InvalidServer, Server};
 pub use remove::RemoveArgs;
+pub use resync::ResyncArgs;
 
 /// What to do with the clients.
 #[derive(Clone, Debug, Subcommand)]
@@ -40,6 +42,13 @@ pub enum ClientCommand {
     /// The entries of other clients in the same file stay as they are, to the byte.
     #[command(after_help = "Example:\n  knockd client remove press-17")]
     Remove(RemoveArgs),
+    /// Bring back a client without a clock that has lost its counter, or whose counter the daemon has lost
+    ///
+    /// Says from where on the device is to count, and accepts nothing at or below that any more.
+    #[command(
+        after_help = "Example:\n  knockd client resync press-17\n\nExit status: 65 the client has a clock, 66 no such client, 69 no daemon runs"
+    )]
+    Resync(ResyncArgs),
 }
 
 const ADD_HELP: &str = "\
@@ -58,5 +67,6 @@ pub fn run(command: &ClientCommand, config: &Path, output: &mut Output<'_>) -> R
         ClientCommand::Add(args) => add::run(config, args, output),
         ClientCommand::List => list::run(config, output),
         ClientCommand::Remove(args) => remove::run(config, args, output),
+        ClientCommand::Resync(args) => resync::run(config, args, output),
     }
 }

@@ -8,7 +8,7 @@ use knockd::gate::{
     Gate,
     directory::{Directory, Enrolment},
     policy::{
-        AddressPolicy, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, ReplayLimits, Service,
+        AddressPolicy, ClientClock, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, ReplayLimits, Service,
         Sessions, Standing,
     },
     replay::{Floor, ReplayMemory},
@@ -80,6 +80,7 @@ fn actor(
         services: services.iter().map(|name| name.parse().unwrap()).collect(),
         from: from.to_vec(),
         address,
+        clock: ClientClock::Utc,
         expires,
         standing: Standing::Enabled,
     };
