@@ -104,6 +104,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REALM")]
     pub(crate) realm: Option<String>,
 
+    /// File with the number of the last packet, of a device without a clock
+    #[arg(long, value_name = "FILE")]
+    pub(crate) counter_file: Option<PathBuf>,
+
+    /// Begin that file, or set it to what `knockd client resync` says; send nothing
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with_all = ["command", "wait", "close", "open_for", "dry_run"]
+    )]
+    pub(crate) set_counter: Option<u64>,
+
     /// Read the profiles from this file alone
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

@@ -7,6 +7,7 @@
 
 mod cli;
 mod command;
+mod counter;
 pub mod duration;
 pub mod endpoint;
 mod exit;

@@ -11,6 +11,7 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::{
+    counter::{Change, CounterFile},
     endpoint::ServicePort,
     exit::Error,
     packet::Packet,
@@ -36,6 +37,8 @@ pub(crate) struct Report {
     /// With `--dry-run`, the packets that would have been sent.
     unsent: Vec<Unsent>,
     open: Option<Open>,
+    /// What `--set-counter` did.
+    counter: Option<Counted>,
     warnings: Vec<String>,
     error: Option<String>,
     exit_code: u8,
@@ -74,7 +77,27 @@ struct Open {
     after_ms: u64,
 }
 
+#[derive(Debug, Serialize)]
+struct Counted {
+    file: String,
+    last: u64,
+    changed: bool,
+}
+
 impl Report {
+    /// Notes that the counter was set.
+    pub(crate) fn counted(&mut self, file: &CounterFile, last: u64, change: Change) {
+        let changed = change == Change::Done;
+        self.counter = Some(Counted { file: file.path().display().to_string(), last, changed });
+    }
+
+    /// That the counter is set.
+    pub(crate) fn counted_as_text(&self) -> String {
+        self.counter.as_ref().map_or_else(String::new, |Counted { file, last, .. }| {
+            format!("{file} is at {last}: the next packet has the number after it\n")
+        })
+    }
+
     /// Notes what is about to be done.
     pub(crate) fn begin(&mut self, plan: &Plan) {
         self.profile = plan.profile.as_ref().map(ToString::to_string);

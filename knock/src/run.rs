@@ -10,7 +10,7 @@ use crate::{
     exit::{Code, Error},
     output::{self, Output, complain},
     packet,
-    plan::Plan,
+    plan::{self, Plan},
     report::Report,
     resolve, send, wait,
 };
@@ -68,6 +68,9 @@ fn obey(args: &Args) -> Code {
 
 /// Sends, and waits if it is to. What happens is noted in the report also when it fails.
 fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> {
+    if let Some(number) = args.set_counter {
+        return set_counter(args, number, output, report);
+    }
     let plan = Plan::new(args)?;
     report.begin(&plan);
     let addresses = resolve::addresses(&plan.server, plan.families, plan.address)?;
@@ -103,6 +106,14 @@ fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> 
         output.tell(&report.open_as_text())?;
     }
     Ok(())
+}
+
+/// Sets the number of the last packet, and sends nothing.
+fn set_counter(args: &Args, number: u64, output: Output, report: &mut Report) -> Result<(), Error> {
+    let file = plan::counter_file(args)?;
+    let change = file.set(number)?;
+    report.counted(&file, number, change);
+    output.tell(&report.counted_as_text())
 }
 
 /// A device that lost its clock's battery is refused in silence; this is the only place to notice.

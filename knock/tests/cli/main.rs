@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod command;
+mod counter;
 #[cfg(test)]
 mod output;
 #[cfg(test)]
