@@ -12,7 +12,12 @@ FUZZ = --manifest-path tests/fuzz/Cargo.toml
 FUZZ_LIB = $(FUZZ) --no-default-features --target-dir $(or $(CARGO_TARGET_DIR),target)/fuzz
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
-.PHONY: help demo test callgrind setup build install fmt fuzz lint clean bench
+# Where cargo builds, and the version of the packages where it isn't that of Cargo.toml.
+OUT = $(or $(CARGO_TARGET_DIR),target)
+DEB_VERSION ?=
+CARGO_DEB = target/tools/bin/cargo-deb --no-build --no-strip --output $(OUT)/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
+
+.PHONY: help deb demo test callgrind setup build install fmt fuzz lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -61,10 +66,20 @@ build: ## The release binaries: target/release/knockd and target/client/knock
 	@$(CARGO) build --profile client --package knock
 	@knock/shrink.sh target/client/knock
 
+deb: build ## The packages knockd-spa and knock-spa: target/debian/*.deb
+	@tests/deb-setup.sh
+	@$(CARGO_DEB) --package knockd
+	@$(CARGO_DEB) --package knock
+
 install: ## Put what `make build` built, the units and a first configuration in place
 	@install -D -m 755 target/release/knockd $(DESTDIR)/usr/sbin/knockd
 	@install -D -m 755 target/client/knock $(DESTDIR)/usr/bin/knock
-	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/knockd.service systemd/knockd-firewall.service
+	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/*.service systemd/*.socket
+	@for unit in nftables ufw firewalld netfilter-persistent; do \
+		install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system/$$unit.service.d systemd/$$unit.service.d/knockd.conf; \
+	done
+	@install -D -m 644 systemd/knockd.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/knockd.conf
+	@install -D -m 644 systemd/knockd.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/knockd.conf
 	@install -d -m 755 $(DESTDIR)/etc/knockd
 	@install -d -m 750 $(DESTDIR)/etc/knockd/clients.d
 	@test -e $(DESTDIR)/etc/knockd/knockd.toml || \

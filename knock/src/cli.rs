@@ -60,7 +60,12 @@ pub(crate) struct Args {
     )]
     pub(crate) wait: Option<Span>,
 
-    /// Port that --wait probes, such as tcp/8883
+    /// Keep the door open: knock again before the grant ends and whenever this device's network changes,
+    /// until a signal ends it; COMMAND runs as a child
+    #[arg(long, conflicts_with_all = ["close", "dry_run", "repeat"])]
+    pub(crate) keep: bool,
+
+    /// Port that --wait and --keep probe, such as tcp/8883
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<ServicePort>,
 
@@ -131,6 +136,12 @@ pub(crate) struct Args {
     /// Print nothing but errors
     #[arg(long, conflicts_with_all = ["json", "dry_run"])]
     pub(crate) quiet: bool,
+}
+
+/// The command line, for whoever makes its man page and its completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
 }
 
 /// How many packets go to each address.

@@ -1,19 +1,27 @@
 //! The command behind `--`: it takes this process's place, so that signals, terminal, input and exit
-//! status are the command's own.
+//! status are the command's own. (With `--keep` it is a child: see [`crate::keep`].)
 
-use std::{ffi::OsString, io, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::process::CommandExt as _,
+    process::Command,
+};
 
 use crate::exit::Error;
 
 /// Runs the command in place of this process. It comes back only if that failed.
 pub(crate) fn replace_this_process(command: &[OsString]) -> Result<(), Error> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
-    let error = Command::new(program).args(arguments).exec();
+    Err(failure(program, &Command::new(program).args(arguments).exec()))
+}
+
+/// Why a command could not be run, told apart as env(1) does.
+pub(crate) fn failure(program: &OsStr, error: &io::Error) -> Error {
     let text = format!("{}: {error}", program.to_string_lossy());
-    // As env(1) has it.
-    Err(if error.kind() == io::ErrorKind::NotFound {
+    if error.kind() == io::ErrorKind::NotFound {
         Error::NotFound(text)
     } else {
         Error::NotExecutable(text)
-    })
+    }
 }

@@ -60,6 +60,13 @@ pub struct Seconds(NonZeroU32);
 pub struct InvalidSeconds;
 
 impl Seconds {
+    /// What `--keep` asks for where neither the command line nor the profile says it, 5 minutes: short enough
+    /// that a device that is gone is soon locked out, long enough that a thousand devices are no load.
+    pub const KEEP: Self = match NonZeroU32::new(300) {
+        Some(seconds) => Self(seconds),
+        None => Self(NonZeroU32::MIN),
+    };
+
     /// The number of seconds.
     pub const fn number(self) -> NonZeroU32 {
         self.0

@@ -3,7 +3,7 @@
 //! The way of a [`run()`]: `cli` reads the command line, `find` the [`profile`], `plan` makes of both
 //! what is to be done. Up to here nothing touches the network. Then `resolve` finds the server's
 //! addresses, `send` sends a `packet` to each, `wait` probes the port if asked to, and `command`
-//! hands over to what comes after.
+//! hands over to what comes after. With `--keep`, `keep` does all of this again and again.
 
 mod cli;
 mod command;
@@ -12,7 +12,9 @@ pub mod duration;
 pub mod endpoint;
 mod exit;
 mod find;
+mod keep;
 mod key;
+mod nat;
 mod output;
 mod packet;
 mod plan;
@@ -24,4 +26,5 @@ mod run;
 mod send;
 mod wait;
 
+pub use cli::command_line;
 pub use run::run;

@@ -19,6 +19,9 @@ use crate::{
 /// 2020-01-01T00:00:00Z. A clock before this project existed was never set.
 const PLAUSIBLE_SINCE: Timestamp = Timestamp::from_millis(1_577_836_800_000);
 
+/// A device that lost its clock's battery is refused in silence; its own clock is the only place to notice.
+pub(crate) const IMPLAUSIBLE_CLOCK: &str = "the clock of this device shows a time before 2020, and the server will refuse the packet as stale: set the clock";
+
 /// What a packet carries in place of a time, and the day that its tag is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {

@@ -10,6 +10,7 @@ use common::{Action, ClientKeys, OpenFor, Realm, ReplyWanted, Secret, ServiceNam
 use crate::{
     cli::{Args, Repeat},
     counter::CounterFile,
+    duration::Seconds,
     endpoint::{AddressChoice, Protocol, Server, ServicePort},
     exit::Error,
     find::Places,
@@ -19,6 +20,9 @@ use crate::{
 };
 
 const KEY_FILE_VARIABLE: &str = "KNOCK_KEY_FILE";
+
+/// How long `--keep` waits for the port after a knock before it knocks again.
+const KEEP_WAIT: Duration = Duration::from_secs(10);
 
 /// A run of `knock`, decided.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub(crate) struct Plan {
     pub(crate) address: AddressChoice,
     pub(crate) clock: DeviceClock,
     pub(crate) repeat: Repeat,
+    /// What tells whether the door is open, if anything can.
     pub(crate) wait: Option<Wait>,
 }
 
@@ -95,7 +100,9 @@ impl Plan {
         let (action, open_for) = if args.close {
             (Action::Close, OpenFor::Default)
         } else {
-            let seconds = args.open_for.or(profile.open_for);
+            // Who keeps a door open must know for how long it is, and the daemon's default is the daemon's.
+            let keep = args.keep.then_some(Seconds::KEEP);
+            let seconds = args.open_for.or(profile.open_for).or(keep);
             (Action::Open, seconds.map_or(OpenFor::Default, |s| OpenFor::Seconds(s.number())))
         };
         Ok(Self {
@@ -171,14 +178,21 @@ fn clock(
 }
 
 fn wait(args: &Args, profile_port: Option<ServicePort>) -> Result<Option<Wait>, Error> {
-    let Some(limit) = args.wait else { return Ok(None) };
+    let limit = match args.wait {
+        Some(limit) => limit.as_duration(),
+        None => {
+            let port = args.port.or(profile_port).filter(|port| port.protocol == Protocol::Tcp);
+            let port = port.filter(|_| args.keep);
+            return Ok(port.map(|port| Wait { port, limit: KEEP_WAIT }));
+        }
+    };
     let port = args.port.or(profile_port).ok_or_else(|| {
         Error::Usage(
             "--wait needs to know the service's port: give --port, such as --port tcp/8883, or put port into the profile".into(),
         )
     })?;
     match port.protocol {
-        Protocol::Tcp => Ok(Some(Wait { port, limit: limit.as_duration() })),
+        Protocol::Tcp => Ok(Some(Wait { port, limit })),
         Protocol::Udp => Err(Error::Usage(format!(
             "{port} can't be probed, since UDP has no handshake: leave --wait out, or give a tcp port of the service with --port"
         ))),

@@ -8,6 +8,7 @@ use crate::{
     cli::Args,
     command,
     exit::{Code, Error},
+    keep, nat,
     output::{self, Output, complain},
     packet,
     plan::{self, Plan},
@@ -19,6 +20,7 @@ use crate::{
 #[must_use]
 pub fn run() -> ExitCode {
     match Args::try_parse() {
+        Ok(args) if args.keep => keep::obey(&args),
         Ok(args) => obey(&args).into(),
         Err(error) => refuse(&error).into(),
     }
@@ -81,6 +83,10 @@ fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> 
     if routes.is_empty() {
         return Err(send::nothing_sent(&unreachable, &[]));
     }
+    for warning in routes.iter().filter_map(nat::warning) {
+        output.warn(&warning);
+        report.warn(warning);
+    }
     if args.dry_run {
         let outcomes = send::rehearse(&plan, &routes)?;
         warn_of_clock(&outcomes, output, report);
@@ -116,13 +122,11 @@ fn set_counter(args: &Args, number: u64, output: Output, report: &mut Report) ->
     output.tell(&report.counted_as_text())
 }
 
-/// A device that lost its clock's battery is refused in silence; this is the only place to notice.
 fn warn_of_clock(outcomes: &[send::Outcome<'_>], output: Output, report: &mut Report) {
     let packets = outcomes.iter().flat_map(|outcome| &outcome.packets);
     if packets.into_iter().all(packet::Packet::is_plausibly_stamped) {
         return;
     }
-    let warning = "the clock of this device shows a time before 2020, and the server will refuse the packet as stale: set the clock";
-    output.warn(warning);
-    report.warn(warning.to_owned());
+    output.warn(packet::IMPLAUSIBLE_CLOCK);
+    report.warn(packet::IMPLAUSIBLE_CLOCK.to_owned());
 }

@@ -79,6 +79,11 @@ impl Route {
         Ok(Self { to, address, source, socket })
     }
 
+    /// The local address that packets leave from, where the kernel chose one.
+    pub(crate) fn local(&self) -> Option<IpAddr> {
+        self.socket.local_addr().ok()?.as_socket().map(|local| local.ip())
+    }
+
     fn send(&self, packet: &Packet) -> io::Result<()> {
         let send = || self.socket.send(&packet.datagram);
         match send() {

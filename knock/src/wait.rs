@@ -15,9 +15,9 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{endpoint::ServicePort, exit::Error, plan::Wait, send::Route};
 
-const SHORTEST: Duration = Duration::from_millis(1);
+pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 /// More than a round trip over any link that devices have, satellites and NB-IoT included.
-const LONGEST: Duration = Duration::from_millis(4_096);
+pub(crate) const LONGEST: Duration = Duration::from_millis(4_096);
 
 /// How long the packet is ahead of the first attempt: the daemon takes a good tenth of a millisecond to
 /// open, and a SYN that comes too early costs a whole attempt.
@@ -65,13 +65,41 @@ struct Probe {
 
 /// How an attempt that failed ended.
 #[derive(Debug)]
-enum Last {
+pub(crate) enum Last {
     /// Nothing came back, as from a closed door.
     Silence,
     /// A reset came back: the door is open.
     Refused,
     /// There was no way to make the attempt.
     Error(io::Error),
+}
+
+impl Last {
+    /// What an error of connect(2) means.
+    pub(crate) fn of(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::TimedOut {
+            Self::Silence
+        } else if error.kind() == io::ErrorKind::ConnectionRefused {
+            Self::Refused
+        } else {
+            Self::Error(error)
+        }
+    }
+
+    /// What it means, and what to do.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Silence => {
+                "no answer, so the door is shut: the journal of knockd says whether the knock came and why it was refused"
+                    .to_owned()
+            }
+            Self::Refused => {
+                "connection refused, so the door is open and nothing listens behind it: start the service there, or correct the port"
+                    .to_owned()
+            }
+            Self::Error(error) => error.to_string(),
+        }
+    }
 }
 
 impl Probe {
@@ -86,13 +114,7 @@ impl Probe {
     fn accepts_within(&mut self, time: Duration) -> bool {
         let start = Instant::now();
         let Err(error) = self.connect(time) else { return true };
-        self.last = if error.kind() == io::ErrorKind::TimedOut {
-            Last::Silence
-        } else if error.kind() == io::ErrorKind::ConnectionRefused {
-            Last::Refused
-        } else {
-            Last::Error(error)
-        };
+        self.last = Last::of(error);
         sleep(time.saturating_sub(start.elapsed()));
         false
     }
@@ -110,18 +132,7 @@ fn not_open(probes: &[Probe], wait: Wait) -> Error {
     let mut text = format!("{} did not open within {:?}:", wait.port, wait.limit);
     for (index, probe) in probes.iter().enumerate() {
         let separator = if index == 0 { "" } else { ";" };
-        let reason = match &probe.last {
-            Last::Silence => {
-                "no answer, so the door is shut: the journal of knockd says whether the knock came and why it was refused"
-                    .to_owned()
-            }
-            Last::Refused => {
-                "connection refused, so the door is open and nothing listens behind it: start the service there, or correct the port"
-                    .to_owned()
-            }
-            Last::Error(error) => error.to_string(),
-        };
-        text.push_str(&format!("{separator} {}: {reason}", probe.to.ip()));
+        text.push_str(&format!("{separator} {}: {}", probe.to.ip(), probe.last.reason()));
     }
     Error::NotOpen(text)
 }

@@ -60,6 +60,14 @@ pub enum Command {
     Ban(BanArgs),
     /// Lift a ban, whoever made it
     Unban(UnbanArgs),
+    /// Have the running daemon apply a changed configuration, and wait until it is in force
+    ///
+    /// Clients, services, [allow], [grant], [ban], [replay], [prefilter] and clock-skew take effect at once,
+    /// without ending a live grant, a ban or a remembered packet; grants end that no entry allows any more.
+    /// listen, clients, state, control and realm take effect when the daemon is restarted. If anything is
+    /// wrong, in any file, nothing is applied: every mistake is told, and the exit status is 78.
+    #[command(after_help = "Example:\n  knockd check && knockd reload")]
+    Reload,
     /// Say how the running daemon is: grants, bans, what it has decided so far
     #[command(after_help = "Example:\n  knockd status --json")]
     Status,

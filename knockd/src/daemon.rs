@@ -1,7 +1,7 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
 use std::{
-    io,
+    io, mem,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -11,23 +11,24 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::{
+    activation::{Passed, PassedError},
     admission::{Admission, KernelState},
     clock::{self, watch::ClockWatch},
     config::{
-        self, AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode,
-        reload::{Stamps, stamp},
+        AUTO_LIMIT, Config, Environment, Located, PrefilterMode,
+        reload::{Places, Stamps},
     },
     control::{
-        Table,
+        Request, Table,
         answer::Parts,
         server::{Asked, Control},
     },
     counts::Counts,
     firewall::{
         FirewallError,
-        connections::{Guarded, Sweeper},
+        connections::Sweeper,
         kernel::Kernel,
-        ruleset::{Plan, Prefilter, Ruleset},
+        ruleset::Ruleset,
         table::{self, TableState},
         watch::Watch,
     },
@@ -35,11 +36,14 @@ use crate::{
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, counted, seen::Condition},
     listener::{ListenError, Listener},
-    mend::{Mender, Newer, Repairs, mend},
+    mend::{Mender, Repairs, mend},
+    plan,
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
+    setback,
     signals::{Signalled, Signals},
+    supervisor::Supervisor,
     tags::TagKeeper,
     telemetry::{self, Telemetry},
 };
@@ -66,6 +70,9 @@ pub enum StartError {
     /// A socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A socket that was passed on.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// The control socket.
     #[error("the control socket {path}: {error} (control = \"…\")")]
     Control {
@@ -101,9 +108,11 @@ pub struct Start {
     pub path: PathBuf,
     /// The stamps of the clients' files, taken before they were read.
     pub stamps: Stamps,
+    /// The sockets that systemd holds.
+    pub passed: Passed,
 }
 
-/// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies changed clients.
+/// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies a changed configuration.
 ///
 /// # Errors
 /// [`StartError`] if it can't start; whatever was shut stays shut.
@@ -115,7 +124,9 @@ pub fn run(start: Start) -> Result<(), StartError> {
         .map_err(system("the event loop"))?;
     runtime.block_on(async {
         let mut signals = Signals::watch().map_err(system("signals"))?;
-        let signal = Daemon::start(start)?.serve(&mut signals).await;
+        let daemon = Daemon::start(start)?;
+        setback::is_over();
+        let signal = daemon.serve(&mut signals).await;
         info!("{signal}: ending; the table and its doors stay as they are");
         Ok(())
     })
@@ -132,14 +143,16 @@ struct Daemon {
     telemetry: Telemetry,
     counts: Counts,
     since: Now,
+    supervisor: Supervisor,
 }
 
 impl Daemon {
     /// Takes everything up in the order in which it must stand: the lock, the watch, the table, the past, the
     /// tags, the socket.
     fn start(
-        Start { located: Located { config, origins }, path, stamps }: Start,
+        Start { located: Located { mut config, origins }, path, stamps, passed }: Start,
     ) -> Result<Self, StartError> {
+        passed.check(config.listen.addresses(), &config.control)?;
         let folder = StateFolder::open(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
@@ -147,8 +160,12 @@ impl Daemon {
             daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
         };
         let mender = mender(&config, &path)?;
+        let clients = mem::take(&mut config.clients);
 
-        let Config { policy, clients, clients_dir, listen, prefilter, control, .. } = config;
+        let in_force = config.clone();
+        let Config { policy, clients_dir, listen, prefilter, control, .. } = config;
+        let places =
+            Places { main: path, environment: Environment::of_process(), folder: clients_dir };
         let count = clients.len();
         let filters = prefilter.filters(count);
         if !filters && prefilter.mode == PrefilterMode::Auto {
@@ -159,8 +176,7 @@ impl Daemon {
         }
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
         let services = policy.services.iter().map(|service| service.name).collect();
-        let roster =
-            Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
+        let roster = Roster::new(places, services, policy.realm, &stamps, &origins, &directory);
         let now = clock::now();
         let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
@@ -174,9 +190,15 @@ impl Daemon {
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
 
-        let control = Control::listen(&control)
-            .map_err(|error| StartError::Control { path: control.clone(), error })?;
-        let listener = Listener::bind(listen.addresses())?;
+        let control = match passed.control {
+            Some(socket) => Control::adopt(socket),
+            None => Control::listen(&control),
+        }
+        .map_err(|error| StartError::Control { path: control, error })?;
+        let listener = match passed.udp {
+            sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
+            sockets => Listener::adopt(sockets, listen.addresses())?,
+        };
         let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
         info!(
             clients = count,
@@ -184,8 +206,13 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
-        let (reload, telemetry) =
-            (Reload::new(roster, path, prefilter, filters), Telemetry::default());
+        if listener.dropped_before() > 0 {
+            warn!(
+                dropped = listener.dropped_before(),
+                "datagrams were lost before this start, since systemd opened the socket: its receive buffer was full"
+            );
+        }
+        let (reload, telemetry) = (Reload::new(roster, in_force, now), Telemetry::default());
         Ok(Self {
             admission,
             listener,
@@ -196,6 +223,7 @@ impl Daemon {
             telemetry,
             counts: Counts::default(),
             since: now,
+            supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })
     }
 
@@ -203,6 +231,8 @@ impl Daemon {
     /// to end: its name.
     async fn serve(mut self, signals: &mut Signals) -> &'static str {
         let mut due = Instant::now();
+        self.supervisor.is_ready();
+        self.tell_status();
         loop {
             if self.admission.kernel() == KernelState::InDoubt {
                 due = due.min(Instant::now() + AFTER_A_DOUBT);
@@ -211,11 +241,22 @@ impl Daemon {
                 // In this order, so that no flood keeps anything from being done.
                 biased;
                 asked = signals.next() => match asked {
-                    Signalled::End(signal) => return signal,
-                    Signalled::Reload => self.reload.begin(),
+                    Signalled::End(signal) => {
+                        self.supervisor.ends();
+                        return signal;
+                    }
+                    Signalled::Reload => {
+                        self.supervisor.reloads();
+                        self.reload.begin(None);
+                    }
                 },
+                () = self.supervisor.due() => {
+                    self.supervisor.is_alive();
+                    self.tell_status();
+                }
                 () = self.admission.firewall_mut().due() => {
                     mend(&mut self.admission, &mut self.house);
+                    self.tell_status();
                     due = Instant::now();
                 }
                 // What follows is house.keep's, which looks at the clock first.
@@ -226,6 +267,8 @@ impl Daemon {
                 }
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
+                    self.supervisor.is_ready();
+                    self.tell_status();
                     due = Instant::now();
                 }
                 Some(asked) = self.control.next() => self.answer(asked),
@@ -235,7 +278,9 @@ impl Daemon {
                         if self.house.look_at_clock(&mut self.admission, now).is_some() {
                             due = Instant::now();
                         }
-                        if self.deal_with_batch(now) == 0 && !self.listener.was_full() {
+                        if self.deal_with_batch(now) > 0 {
+                            self.tell_status();
+                        } else if !self.listener.was_full() {
                             // Not the runtime's sleep: its timer would be one more wakeup.
                             thread::sleep(AFTER_JUNK);
                         }
@@ -256,8 +301,13 @@ impl Daemon {
         if asked.is_given_up() {
             return;
         }
+        if asked.request == Request::Reload {
+            self.supervisor.reloads();
+            return self.reload.begin(Some(asked));
+        }
         let table = table(self.admission.firewall().repairs());
         let mut parts = Parts {
+            configuration: self.reload.status(),
             table,
             admission: &mut self.admission,
             counts: &self.counts,
@@ -271,6 +321,22 @@ impl Daemon {
         }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);
+    }
+
+    /// How the daemon is, for `systemctl status`.
+    fn tell_status(&mut self) {
+        let admission = &self.admission;
+        self.supervisor.status(|| {
+            let (gate, uptime) = (admission.gate(), clock::now().uptime);
+            let table = match admission.firewall().repairs().failing {
+                None => "the table is whole",
+                Some(_) => "THE TABLE CAN'T BE PUT RIGHT",
+            };
+            let clients = gate.directory().len();
+            let grants = admission.grants().owners().filter(|(_, until)| uptime < **until).count();
+            let bans = gate.bans().iter().filter(|(_, ban)| uptime < ban.until).count();
+            format!("{table}; {clients} clients, {grants} grants, {bans} bans")
+        });
     }
 
     /// Returns how many packets were accepted.
@@ -292,51 +358,19 @@ fn random() -> io::Result<[u8; 16]> {
     Ok(bytes)
 }
 
-/// The table that follows from a configuration.
-#[must_use]
-pub fn ruleset(config: &Config) -> Ruleset {
-    Ruleset::of(&Plan {
-        knock_ports: &[config.listen.port().get()],
-        prefilter: match config.prefilter.filters(config.clients.len()) {
-            true => Prefilter::On {
-                junk_budget: config.prefilter.junk_budget,
-                clients: config.clients.len(),
-            },
-            false => Prefilter::Off,
-        },
-        services: &config.policy.services,
-        allowed_interfaces: config.allow.interfaces.iter().map(InterfaceName::as_str).collect(),
-        allowed_networks: &config.allow.networks,
-        sessions: config.policy.grant.sessions,
-        ban_scope: config.policy.ban.scope,
-    })
-}
-
 /// The table, watched first and then made whole, and who keeps it so.
 fn mender(config: &Config, path: &Path) -> Result<Mender, StartError> {
     let system = |what| move |error| StartError::System { what, error };
     let kernel = Kernel::open()?;
     let watch = Watch::start(kernel.port_id()).map_err(system("a watch on nftables"))?;
-    let guarded = Guarded::new(&config.policy.services, &config.allow.networks);
-    let sweeper = Sweeper::start(guarded).map_err(system("a thread"))?;
-    let ruleset = ruleset(config);
+    let sweeper = Sweeper::start(plan::guarded(config)).map_err(system("a thread"))?;
+    let ruleset = plan::ruleset(config, config.clients.len());
     let installed = install(&ruleset)?;
-    let mender = Mender::new(kernel, ruleset, newer(path), watch, sweeper);
+    let mender = Mender::new(kernel, ruleset, plan::newer(path), watch, sweeper);
     if installed == Installed::Now {
         mender.end_what_came_by_no_door();
     }
     Ok(mender)
-}
-
-/// Reads the configuration again if its main file has changed since now.
-fn newer(path: &Path) -> Newer {
-    let (path, known) = (path.to_owned(), stamp(path).ok());
-    Box::new(move || {
-        if stamp(&path).ok() == known {
-            return None;
-        }
-        config::load(&path).ok().map(|config| ruleset(&config))
-    })
 }
 
 /// Since when the table is whole.

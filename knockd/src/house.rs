@@ -12,6 +12,7 @@ use crate::{
     gate::{
         clock::{ClockStep, Now, StepDetector},
         directory::{ClientId, Progress, TagCollision},
+        policy::ClockSkew,
     },
     journal::seen,
     listener::Listener,
@@ -80,6 +81,38 @@ impl Housekeeping {
         let Some(keeper) = &mut self.tags else { return Ok(()) };
         while admission.keep_tags(keeper, clock::now())? == Upkeep::More {}
         Ok(())
+    }
+
+    /// Whether the kernel's set of tags is kept.
+    #[must_use]
+    pub const fn keeps_tags(&self) -> bool {
+        self.tags.is_some()
+    }
+
+    /// Begins to keep the kernel's set of tags, and lets all that are needed now past its filter: before it
+    /// filters by them.
+    ///
+    /// # Errors
+    /// [`FirewallError`]; then it isn't kept.
+    pub fn begin_to_keep_tags<F: Firewall>(
+        &mut self,
+        skew: ClockSkew,
+        admission: &mut Admission<F>,
+    ) -> Result<(), FirewallError> {
+        self.tags = Some(TagKeeper::new(skew));
+        self.let_all_tags_in(admission).inspect_err(|_| self.stop_keeping_tags())
+    }
+
+    /// Keeps the kernel's set of tags no longer. What is in it ends by itself.
+    pub fn stop_keeping_tags(&mut self) {
+        self.tags = None;
+    }
+
+    /// Goes by this skew from here on.
+    pub fn follow(&mut self, skew: ClockSkew, now: Now) {
+        if let Some(keeper) = &mut self.tags {
+            keeper.follow(skew, now);
+        }
     }
 
     /// Lets the tags of clients that are new or have new keys past the kernel's filter.

@@ -37,11 +37,12 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Run => commands::run::run(&config),
         Command::Check(_) => commands::check::run(&config, output),
         Command::Client(command) => commands::client::run(&command, &config, output),
-        Command::Firewall(command) => commands::firewall::run(command, &config, output),
+        Command::Firewall(command) => commands::firewall::run(&command, &config, output),
         Command::Grants => commands::grants::run(&config, output),
         Command::Bans => commands::bans::list(&config, output),
         Command::Ban(args) => commands::bans::ban(&config, &args, output),
         Command::Unban(args) => commands::bans::unban(&config, &args, output),
+        Command::Reload => commands::reload::run(&config, output),
         Command::Status => commands::status::run(&config, output),
     }
 }

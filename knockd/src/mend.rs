@@ -34,10 +34,10 @@ use crate::{
     clock,
     firewall::{
         Firewall, FirewallError,
-        connections::{Connection, Entry, Sweep, Sweeper},
+        connections::{Connection, Entry, Guarded, Sweep, Sweeper},
         kernel::Kernel,
         notice::Author,
-        ruleset::{Ruleset, TABLE, TAGS},
+        ruleset::{Ruleset, TABLE, TAGS, Tags},
         table::{self, TableState},
         watch::{Sighting, Watch},
     },
@@ -105,8 +105,8 @@ pub struct Mender {
     repairs: Repairs,
 }
 
-/// The table that follows from the configuration's file as it is now; `None` if that is the one that the daemon
-/// was started with, or is no good.
+/// The table that follows from the configuration's file as it is now; `None` if that is the one that is in force,
+/// or is no good.
 pub type Newer = Box<dyn Fn() -> Option<Ruleset>>;
 
 /// Something that was seen and not yet dealt with.
@@ -147,6 +147,30 @@ impl Mender {
     #[must_use]
     pub const fn repairs(&self) -> &Repairs {
         &self.repairs
+    }
+
+    /// Puts another table in place of the one that is kept so far, and keeps that from here on; connections that
+    /// stand and need a door by it for the first time are ended soon. Says whether the tags in it are kept.
+    ///
+    /// # Errors
+    /// [`FirewallError`]; then it is the former one that is kept, as before.
+    pub fn follow(
+        &mut self,
+        ruleset: Ruleset,
+        newer: Newer,
+        guarded: Guarded,
+    ) -> Result<Tags, FirewallError> {
+        let changes = ruleset != self.ruleset;
+        let tags = match changes {
+            true => table::replace(&self.ruleset, &ruleset)?,
+            false => Tags::Kept,
+        };
+        (self.ruleset, self.newer) = (ruleset, newer);
+        self.sweeper.guard(guarded);
+        if changes {
+            self.end_what_came_by_no_door();
+        }
+        Ok(tags)
     }
 
     /// Has connections to guarded ports ended soon.

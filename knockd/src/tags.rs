@@ -118,6 +118,15 @@ impl TagKeeper {
         self.leaving.retain(|(day, _)| !needed.contains(day));
     }
 
+    /// Goes by this skew from here on. If it is another one, all tags are let in anew, because those that are in
+    /// would end at times that were right by the former one.
+    pub fn follow(&mut self, skew: ClockSkew, now: Now) {
+        if self.skew_ms != skew.as_millis() {
+            self.skew_ms = skew.as_millis();
+            self.clock_was_stepped(now);
+        }
+    }
+
     /// Lets the tags of clients that are new or have new keys in at once; those of many, in steps again.
     ///
     /// # Errors

@@ -70,7 +70,8 @@ pub fn start() -> io::Result<()> {
 }
 
 /// Whether stderr is connected to the journal: systemd.exec(5), `$JOURNAL_STREAM`.
-fn stderr_is_the_journal() -> bool {
+#[must_use]
+pub fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))

@@ -11,6 +11,7 @@
 //!   hold: a door that it did not shut doesn't stay open.
 
 mod bans;
+mod change;
 mod counters;
 mod files;
 mod outcome;

@@ -6,7 +6,13 @@ use super::{
     Failure, Format, Output,
     ask::{ask, unexpected},
 };
-use crate::control::{Reply, Request, Status, Table};
+use crate::control::{
+    Reply, Request, Status, Table,
+    configuration::{Configuration, Refusal},
+};
+
+/// Mistakes of a refused configuration that are shown to a person.
+const SHOWN: usize = 5;
 
 /// Tells how the daemon is.
 ///
@@ -24,6 +30,9 @@ fn tell(status: &Status, output: &mut Output<'_>) -> Result<(), Failure> {
     let Status { version, pid, since, decisions, .. } = status;
     let mut line = |name: &str, text: String| output.line(format!("{name:<16} {text}"));
     line("knockd", format!("{version}, process {pid}, since {since}"))?;
+    for text in configuration(&status.configuration) {
+        line("configuration", text)?;
+    }
     line("clients", status.clients.to_string())?;
     line("live grants", status.grants.to_string())?;
     line(
@@ -62,6 +71,23 @@ fn tell(status: &Status, output: &mut Output<'_>) -> Result<(), Failure> {
         )?;
     }
     Ok(())
+}
+
+/// Since when the configuration is in force, and what keeps a newer one from being so.
+fn configuration(configuration: &Configuration) -> Vec<String> {
+    let Configuration { file, since, restart, refused } = configuration;
+    let mut lines = vec![format!("{file}, in force since {since}")];
+    if !restart.is_empty() {
+        lines.push(format!("takes effect at a restart: {}", restart.join(", ")));
+    }
+    if let Some(Refusal { since, mistakes, more }) = refused {
+        lines.push(format!("REFUSED since {since}, the one before stays in force"));
+        lines.extend(mistakes.iter().take(SHOWN).map(|mistake| mistake.text.clone()));
+        if let left @ 1.. = mistakes.len().saturating_sub(SHOWN) + more {
+            lines.push(format!("and {left} more: knockd check tells all"));
+        }
+    }
+    lines
 }
 
 fn table(table: &Table) -> String {

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 mod allow;
 mod ban;
 mod clients;
+pub mod compare;
 pub mod duration;
 mod entry;
 mod field;
@@ -149,18 +150,14 @@ fn sound(
     match (Mistakes::sorted(mistakes), located) {
         (None, Some(located)) => Ok(located),
         (Some(mistakes), _) => Err(mistakes),
-        // Nothing is left out without a mistake that says why; were it so, it isn't sound all the same.
-        (None, None) => {
-            let what = "it can't be understood";
-            let unknown = Mistake::of_file(
-                path,
-                MistakeKind::Content,
-                what,
-                "report this as a fault of knockd",
-            );
-            Err(Mistakes::one(unknown))
-        }
+        (None, None) => Err(unknown(path)),
     }
+}
+
+/// Nothing is left out without a mistake that says why; were it so, the configuration isn't sound all the same.
+fn unknown(path: &Path) -> Mistakes {
+    let (what, instead) = ("it can't be understood", "report this as a fault of knockd");
+    Mistakes::one(Mistake::of_file(path, MistakeKind::Content, what, instead))
 }
 
 /// The path of the control socket that the main file names, without a look at the clients.

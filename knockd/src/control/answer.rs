@@ -4,7 +4,7 @@ use std::{cmp::Reverse, time::Duration};
 
 use super::{
     Banned, Denied, Refused, RefusedKind, Reply, Request, Resynced, SkewSeen, Skews, Status, Table,
-    Unbanned,
+    Unbanned, configuration::Configuration,
 };
 use crate::{
     admission::{Admission, BanError, ResyncError},
@@ -33,6 +33,8 @@ pub struct Parts<'a, F> {
     pub admission: &'a mut Admission<F>,
     /// What was decided so far.
     pub counts: &'a Counts,
+    /// Which configuration is in force.
+    pub configuration: Configuration,
     /// The kernel's table.
     pub table: Table,
     /// What the kernel dropped because the receive buffer was full.
@@ -52,6 +54,8 @@ impl<F: Firewall> Parts<'_, F> {
             Request::Unban { source } => self.unban(source.as_deref(), now),
             Request::Resync { client } => self.resync(client, now),
             Request::Skews { from } => Ok(Reply::Skews(self.skews(*from))),
+            // It is answered when it is applied: see [`crate::reload`].
+            Request::Reload => Err(bad(&"a reload is not answered at once")),
         };
         done.unwrap_or_else(Reply::Refused)
     }
@@ -79,6 +83,7 @@ impl<F: Firewall> Parts<'_, F> {
             bans_by_admin: by(BanKind::Admin),
             decisions: self.counts.clone(),
             denied: denied.collect(),
+            configuration: self.configuration.clone(),
             table: self.table.clone(),
             counters_lost: self
                 .admission

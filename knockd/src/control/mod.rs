@@ -4,19 +4,36 @@
 //! # Security considerations
 //! - A Unix socket that root and the group `knockd` (where there is one) can connect to, nobody else: its
 //!   mode is 0660.
-//! - At most [`server::CONNECTIONS`] connections are served at once, each for [`server::PATIENCE`] at most and
-//!   with a request of [`REQUEST_MAX`] bytes at most; further ones wait in the socket's backlog.
+//! - At most [`server::CONNECTIONS`] connections are served at once, each for [`server::PATIENCE`] at most
+//!   ([`Request::patience`] once it has asked) and with a request of [`REQUEST_MAX`] bytes at most; further ones
+//!   wait in the socket's backlog.
 
 pub mod answer;
 pub mod client;
+pub mod configuration;
 pub mod server;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::configuration::{Configuration, Refusal, Reloaded};
 use crate::counts::Counts;
 
 /// Longest request in bytes.
 pub const REQUEST_MAX: u64 = 4096;
+
+impl Request {
+    /// How long the daemon may take for it, from when it was asked. All files of a million clients, which a reload
+    /// may have to read, take some ten seconds.
+    #[must_use]
+    pub const fn patience(&self) -> Duration {
+        match self {
+            Self::Reload => Duration::from_mins(5),
+            _ => server::PATIENCE,
+        }
+    }
+}
 
 /// What the daemon is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +51,8 @@ pub enum Request {
         /// Why.
         reason: String,
     },
+    /// To apply the changed configuration. The reply comes when that is done, or refused.
+    Reload,
     /// To lift bans.
     Unban {
         /// The source; all if it isn't given.
@@ -57,6 +76,10 @@ pub enum Request {
 pub enum Reply {
     /// How it is.
     Status(Box<Status>),
+    /// The changed configuration is in force.
+    Reloaded(Box<Reloaded>),
+    /// It is refused, and what was in force before still is.
+    NotReloaded(Refusal),
     /// A source is banned.
     Banned(Banned),
     /// Bans are lifted.
@@ -92,6 +115,8 @@ pub struct Status {
     /// Clients that asked for what they may not have, the most eager ones first; at most
     /// [`answer::DENIALS_SHOWN`].
     pub denied: Vec<Denied>,
+    /// Which configuration is in force.
+    pub configuration: Configuration,
     /// The kernel's table, and what was put right of it since.
     pub table: Table,
     /// Clients whose counters are lost, so that nothing is accepted from them; at most [`answer::LOST_SHOWN`].

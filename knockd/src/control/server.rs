@@ -23,7 +23,7 @@ use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request};
 
 /// Connections that are served at once.
 pub const CONNECTIONS: usize = 16;
-/// How long one is served at most.
+/// How long one may take to ask, and to take the reply.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The group that may connect, beside root.
 const GROUP: &str = "knockd";
@@ -76,9 +76,22 @@ impl Control {
             );
         }
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+        Ok(Self::serve(listener))
+    }
+
+    /// Listens at a socket that was passed on, whose owner and mode are its maker's. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::serve(UnixListener::from_std(socket)?))
+    }
+
+    fn serve(listener: UnixListener) -> Self {
         let (sender, requests) = mpsc::channel(1);
         tokio::spawn(accept(listener, sender));
-        Ok(Self { requests })
+        Self { requests }
     }
 
     /// Waits for the next request. Nothing is lost if it is dropped.
@@ -112,7 +125,7 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     // One who is too slow, or gone, has no answer.
-                    let _ = timeout(PATIENCE, serve(connection, sender)).await;
+                    let _ = serve(connection, sender).await;
                     drop(place);
                 });
             }
@@ -124,9 +137,9 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
 async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()> {
     let (reader, mut writer) = connection.split();
     let mut line = String::new();
-    BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line).await?;
-    let reply = match serde_json::from_str(&line) {
-        Ok(request) => ask(request, &sender).await,
+    timeout(PATIENCE, BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line)).await??;
+    let reply = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => timeout(request.patience(), ask(request, &sender)).await?,
         Err(error) => Reply::Refused(Refused::new(
             RefusedKind::Request,
             format!(
@@ -136,7 +149,7 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::R
     };
     let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
     text.push('\n');
-    writer.write_all(text.as_bytes()).await
+    timeout(PATIENCE, writer.write_all(text.as_bytes())).await?
 }
 
 async fn ask(request: Request, sender: &mpsc::Sender<Asked>) -> Reply {

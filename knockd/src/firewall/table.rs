@@ -6,7 +6,7 @@ use super::{
     Firewall as _, FirewallError,
     kernel::{Kernel, ban_elements, door_elements, read_key, read_port},
     nft,
-    ruleset::{Contents, Ruleset, TABLE},
+    ruleset::{Contents, Ruleset, TABLE, Tags},
     verify::differences,
 };
 use crate::gate::{grants::Door, policy::Port};
@@ -35,13 +35,29 @@ pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
     read_back(ruleset)
 }
 
+/// Puts a table in by the script that an earlier [`Ruleset`] had, and keeps the doors that are open.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is, unless the error is
+/// [`FirewallError::ReadBack`].
+pub fn install_script(script: &str) -> Result<(), FirewallError> {
+    run_keeping_doors(script, "")?;
+    match nft::list_table()? {
+        Some(_) => Ok(()),
+        None => Err(FirewallError::ReadBack("it is gone".to_owned())),
+    }
+}
+
 /// Puts the table in as [`install`] does, with doors that are open in it for this long yet, and doesn't read it
 /// back.
 ///
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is.
 pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
-    let (script, doors) = (ruleset.script(), door_elements(doors));
+    run_keeping_doors(&ruleset.script(), &door_elements(doors))
+}
+
+fn run_keeping_doors(script: &str, doors: &str) -> Result<(), FirewallError> {
     if let Err(refused) = nft::run(&format!("{script}{doors}")) {
         if nft::list_table()?.is_none() {
             return Err(refused);
@@ -52,6 +68,21 @@ pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), Firew
         nft::run(&format!("delete table {TABLE}\n{script}{kept}{doors}"))?;
     }
     Ok(())
+}
+
+/// Puts the table in another one's place, in one transaction: chains and fixed contents are replaced, and doors
+/// and bans kept. Says whether the tags are. It isn't read back.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is.
+pub fn replace(former: &Ruleset, ruleset: &Ruleset) -> Result<Tags, FirewallError> {
+    let (script, tags) = ruleset.replacement(former);
+    if nft::run(&script).is_ok() {
+        return Ok(tags);
+    }
+    // What is there isn't what it was: somebody else has just changed it.
+    put_in(ruleset, &[])?;
+    Ok(Tags::Gone)
 }
 
 /// Makes sure that what was put in is there.

@@ -158,6 +158,15 @@ impl Bans {
         banned.into_iter().filter(|source| self.by_source.contains_key(source)).collect()
     }
 
+    /// The networks that are never banned, as they are now. Returns the sources that were banned and must not be:
+    /// their bans are to be lifted.
+    #[must_use]
+    pub fn set_never(&mut self, never: Vec<IpNet>) -> Vec<Source> {
+        self.never = never;
+        let overlaps = |source: &&Source| self.never.iter().any(|never| source.overlaps(never));
+        self.by_source.keys().filter(overlaps).copied().collect()
+    }
+
     /// Whether a source is never banned, and why.
     ///
     /// # Errors

@@ -119,6 +119,7 @@ pub struct Directory {
     names: String,
     /// How many places have a client in them.
     len: usize,
+    /// One that is gone keeps its place without ports: an id that is still around names no other.
     services: Vec<Service>,
     lists: ServiceLists,
     tags: TagIndex,
@@ -135,6 +136,20 @@ pub struct Enrolment {
     pub keys: ClientKeys,
 }
 
+impl Enrolment {
+    /// The client with its keys in this realm.
+    #[must_use]
+    pub fn new(client: Client, realm: &Realm) -> Self {
+        let keys = ClientKeys::derive(&client.secret, realm);
+        Self { client, keys }
+    }
+
+    /// Its tags on a day.
+    pub fn tags(&self, day: Day) -> impl Iterator<Item = Tag> {
+        std::iter::once(self.keys.tag(day))
+    }
+}
+
 impl Directory {
     /// A directory of these clients, without tags: [`Directory::prepare`] makes them.
     #[must_use]
@@ -148,11 +163,26 @@ impl Directory {
             tags: TagIndex::default(),
         };
         for client in clients {
-            let keys = ClientKeys::derive(&client.secret, realm);
-            directory.add(Enrolment { client, keys });
+            directory.add(Enrolment::new(client, realm));
         }
         directory.names.shrink_to_fit();
         directory
+    }
+
+    /// Makes these the services. Those whose names stay keep their ids; of those that are gone, nothing is open
+    /// any more, and no client's entry may name them from then on.
+    pub fn set_services(&mut self, services: Vec<Service>) {
+        for place in &mut self.services {
+            place.ports.clear();
+        }
+        for service in services {
+            match self.services.iter_mut().find(|place| place.name == service.name) {
+                Some(place) => *place = service,
+                None => self.services.push(service),
+            }
+        }
+        // Lists that were made while a name of theirs was missing lack its id.
+        self.lists.clear();
     }
 
     /// Adds a client, with its tags of the days that are there. The cost doesn't depend on how many others
@@ -332,7 +362,7 @@ impl Directory {
         }
     }
 
-    /// A service.
+    /// A service; without any port if it is gone.
     ///
     /// # Panics
     /// If the id is of another directory, which is a mistake in this program.
@@ -369,7 +399,8 @@ fn offset(names: &str) -> u32 {
 }
 
 fn position_of(services: &[Service], name: ServiceName) -> Option<ServiceId> {
-    let named = |(service, id): (&Service, ServiceId)| (service.name == name).then_some(id);
+    let is_there = |service: &Service| service.name == name && !service.ports.is_empty();
+    let named = |(service, id): (&Service, ServiceId)| is_there(service).then_some(id);
     services.iter().zip((0..).map(ServiceId)).find_map(named)
 }
 

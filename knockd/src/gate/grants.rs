@@ -12,6 +12,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     time::Duration,
 };
 
@@ -171,6 +172,36 @@ impl Grants {
             expired.push(owner);
         }
         expired
+    }
+
+    /// Makes the doors follow from who holds them, after the services' ports have changed: a service's owners
+    /// hold a port that it has gained for as long as its others, and one that it has lost no longer. The changes
+    /// that follow for the kernel go to `changes`. Looks at every owner.
+    pub fn follow(&mut self, directory: &Directory, changes: &mut Vec<Change>) {
+        let before = mem::take(&mut self.doors);
+        for (owner, until) in &self.owners {
+            for port in &directory.service(owner.service).ports {
+                let door = Door { address: owner.address, port: *port };
+                let open_until = self.doors.entry(door).or_insert(*until);
+                *open_until = (*until).max(*open_until);
+            }
+        }
+        for (door, until) in &self.doors {
+            let was_open = before.get(door);
+            if was_open != Some(until) {
+                let before = match was_open {
+                    None => DoorBefore::Shut,
+                    Some(_) => DoorBefore::MaybeOpen,
+                };
+                changes.push(Change { door: *door, until: Some(*until), before });
+            }
+        }
+        let lost = before.into_keys().filter(|door| !self.doors.contains_key(door));
+        changes.extend(lost.map(|door| Change {
+            door,
+            until: None,
+            before: DoorBefore::MaybeOpen,
+        }));
     }
 
     /// Whether anybody holds a door for an address of this source.

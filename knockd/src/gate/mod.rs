@@ -38,7 +38,7 @@ use self::{
     denials::Denials,
     directory::{ClientId, Directory, Entry, Progress, ServiceId, TagCollision},
     grants::Grants,
-    policy::{AddressPolicy, BanPolicy, ClientClock, ClockSkew, GrantPolicy},
+    policy::{AddressPolicy, BanPolicy, ClientClock, ClockSkew, GrantPolicy, Policy},
     replay::{NotNew, Remembered, ReplayMemory},
     skews::Skews,
     source::Source,
@@ -81,6 +81,20 @@ impl Gate {
             denials: Denials::default(),
             skews: Skews::default(),
         }
+    }
+
+    /// Decides by this policy from here on, but for its realm, of which every key is derived. What is remembered,
+    /// counted and held stays; live grants keep their time, and so do bans. Returns the sources that are never
+    /// banned by it, and were: their bans are to be lifted.
+    #[must_use]
+    pub fn follow(&mut self, policy: &Policy) -> Vec<Source> {
+        self.grant = policy.grant;
+        self.skew = policy.clock_skew;
+        self.replay.set_limits(policy.replay, policy.clock_skew);
+        self.ban_for = policy.ban.duration;
+        self.strikes.tolerate(policy.ban.failures, policy.ban.window);
+        self.directory.set_services(policy.services.clone());
+        self.bans.set_never(policy.ban.never.clone())
     }
 
     /// Makes tags of the days around `now`, for at most `budget` clients and days: see

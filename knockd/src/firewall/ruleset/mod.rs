@@ -131,6 +131,15 @@ pub struct Rule {
     pub comment: String,
 }
 
+/// What becomes of the set of tags when a table takes another one's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// They stay.
+    Kept,
+    /// They are to be put in again.
+    Gone,
+}
+
 /// The whole table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
@@ -158,6 +167,12 @@ impl Ruleset {
                 put(&mut script, format_args!("flush set {TABLE} {}", set.name));
             }
         }
+        for name in chains::SOMETIMES.iter().filter(|name| self.lacks_chain(name)) {
+            // What isn't there can't be deleted: so it is made first.
+            for what in ["add", "flush", "delete"] {
+                put(&mut script, format_args!("{what} chain {TABLE} {name}"));
+            }
+        }
         for chain in &self.chains {
             put(
                 &mut script,
@@ -166,6 +181,29 @@ impl Ruleset {
             put(&mut script, format_args!("flush chain {TABLE} {}", chain.name));
         }
         script + &self.listing()
+    }
+
+    /// The script that makes this table of another one as one transaction, doors and bans kept; and whether its
+    /// tags are kept as well: the kernel can't change the size of a set, so that a larger one begins empty.
+    #[must_use]
+    pub fn replacement(&self, former: &Self) -> (String, Tags) {
+        let size = |ruleset: &Self| {
+            let tags = ruleset.sets.iter().find(|set| set.name == TAGS);
+            tags.map(|set| set.definition.clone())
+        };
+        if size(self) == size(former) {
+            return (self.script(), Tags::Kept);
+        }
+        let mut script = String::new();
+        for chain in &former.chains {
+            put(&mut script, format_args!("flush chain {TABLE} {}", chain.name));
+        }
+        put(&mut script, format_args!("delete set {TABLE} {TAGS}"));
+        (script + &self.script(), Tags::Gone)
+    }
+
+    fn lacks_chain(&self, name: &str) -> bool {
+        self.chains.iter().all(|chain| chain.name != name)
     }
 
     /// The table as nft would list it, but for counters and doors.
