@@ -155,6 +155,7 @@ mod tests {
             address: AddressPolicy::Strict,
             clock: ClientClock::Utc,
             expires: None,
+            old_key: None,
             standing: Standing::Enabled,
         };
         let directory = Directory::new(vec![service], vec![client], &Realm::default());

@@ -125,13 +125,19 @@ impl Reload {
     }
 
     fn refuse(&mut self, error: &NotApplied) -> Refusal {
-        error!("the configuration stays as it was: {error}");
         let (mistakes, more) = match error {
             NotApplied::Mistakes(mistakes) => told(mistakes),
             NotApplied::Failed(_) | NotApplied::System(_) => {
                 (vec![Mistake { file: None, line: None, text: error.to_string() }], 0)
             }
         };
+        for mistake in &mistakes {
+            let (file, line) = (mistake.file.as_deref(), mistake.line);
+            error!(file, line, "the configuration stays as it was: {}", mistake.text);
+        }
+        if more > 0 {
+            error!("and {more} mistakes more: knockd check tells all");
+        }
         let first = self.refused.as_ref().map_or_else(|| clock::now().utc, |(first, _)| *first);
         let refusal = Refusal { since: rfc3339(first), mistakes, more };
         self.refused = Some((first, refusal.clone()));

@@ -144,9 +144,9 @@ impl TagKeeper {
         }
         for (day, _) in &self.days {
             let timeout = time_left(*day, self.skew_ms, now.utc);
-            let tag_of = |client: &ClientId| directory.entry(*client)?.tag(*day);
-            let tags: Vec<(Tag, Duration)> =
-                clients.iter().filter_map(tag_of).map(|tag| (tag, timeout)).collect();
+            let entries = clients.iter().filter_map(|client| directory.entry(*client));
+            let tags = entries.flat_map(|entry| entry.tags(*day));
+            let tags: Vec<(Tag, Duration)> = tags.map(|tag| (tag, timeout)).collect();
             if let Err(error) = firewall.admit_tags(&tags) {
                 // Nobody knows which of them are in: all are tried again.
                 self.forget();
@@ -221,6 +221,7 @@ mod tests {
                     address: AddressPolicy::Strict,
                     clock: ClientClock::Utc,
                     expires: None,
+                    old_key: None,
                     standing: Standing::Enabled,
                 }
             })

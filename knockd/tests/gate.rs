@@ -53,6 +53,7 @@ fn client(name: &str, seed: u8) -> Client {
         address: AddressPolicy::Strict,
         clock: ClientClock::Utc,
         expires: None,
+        old_key: None,
         standing: Standing::Enabled,
     }
 }

@@ -42,6 +42,7 @@ fn directory() -> Directory {
                 address: AddressPolicy::Strict,
                 clock: ClientClock::Utc,
                 expires: None,
+                old_key: None,
                 standing: Standing::Enabled,
             }
         })

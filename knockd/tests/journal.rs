@@ -336,6 +336,7 @@ fn clients(count: u8) -> Vec<knockd::gate::policy::Client> {
                 address: AddressPolicy::Strict,
                 clock: ClientClock::Utc,
                 expires: None,
+                old_key: None,
                 standing: Standing::Enabled,
             }
         })

@@ -55,6 +55,7 @@ pub(crate) fn gate(clients: u32) -> Gate {
             address: AddressPolicy::Strict,
             clock: ClientClock::Utc,
             expires: None,
+            old_key: None,
             standing: Standing::Enabled,
         })
         .collect();

@@ -13,7 +13,7 @@ use crate::{
     },
     journal::StateFile,
 };
-use common::Day;
+use common::{Day, Tag};
 
 /// Why a client's counter can't be set anew.
 #[derive(Debug, thiserror::Error)]
@@ -30,31 +30,38 @@ pub enum ResyncError {
 }
 
 impl<F: Firewall, D: StateFile> Admission<F, D> {
-    /// Sets a client's counter anew: returns from where on its device is to count. Nothing at or below that is
-    /// accepted from here on.
+    /// Sets a client's counter anew, under its key and an old one: returns from where on its device is to count.
+    /// Nothing at or below that is accepted from here on.
     ///
     /// # Errors
     /// [`ResyncError`]; its counter is as it was then.
     pub fn resync(&mut self, client: ClientId, now: Now) -> Result<u64, ResyncError> {
         let entry = self.gate.directory().entry(client);
-        let key = entry.and_then(|entry| entry.tag(Day::COUNTER)).ok_or(ResyncError::HasClock)?;
-        let advance = self.gate.counters_mut().resync(key, now.utc)?;
+        let keys: Vec<Tag> =
+            entry.map(|entry| entry.tags(Day::COUNTER).collect()).unwrap_or_default();
+        if keys.is_empty() {
+            return Err(ResyncError::HasClock);
+        }
+        let advances = self.gate.counters_mut().resync(&keys, now.utc)?;
+        let to = advances.first().map_or(0, |advance| advance.to);
+        let changed: Vec<_> = keys.iter().map(|key| (*key, Counter::Last(to))).collect();
         let kept = self.files.keep_in_place();
-        if let Err(error) =
-            kept.and_then(|()| self.files.counted.write(&[(key, Counter::Last(advance.to))]))
-        {
-            self.gate.counters_mut().take_back(advance);
+        if let Err(error) = kept.and_then(|()| self.files.counted.write(&changed)) {
+            for advance in advances {
+                self.gate.counters_mut().take_back(advance);
+            }
             return Err(error.into());
         }
-        Ok(advance.to)
+        Ok(to)
     }
 
     /// The clients whose counters are lost.
     pub fn lost_counters(&self) -> impl Iterator<Item = ClientId> {
         let directory = self.gate.directory();
         directory.clients().map(|(client, _)| client).filter(move |client| {
-            let key = directory.entry(*client).and_then(|entry| entry.tag(Day::COUNTER));
-            key.is_some_and(|key| self.gate.counters().of(key) == Some(Counter::Lost))
+            let keys = directory.entry(*client).map(|entry| entry.tags(Day::COUNTER));
+            let is_lost = |key: Tag| self.gate.counters().of(key) == Some(Counter::Lost);
+            keys.into_iter().flatten().any(is_lost)
         })
     }
 

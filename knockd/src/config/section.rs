@@ -25,7 +25,7 @@ pub(super) struct Section<'r, 'm, 't> {
 }
 
 /// What a table or key is called that a later version may know.
-const LATER: [&str; 5] = ["metrics", "reply", "old-key", "old-key-until", "key-from"];
+const LATER: [&str; 3] = ["metrics", "reply", "key-from"];
 
 impl<'r, 'm, 't> Section<'r, 'm, 't> {
     /// The table of this name, which begins at this byte.

@@ -107,8 +107,8 @@ impl Counters {
         };
     }
 
-    /// From where on a device that has lost its counter, or whose counter was lost here, is to count: nothing at or
-    /// below it is accepted from here on.
+    /// From where on a device that has lost its counter, or whose counter was lost here, is to count, under whichever
+    /// of these keys it has: nothing at or below it is accepted from here on.
     ///
     /// That is the time in milliseconds, or the last number accepted if that is greater. A device that counts its
     /// packets can't keep up with it, so that every packet that it ever made is below, those too that it sent and
@@ -116,15 +116,18 @@ impl Counters {
     ///
     /// # Errors
     /// [`Exhausted`]; nothing has changed then.
-    pub fn resync(&mut self, key: Tag, now: Timestamp) -> Result<Advance, Exhausted> {
-        let before = self.last.get(&key).copied();
-        let next = match before {
-            Some(Counter::Last(last)) => last.checked_add(1).ok_or(Exhausted)?,
-            Some(Counter::Lost) | None => 0,
+    pub fn resync(&mut self, keys: &[Tag], now: Timestamp) -> Result<Vec<Advance>, Exhausted> {
+        let mut to = now.as_millis();
+        for key in keys {
+            if let Some(Counter::Last(last)) = self.of(*key) {
+                to = to.max(last.checked_add(1).ok_or(Exhausted)?);
+            }
+        }
+        let mut set = |key: &Tag| {
+            let before = self.last.insert(*key, Counter::Last(to));
+            Advance { key: *key, to, before }
         };
-        let to = next.max(now.as_millis());
-        self.last.insert(key, Counter::Last(to));
-        Ok(Advance { key, to, before })
+        Ok(keys.iter().map(&mut set).collect())
     }
 
     /// What is known of a key's counter; `None` for one that was never seen.
@@ -170,7 +173,7 @@ mod tests {
         for counter in [0, 1, u64::MAX] {
             assert_eq!(counters.check_and_advance(KEY, counter), Err(NotAhead::Lost));
         }
-        let from = counters.resync(KEY, Timestamp::from_millis(1_000)).unwrap().to;
+        let from = counters.resync(&[KEY], Timestamp::from_millis(1_000)).unwrap()[0].to;
         assert_eq!(from, 1_000);
         assert!(counters.check(KEY, from).is_err());
         assert!(counters.check(KEY, from + 1).is_ok());
@@ -179,10 +182,13 @@ mod tests {
     #[test]
     fn a_counter_is_never_set_back_whatever_the_clock_shows() {
         let mut counters = Counters::new([(KEY, Counter::Last(5_000))]);
-        assert_eq!(counters.resync(KEY, Timestamp::from_millis(0)).unwrap().to, 5_001);
-        assert_eq!(counters.resync(KEY, Timestamp::from_millis(9_000)).unwrap().to, 9_000);
+        let old = Tag::from_bytes([9; 8]);
+        for (millis, to) in [(0, 5_001), (9_000, 9_000)] {
+            let advances = counters.resync(&[KEY, old], Timestamp::from_millis(millis)).unwrap();
+            assert_eq!(advances.iter().map(|advance| advance.to).collect::<Vec<_>>(), [to, to]);
+        }
         let mut counters = Counters::new([(KEY, Counter::Last(u64::MAX))]);
-        assert_eq!(counters.resync(KEY, Timestamp::from_millis(0)), Err(Exhausted));
+        assert_eq!(counters.resync(&[KEY], Timestamp::from_millis(0)), Err(Exhausted));
         assert_eq!(counters.of(KEY), Some(Counter::Last(u64::MAX)));
     }
 }

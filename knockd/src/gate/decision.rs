@@ -103,6 +103,8 @@ pub enum Reason {
     ClientDisabled,
     /// Step 7: the client's entry has ended.
     ClientExpired,
+    /// Step 7: it is the client's old key, and the time for which that was good is over.
+    OldKeyExpired,
     /// Step 7: the source is in none of the client's networks.
     NetworkNotAllowed,
     /// Step 7: an admin has banned the source.
@@ -155,6 +157,7 @@ impl Reason {
             Self::Counter(NotAhead::Lost) => "counter-lost",
             Self::ClientDisabled => "client-disabled",
             Self::ClientExpired => "client-expired",
+            Self::OldKeyExpired => "old-key-expired",
             Self::NetworkNotAllowed => "network-not-allowed",
             Self::Banned => "banned",
             Self::AddressMismatch { .. } => "address-mismatch",
@@ -188,6 +191,9 @@ impl fmt::Display for Reason {
             Self::Counter(error) => write!(f, "{error}"),
             Self::ClientDisabled => f.write_str("the client is disabled"),
             Self::ClientExpired => f.write_str("the client's entry has expired"),
+            Self::OldKeyExpired => f.write_str(
+                "it is sealed with the client's old key, which is no longer good: the device needs the new one",
+            ),
             Self::NetworkNotAllowed => {
                 f.write_str("the source is in none of the client's networks")
             }

@@ -5,14 +5,14 @@
 //! Today's come first when they are made, and another day's are only needed to tell a reason. The tags of clients
 //! without a clock never change, and are there from the moment that such a client is added.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, iter, ops::Range, sync::Arc};
 
 use common::{ClientKeys, Day, Realm, ServiceName, Tag, Timestamp};
 use ipnet::IpNet;
 
 use super::{
     decision::Reason,
-    policy::{AddressPolicy, Client, ClientClock, Service, Standing},
+    policy::{AddressPolicy, Client, ClientClock, OldKey, Service, Standing},
     tag_index::TagIndex,
 };
 
@@ -36,10 +36,33 @@ impl ServiceId {
     pub(super) const FIRST: Self = Self(0);
 }
 
+/// How long packets under an old key that is good no longer are told from a stranger's. Until then its tags are
+/// there.
+const OLD_KEY_TOLD_MS: u64 = 7 * 24 * 3_600_000;
+
+/// The keys that a client had before, and may have still.
+#[derive(Clone)]
+pub struct OldKeys {
+    /// The keys.
+    pub keys: ClientKeys,
+    /// From when on they are good no longer.
+    pub until: Timestamp,
+}
+
+impl OldKeys {
+    /// Whether their tag of a day is made: also for some days after their end, so that the reason can be told.
+    fn are_known_on(&self, day: Day) -> bool {
+        let last = Timestamp::from_millis(self.until.as_millis().saturating_add(OLD_KEY_TOLD_MS));
+        day == Day::COUNTER || Day::of(last).is_none_or(|last| day <= last)
+    }
+}
+
 /// What the gate knows of a client: its entry, with the keys derived once and the secret wiped.
 pub struct Entry {
     /// The keys that its packets are sealed with.
     pub keys: ClientKeys,
+    /// Those that it had before, if they may still be in use.
+    pub old_keys: Option<Box<OldKeys>>,
     /// The services that it may open. Shared among clients that have the same.
     pub services: Arc<[ServiceId]>,
     /// The networks that it may knock from; empty for all.
@@ -55,16 +78,31 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The tag of its packets on a day, if they can have one then.
-    #[must_use]
-    pub fn tag(&self, day: Day) -> Option<Tag> {
-        self.clock.has_tag_on(day).then(|| self.keys.tag(day))
-    }
-
     /// Whether the client may hold this service's doors at this time.
     #[must_use]
     pub fn may_hold(&self, service: ServiceId, now: Timestamp) -> bool {
         self.check_standing(now).is_ok() && self.services.contains(&service)
+    }
+
+    /// The tags of its packets on a day: none on a day that they can't be of.
+    pub fn tags(&self, day: Day) -> impl Iterator<Item = Tag> {
+        let of_its_clock = self.clock.has_tag_on(day);
+        of_its_clock.then(|| self.tags_of_keys(day)).into_iter().flatten()
+    }
+
+    /// The tags of its keys on a day, whatever its clock.
+    fn tags_of_keys(&self, day: Day) -> impl Iterator<Item = Tag> {
+        tags(&self.keys, self.old_keys.as_deref(), day)
+    }
+
+    /// Which of its keys a packet under this tag, which is one of its tags of that day, is sealed with; and from
+    /// when on they are good no longer, if they are old ones.
+    #[must_use]
+    pub fn keys_of(&self, tag: Tag, day: Day) -> (&ClientKeys, Option<Timestamp>) {
+        match &self.old_keys {
+            Some(old) if self.keys.tag(day) != tag => (&old.keys, Some(old.until)),
+            _ => (&self.keys, None),
+        }
     }
 
     /// Step 7, but for the networks: whether the entry is in force at this time.
@@ -134,6 +172,8 @@ pub struct Enrolment {
     pub client: Client,
     /// Its keys, derived from its secret and the directory's realm.
     pub keys: ClientKeys,
+    /// Those of its old key.
+    pub old_keys: Option<Box<OldKeys>>,
 }
 
 impl Enrolment {
@@ -141,13 +181,21 @@ impl Enrolment {
     #[must_use]
     pub fn new(client: Client, realm: &Realm) -> Self {
         let keys = ClientKeys::derive(&client.secret, realm);
-        Self { client, keys }
+        let old_keys = client.old_key.as_deref().map(|OldKey { secret, until }| {
+            Box::new(OldKeys { keys: ClientKeys::derive(secret, realm), until: *until })
+        });
+        Self { client, keys, old_keys }
     }
 
     /// Its tags on a day.
     pub fn tags(&self, day: Day) -> impl Iterator<Item = Tag> {
-        std::iter::once(self.keys.tag(day))
+        tags(&self.keys, self.old_keys.as_deref(), day)
     }
+}
+
+fn tags(keys: &ClientKeys, old: Option<&OldKeys>, day: Day) -> impl Iterator<Item = Tag> + use<> {
+    let old = old.filter(|old| old.are_known_on(day)).map(|old| old.keys.tag(day));
+    iter::once(keys.tag(day)).chain(old)
 }
 
 impl Directory {
@@ -221,7 +269,9 @@ impl Directory {
 
     /// Whether an enrolment would make any difference to a client's entry.
     #[must_use]
-    pub fn differs(&self, client: ClientId, Enrolment { client: new, keys }: &Enrolment) -> bool {
+    pub fn differs(&self, client: ClientId, enrolment: &Enrolment) -> bool {
+        let new = &enrolment.client;
+        let until = |old: &Option<Box<OldKeys>>| old.as_ref().map(|old| old.until);
         let Some(entry) = self.entry(client) else { return true };
         let services: Option<Vec<ServiceId>> =
             new.services.iter().map(|name| self.service_named(*name)).collect();
@@ -231,7 +281,8 @@ impl Directory {
             || new.clock != entry.clock
             || new.expires != entry.expires
             || new.standing != entry.standing
-            || keys.tag(Day::COUNTER) != entry.keys.tag(Day::COUNTER)
+            || until(&enrolment.old_keys) != until(&entry.old_keys)
+            || !enrolment.tags(Day::COUNTER).eq(entry.tags_of_keys(Day::COUNTER))
     }
 
     /// Removes a client; its keys are wiped.
@@ -244,13 +295,14 @@ impl Directory {
     }
 
     /// Services of a client that don't exist are left out: the configuration has none.
-    fn entry_of(&mut self, Enrolment { client, keys }: Enrolment) -> Entry {
+    fn entry_of(&mut self, Enrolment { client, keys, old_keys }: Enrolment) -> Entry {
         let services = &self.services;
         let list = self.lists.entry(client.services).or_insert_with_key(|names| {
             names.iter().filter_map(|name| position_of(services, *name)).collect()
         });
         Entry {
             keys,
+            old_keys,
             services: Arc::clone(list),
             from: client.from.into(),
             address: client.address,
@@ -314,7 +366,8 @@ impl Directory {
     /// The tags of the clients in some places on a day: for the kernel's filter.
     pub fn tags_on(&self, day: Day, places: Range<usize>) -> impl Iterator<Item = Tag> {
         let of_range = self.places.get(places).unwrap_or_default();
-        of_range.iter().filter_map(move |place| place.entry.as_ref()?.tag(day))
+        let entries = of_range.iter().filter_map(|place| place.entry.as_ref());
+        entries.flat_map(move |entry| entry.tags(day))
     }
 
     /// Step 2: whose tag this is, and of which day.

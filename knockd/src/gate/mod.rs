@@ -245,7 +245,8 @@ impl Gate {
             self.directory.find(datagram.tag()).ok_or(stranger(Reason::UnknownTag))?;
         // 3. the mac  4. the seal  5. the request
         let known = |reason| Refusal { client: Some(client), reason };
-        let request = datagram.open(&entry.keys, day).map_err(|error| match error {
+        let (keys, good_until) = entry.keys_of(datagram.tag(), day);
+        let request = datagram.open(keys, day).map_err(|error| match error {
             OpenError::BadMac => stranger(Reason::BadMac),
             OpenError::BadSeal => known(Reason::BadSeal),
             OpenError::Malformed(part) => known(Reason::Malformed(part)),
@@ -261,7 +262,7 @@ impl Gate {
         }
         .map_err(known)?;
         // 7. the client's entry and its networks
-        check_entry(entry, source, now.utc).map_err(known)?;
+        check_entry(entry, good_until, source, now.utc).map_err(known)?;
         if self.bans.is_shut_out(source, now.uptime) {
             return Err(known(Reason::Banned));
         }
@@ -346,8 +347,16 @@ impl Gate {
     }
 }
 
-fn check_entry(entry: &Entry, source: IpAddr, now: Timestamp) -> Result<(), Reason> {
+fn check_entry(
+    entry: &Entry,
+    good_until: Option<Timestamp>,
+    source: IpAddr,
+    now: Timestamp,
+) -> Result<(), Reason> {
     entry.check_standing(now)?;
+    if good_until.is_some_and(|end| now >= end) {
+        return Err(Reason::OldKeyExpired);
+    }
     if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
         return Err(Reason::NetworkNotAllowed);
     }

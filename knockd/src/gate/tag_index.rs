@@ -14,6 +14,14 @@ struct DayTags {
     done: usize,
 }
 
+impl DayTags {
+    fn put(&mut self, client: ClientId, entry: &Entry) {
+        for tag in entry.tags(self.day) {
+            self.owners.entry(tag).or_insert(client);
+        }
+    }
+}
+
 /// The tags of a few days. Each day's are made in the order of the directory's places.
 #[derive(Default)]
 pub(super) struct TagIndex {
@@ -62,8 +70,12 @@ impl TagIndex {
     ) -> Option<ClientId> {
         let tags = self.days.iter_mut().find(|tags| tags.day == day)?;
         tags.done += 1;
-        let first = *tags.owners.entry(entry?.tag(day)?).or_insert(client);
-        (first != client).then_some(first)
+        let mut other = None;
+        for tag in entry?.tags(day) {
+            let first = *tags.owners.entry(tag).or_insert(client);
+            other = other.or((first != client).then_some(first));
+        }
+        other
     }
 
     /// Puts in the tags of a client in a new place, of every day for which everybody's before it are in; of
@@ -71,9 +83,7 @@ impl TagIndex {
     pub(super) fn put_behind(&mut self, client: ClientId, place: usize, entry: &Entry) {
         for tags in self.days.iter_mut().filter(|tags| tags.done == place) {
             tags.done += 1;
-            if let Some(tag) = entry.tag(tags.day) {
-                tags.owners.entry(tag).or_insert(client);
-            }
+            tags.put(client, entry);
         }
         self.put_counter(client, entry);
     }
@@ -81,18 +91,17 @@ impl TagIndex {
     /// Puts in a client's tags of every day that its place is done for.
     pub(super) fn put(&mut self, client: ClientId, place: usize, entry: &Entry) {
         for tags in self.days.iter_mut().filter(|tags| tags.done > place) {
-            if let Some(tag) = entry.tag(tags.day) {
-                tags.owners.entry(tag).or_insert(client);
-            }
+            tags.put(client, entry);
         }
         self.put_counter(client, entry);
     }
 
     fn put_counter(&mut self, client: ClientId, entry: &Entry) {
-        let Some(tag) = entry.tag(Day::COUNTER) else { return };
-        let first = *self.counters.entry(tag).or_insert(client);
-        if first != client {
-            self.counter_collisions.push((first, client));
+        for tag in entry.tags(Day::COUNTER) {
+            let first = *self.counters.entry(tag).or_insert(client);
+            if first != client {
+                self.counter_collisions.push((first, client));
+            }
         }
     }
 
@@ -105,10 +114,10 @@ impl TagIndex {
     pub(super) fn take_out(&mut self, client: ClientId, entry: &Entry) {
         let of_days = self.days.iter_mut().map(|tags| (tags.day, &mut tags.owners));
         for (day, owners) in of_days.chain([(Day::COUNTER, &mut self.counters)]) {
-            if let Some(tag) = entry.tag(day)
-                && owners.get(&tag) == Some(&client)
-            {
-                owners.remove(&tag);
+            for tag in entry.tags(day) {
+                if owners.get(&tag) == Some(&client) {
+                    owners.remove(&tag);
+                }
             }
         }
     }

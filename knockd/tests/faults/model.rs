@@ -79,6 +79,7 @@ impl Model {
             address: AddressPolicy::Strict,
             clock: ClientClock::Utc,
             expires: None,
+            old_key: None,
             standing: match self.disabled.contains(&number) {
                 true => Standing::Disabled,
                 false => Standing::Enabled,

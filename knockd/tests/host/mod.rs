@@ -121,6 +121,7 @@ pub(crate) fn client() -> Client {
         address: AddressPolicy::Strict,
         clock: ClientClock::Utc,
         expires: None,
+        old_key: None,
         standing: Standing::Enabled,
     }
 }

@@ -123,6 +123,7 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         address: args.address.into(),
         clock: args.clock.into(),
         expires: args.expires.map(Into::into),
+        old_key: None,
         standing: Standing::Enabled,
     };
     let text = entry(&client);

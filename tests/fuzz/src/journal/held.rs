@@ -82,6 +82,7 @@ static OWNERS: LazyLock<Vec<Named>> = LazyLock::new(|| {
         address: AddressPolicy::Strict,
         clock: ClientClock::Utc,
         expires: None,
+        old_key: None,
         standing: Standing::Enabled,
     });
     let directory = Directory::new(services.into(), entries.into(), &Realm::default());
