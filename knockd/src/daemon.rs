@@ -39,6 +39,7 @@ use crate::{
     mend::{Mender, Repairs, mend},
     plan,
     reload::Reload,
+    replies,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
     setback,
@@ -195,7 +196,7 @@ impl Daemon {
             None => Control::listen(&control),
         }
         .map_err(|error| StartError::Control { path: control, error })?;
-        let listener = match passed.udp {
+        let mut listener = match passed.udp {
             sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
             sockets => Listener::adopt(sockets, listen.addresses())?,
         };
@@ -206,6 +207,7 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
+        listener.keep_ways(policy.reply).map_err(system("replies (reply.enabled)"))?;
         if listener.dropped_before() > 0 {
             warn!(
                 dropped = listener.dropped_before(),
@@ -267,6 +269,9 @@ impl Daemon {
                 }
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
+                    if let Err(error) = self.listener.keep_ways(self.reload.replies()) {
+                        error!("replies can't be sent: {error}");
+                    }
                     self.supervisor.is_ready();
                     self.tell_status();
                     due = Instant::now();
@@ -345,10 +350,13 @@ impl Daemon {
             house::prepare_today(&mut self.admission);
         }
         let (telemetry, counts) = (&mut self.telemetry, &mut self.counts);
-        self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
-            counts.count(outcome);
-            telemetry.report(outcome, source, gate.directory(), now);
-        })
+        let accepted =
+            self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
+                counts.count(outcome);
+                telemetry.report(outcome, source, gate.directory(), now);
+            });
+        replies::send(self.admission.take_replies(), &self.listener, counts);
+        accepted
     }
 }
 

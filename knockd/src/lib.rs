@@ -23,6 +23,7 @@ pub mod mend;
 pub mod plan;
 pub mod reconcile;
 pub mod reload;
+pub mod replies;
 pub mod restore;
 pub mod roster;
 pub mod setback;

@@ -29,7 +29,7 @@ use crate::{
         server::Asked,
     },
     firewall::{FirewallError, ruleset::Tags},
-    gate::clock::Now,
+    gate::{clock::Now, policy::ReplyPolicy},
     house::Housekeeping,
     mend::Mender,
     plan,
@@ -122,6 +122,12 @@ impl Reload {
             restart: self.restart.clone(),
             refused: self.refused.as_ref().map(|(_, refusal)| refusal.clone()),
         }
+    }
+
+    /// Whether packets that ask for a reply get one, by the configuration in force.
+    #[must_use]
+    pub const fn replies(&self) -> ReplyPolicy {
+        self.in_force.policy.reply
     }
 
     fn refuse(&mut self, error: &NotApplied) -> Refusal {

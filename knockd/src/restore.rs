@@ -150,6 +150,7 @@ pub fn restore<F: Firewall, D: StateFile>(
     let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
     *gate.bans_mut() = bans;
     *gate.counters_mut() = counters;
+    gate.set_reply(policy.reply);
     let restored = Restored {
         seen: found.condition,
         packets: gate.replay().packets().len(),

@@ -12,7 +12,7 @@ use std::fs;
 
 use common::{
     Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request,
-    SealedDatagram, Timestamp, seal,
+    SealedDatagram, Secret, Timestamp, seal,
 };
 use host::{
     Host, at, client, door,
@@ -23,7 +23,7 @@ use knockd::{
     admission::ResyncError,
     gate::{
         directory::{ClientId, Enrolment},
-        policy::{Client, ClientClock},
+        policy::{Client, ClientClock, OldKey},
     },
     journal::{
         BootId, DaemonId, StateFolder, Writer,
@@ -42,6 +42,10 @@ fn numbered(counter: u64) -> SealedDatagram {
 }
 
 fn asking(counter: u64, action: Action, day: Day) -> SealedDatagram {
+    sealed_with(&ClientKeys::derive(&secret(), &Realm::default()), counter, action, day)
+}
+
+fn sealed_with(keys: &ClientKeys, counter: u64, action: Action, day: Day) -> SealedDatagram {
     let request = Request {
         timestamp: Timestamp::from_millis(counter),
         address: ClientAddress::Literal(door().address),
@@ -50,8 +54,7 @@ fn asking(counter: u64, action: Action, day: Day) -> SealedDatagram {
         reply: ReplyWanted::No,
         service: None,
     };
-    let keys = ClientKeys::derive(&secret(), &Realm::default());
-    seal(&keys, day, Nonce::from_random([9; 12]), &request)
+    seal(keys, day, Nonce::from_random([9; 12]), &request)
 }
 
 /// A host whose daemon ran before there was such a client, as it does where `knockd client add` makes one.
@@ -169,8 +172,8 @@ fn a_counter_belongs_to_the_key_whatever_its_client_is_called_and_also_when_it_w
     host.start_with(at(3), vec![renamed()]);
     assert_eq!(host.handle(&[numbered(9)], at(3)), ["counter-behind"]);
     host.start_with(at(4), Vec::new());
-    let keys = ClientKeys::derive(&secret(), &Realm::default());
-    host.admission().gate_mut().directory_mut().add(Enrolment { client: renamed(), keys });
+    let enrolment = Enrolment::new(renamed(), &Realm::default());
+    host.admission().gate_mut().directory_mut().add(enrolment);
     assert_eq!(host.handle(&[numbered(9)], at(5)), ["counter-behind"]);
     assert_eq!(host.handle(&[numbered(10)], at(5)), ["granted"]);
 }
@@ -181,8 +184,8 @@ fn a_client_that_changes_to_a_counter_and_back_while_the_daemon_runs_is_judged_b
     let mut host = host();
     let client = id(&mut host);
     let change = |host: &mut Host, clock| {
-        let keys = ClientKeys::derive(&secret(), &Realm::default());
-        let enrolment = Enrolment { client: Client { clock, ..without_a_clock() }, keys };
+        let client_now = Client { clock, ..without_a_clock() };
+        let enrolment = Enrolment::new(client_now, &Realm::default());
         assert!(host.admission().gate().directory().differs(client, &enrolment));
         host.admission().gate_mut().directory_mut().replace(vec![(client, enrolment)]);
     };
@@ -222,6 +225,26 @@ fn a_file_of_counters_that_is_removed_while_the_daemon_runs_is_back_before_the_n
     assert_eq!(host.handle(&[numbered(2)], at(3)), ["granted"]);
     host.start_with(at(4), vec![without_a_clock()]);
     assert_eq!(host.handle(&[numbered(2)], at(4)), ["counter-behind"]);
+}
+
+#[test]
+fn an_old_key_has_a_counter_of_its_own_and_setting_it_anew_covers_both() {
+    let mut host = host();
+    let mut bytes = [5; 32];
+    bytes[0] = 6;
+    let old = Secret::new(bytes).unwrap();
+    let old_key = Box::new(OldKey { secret: old.clone(), until: at(100).utc });
+    host.start_with(at(2), vec![Client { old_key: Some(old_key), ..without_a_clock() }]);
+    let old = ClientKeys::derive(&old, &Realm::default());
+    let under_old = |n| sealed_with(&old, n, Action::Open, Day::COUNTER);
+    let told = host.handle(&[numbered(5), under_old(3), under_old(3), numbered(4)], at(3));
+    assert_eq!(told, ["counter-behind", "counter-behind", "granted", "granted"]);
+    let client = id(&mut host);
+    let from = host.admission().resync(client, at(4)).unwrap();
+    let told = host.handle(&[numbered(6), under_old(4)], at(4));
+    assert_eq!(told, ["counter-behind", "counter-behind"]);
+    let told = host.handle(&[under_old(from + 1), numbered(from + 1)], at(4));
+    assert_eq!(told, ["granted", "granted"]);
 }
 
 #[test]

@@ -15,11 +15,13 @@ mod change;
 mod counters;
 mod files;
 mod outcome;
+mod reply;
 
 pub use bans::{AdminBan, BanError};
 pub use counters::ResyncError;
 pub use files::Files;
 pub use outcome::{Failure, NoBan, Outcome};
+pub use reply::ReplyDue;
 
 use std::{collections::HashSet, fs::File, io, net::IpAddr, sync::Arc};
 
@@ -51,6 +53,8 @@ pub struct Admission<F, D = File> {
     kernel: KernelState,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
+    /// What is to be answered of the last batch.
+    replies: Vec<ReplyDue>,
 }
 
 /// Whether the kernel's elements are known to be those of the live grants and bans.
@@ -64,6 +68,8 @@ pub enum KernelState {
 
 /// An accepted packet on its way.
 struct Pending {
+    /// Its place in the batch.
+    at: usize,
     source: IpAddr,
     accepted: Accepted,
     undo: Vec<Before>,
@@ -75,7 +81,15 @@ struct Pending {
 impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// With all that an earlier run left behind, as [`crate::restore`] makes it.
     pub const fn new(gate: Gate, grants: Grants, files: Files<D>, firewall: F) -> Self {
-        Self { gate, grants, files, firewall, kernel: KernelState::Known, own_read: None }
+        Self {
+            gate,
+            grants,
+            files,
+            firewall,
+            kernel: KernelState::Known,
+            own_read: None,
+            replies: Vec::new(),
+        }
     }
 
     /// The gate.
@@ -205,9 +219,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     ) -> usize {
         let mut pending = Vec::new();
         let mut strikes = Vec::new();
-        for (datagram, source) in batch {
+        self.replies.clear();
+        for (at, (datagram, source)) in batch.enumerate() {
             match self.gate.decide(datagram, source, now) {
-                Decision::Accept(accepted) => pending.push(Pending::new(source, accepted)),
+                Decision::Accept(accepted) => pending.push(Pending::new(at, source, accepted)),
                 Decision::Refuse(refusal) => {
                     tell(&Outcome::Refused(refusal), source, &self.gate);
                     if refusal.is_strike() {
@@ -245,7 +260,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         for packet in pending {
             let source = packet.source;
             let (client, drift) = (packet.accepted.client, packet.accepted.drift);
+            let asked = packet.asked();
             let outcome = self.outcome(packet, now);
+            self.replies.extend(asked.and_then(|asked| asked.answered(&outcome, now)));
             tell(&outcome, source, &self.gate);
             if let Some(drift) = drift {
                 tell(&Outcome::Drifting { client, drift }, source, &self.gate);
@@ -392,8 +409,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
 }
 
 impl Pending {
-    const fn new(source: IpAddr, accepted: Accepted) -> Self {
+    const fn new(at: usize, source: IpAddr, accepted: Accepted) -> Self {
         Self {
+            at,
             source,
             accepted,
             undo: Vec::new(),

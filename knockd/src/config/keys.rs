@@ -40,6 +40,9 @@ pub(super) const REPLAY: &str = "replay";
 pub(super) const CAPACITY: Key = Key::new("capacity", "1048576");
 pub(super) const PER_CLIENT: Key = Key::new("per-client", "131072");
 
+pub(super) const REPLY: &str = "reply";
+pub(super) const REPLY_ENABLED: Key = Key::new("enabled", "true");
+
 pub(super) const CLIENT: &str = "client";
 pub(super) const CLIENT_NAME: Key = Key::new("name", r#""press-17""#);
 pub(super) const KEY: Key = Key::new("key", r#""…", 44 characters ending in '='"#);

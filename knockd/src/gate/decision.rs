@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use common::{Mac, ServiceName, Timestamp, UnicastAddress};
+use common::{Mac, ReplyKeys, ServiceName, Timestamp, UnicastAddress};
 
 use super::{
     counters::{Advance, NotAhead},
@@ -40,7 +40,22 @@ pub struct Accepted {
     pub memory: Memory,
     /// That the client's clock is about to leave the allowed skew, where that is to be told.
     pub drift: Option<Drift>,
+    /// What its reply is sealed with, if it is to get one. The packet's mac is what the reply is bound to.
+    pub reply: Option<ReplySeal>,
 }
+
+/// What a reply is sealed with: one key's packets are like another's.
+#[derive(Clone, Debug)]
+pub struct ReplySeal(pub Box<ReplyKeys>);
+
+impl PartialEq for ReplySeal {
+    /// Keys are never compared: that there is a reply is all that two decisions can differ in, beside the mac.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ReplySeal {}
 
 /// How an accepted packet is remembered, so that it isn't accepted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

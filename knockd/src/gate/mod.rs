@@ -28,17 +28,22 @@ mod tag_index;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use common::{Action, ClientAddress, Datagram, Day, OpenError, Request, Timestamp, UnicastAddress};
+use common::{
+    Action, ClientAddress, Datagram, Day, OpenError, ReplyKeys, ReplyWanted, Request, Timestamp,
+    UnicastAddress,
+};
 
 use self::{
     bans::{Ban, BanChange, BanKind, Bans, NotBanned},
     clock::Now,
     counters::Counters,
-    decision::{Accepted, Decision, Effect, Memory, Reason, Refusal, StaleBound, Staleness},
+    decision::{
+        Accepted, Decision, Effect, Memory, Reason, Refusal, ReplySeal, StaleBound, Staleness,
+    },
     denials::Denials,
     directory::{ClientId, Directory, Entry, Progress, ServiceId, TagCollision},
     grants::Grants,
-    policy::{AddressPolicy, BanPolicy, ClientClock, ClockSkew, GrantPolicy, Policy},
+    policy::{AddressPolicy, BanPolicy, ClientClock, ClockSkew, GrantPolicy, Policy, ReplyPolicy},
     replay::{NotNew, Remembered, ReplayMemory},
     skews::Skews,
     source::Source,
@@ -57,6 +62,7 @@ pub struct Gate {
     bans: Bans,
     denials: Denials,
     skews: Skews,
+    reply: ReplyPolicy,
 }
 
 impl Gate {
@@ -80,6 +86,7 @@ impl Gate {
             bans: Bans::new(ban.never.clone()),
             denials: Denials::default(),
             skews: Skews::default(),
+            reply: ReplyPolicy::default(),
         }
     }
 
@@ -91,6 +98,7 @@ impl Gate {
         self.grant = policy.grant;
         self.skew = policy.clock_skew;
         self.replay.set_limits(policy.replay, policy.clock_skew);
+        self.reply = policy.reply;
         self.ban_for = policy.ban.duration;
         self.strikes.tolerate(policy.ban.failures, policy.ban.window);
         self.directory.set_services(policy.services.clone());
@@ -164,6 +172,11 @@ impl Gate {
             reason: refusal.reason.name().parse().unwrap_or_default(),
         };
         self.bans.ban(source, ban, changes)
+    }
+
+    /// Whether packets that ask for a reply get one, from here on.
+    pub const fn set_reply(&mut self, reply: ReplyPolicy) {
+        self.reply = reply;
     }
 
     /// How long a source is banned that fails too often.
@@ -284,6 +297,10 @@ impl Gate {
             Action::Close => Effect::Close,
         };
         let mac = datagram.mac();
+        let reply = match (request.reply, self.reply) {
+            (ReplyWanted::Yes, ReplyPolicy::On) => Some(ReplySeal(Box::new(ReplyKeys::of(keys)))),
+            (ReplyWanted::No, _) | (_, ReplyPolicy::Off) => None,
+        };
         let mut drift = None;
         let memory = match clock {
             ClientClock::Utc => {
@@ -296,7 +313,17 @@ impl Gate {
                 Memory::Counter(advance.map_err(|error| known(Reason::Counter(error)))?)
             }
         };
-        Ok(Accepted { client, address, services, effect, mac, timestamp: stamp, memory, drift })
+        Ok(Accepted {
+            client,
+            address,
+            services,
+            effect,
+            mac,
+            timestamp: stamp,
+            memory,
+            drift,
+            reply,
+        })
     }
 
     fn check_timestamp(&self, stamp: Timestamp, now: Now) -> Result<(), Reason> {

@@ -255,6 +255,16 @@ pub struct ReplayLimits {
     pub per_client: u32,
 }
 
+/// Whether packets that ask for a reply get one (PROTOCOL.md, "Reply").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyPolicy {
+    /// Nothing ever comes back.
+    #[default]
+    Off,
+    /// Those that are accepted in full do.
+    On,
+}
+
 /// Which address a client may open the door for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressPolicy {
@@ -340,6 +350,8 @@ pub struct Policy {
     pub services: Vec<Service>,
     /// Bounds of the memory against replays.
     pub replay: ReplayLimits,
+    /// Whether packets that ask for a reply get one.
+    pub reply: ReplyPolicy,
 }
 
 #[cfg(test)]

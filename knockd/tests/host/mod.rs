@@ -24,7 +24,7 @@ use knockd::{
         grants::{Change, Door},
         policy::{
             AddressPolicy, BanPolicy, Client, ClientClock, ClockSkew, GrantPolicy, Policy,
-            ReplayLimits, Service, Sessions, Standing,
+            ReplayLimits, ReplyPolicy, Service, Sessions, Standing,
         },
         source::Source,
     },
@@ -109,6 +109,7 @@ pub(crate) fn policy() -> Policy {
             to: Vec::new(),
         }],
         replay: ReplayLimits { capacity: 1000, per_client: 1000 },
+        reply: ReplyPolicy::Off,
     }
 }
 
