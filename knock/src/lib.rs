@@ -20,6 +20,7 @@ mod packet;
 mod plan;
 mod private_file;
 pub mod profile;
+mod reply;
 mod report;
 mod resolve;
 mod run;

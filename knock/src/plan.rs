@@ -10,7 +10,7 @@ use common::{Action, ClientKeys, OpenFor, Realm, ReplyWanted, Secret, ServiceNam
 use crate::{
     cli::{Args, Repeat},
     counter::CounterFile,
-    duration::Seconds,
+    duration::{Seconds, Span},
     endpoint::{AddressChoice, Protocol, Server, ServicePort},
     exit::Error,
     find::Places,
@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) repeat: Repeat,
     /// What tells whether the door is open, if anything can.
     pub(crate) wait: Option<Wait>,
+    /// How long a reply is waited for, if one is asked for.
+    pub(crate) reply_within: Option<Duration>,
 }
 
 /// The part of the request that is the same in every packet.
@@ -114,11 +116,12 @@ impl Plan {
                 action,
                 open_for,
                 service: args.service.or(profile.service),
-                reply: ReplyWanted::No,
+                reply: if args.reply.is_some() { ReplyWanted::Yes } else { ReplyWanted::No },
             },
             clock,
             address: args.address.or(profile.address).unwrap_or_default(),
             repeat: args.repeat,
+            reply_within: args.reply.map(Span::as_duration),
             wait,
         })
     }

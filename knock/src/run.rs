@@ -12,6 +12,7 @@ use crate::{
     output::{self, Output, complain},
     packet,
     plan::{self, Plan},
+    reply,
     report::Report,
     resolve, send, wait,
 };
@@ -105,6 +106,11 @@ fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> 
         return Err(send::nothing_sent(&unreachable, &outcomes));
     }
     output.tell(&report.sent_as_text())?;
+    if let Some(limit) = plan.reply_within {
+        let replies = reply::wait(&plan, &knocked, limit)?;
+        report.replied(&replies);
+        output.tell(&report.replies_as_text())?;
+    }
     if let Some(wait) = plan.wait {
         let routes: Vec<_> = knocked.iter().map(|outcome| outcome.route).collect();
         let opened = wait::until_open(&routes, wait)?;

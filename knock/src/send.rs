@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd as _, BorrowedFd},
     thread::sleep,
     time::Duration,
 };
@@ -84,6 +85,11 @@ impl Route {
         self.socket.local_addr().ok()?.as_socket().map(|local| local.ip())
     }
 
+    /// The socket, connected: what comes in is from there.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     fn send(&self, packet: &Packet) -> io::Result<()> {
         let send = || self.socket.send(&packet.datagram);
         match send() {
@@ -150,6 +156,13 @@ pub(crate) fn send<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'
         }
     }
     Ok(outcomes)
+}
+
+/// Sends one more packet on a way; `None` if it could not be sent.
+pub(crate) fn send_once(plan: &Plan, route: &Route) -> Result<Option<Packet>, Error> {
+    let mut stamps = plan.clock.stamps(1)?;
+    let packet = Packet::fresh(&plan.keys, plan.ask, route.address, stamps.next()?)?;
+    Ok(route.send(&packet).is_ok().then_some(packet))
 }
 
 /// Makes the packets that [`send`] would make, and sends none.

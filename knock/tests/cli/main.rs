@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod command;
+#[cfg(test)]
 mod counter;
 #[cfg(test)]
 mod output;
@@ -9,6 +10,8 @@ mod output;
 mod packet;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod reply;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
