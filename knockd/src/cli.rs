@@ -9,6 +9,7 @@ use crate::{
         bans::{BanArgs, UnbanArgs},
         check::CheckArgs,
         client::ClientCommand,
+        doctor::DoctorArgs,
         firewall::FirewallCommand,
     },
     config::DEFAULT_PATH,
@@ -41,6 +42,8 @@ pub enum Command {
     Run,
     /// Say whether the configuration is sound: every mistake in one run
     Check(CheckArgs),
+    /// Say why a knock would not let a device in on this host, and how to mend it
+    Doctor(DoctorArgs),
     /// Enrol a client, list them, or remove one
     #[command(subcommand)]
     Client(ClientCommand),
@@ -76,6 +79,7 @@ pub enum Command {
 const AFTER_HELP: &str = "\
 Examples:
   knockd check
+  knockd doctor
   knockd client add press-17 --service mqtts --server broker.example.com > knock.toml
   knockd firewall install
   knockd grants
@@ -87,5 +91,5 @@ Exit status (sysexits.h):
   65  wrong data                    73  can't be made, or exists already
   66  what was named isn't there    74  reading or writing failed
   69  the table isn't whole, nft    75  not while a daemon runs
-      failed, or no daemon runs     77  permissions of a file
-                                    78  wrong configuration";
+      failed, no daemon runs, or    77  permissions of a file
+      the doctor found a fault      78  wrong configuration";

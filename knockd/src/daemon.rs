@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use crate::{
     activation::{Passed, PassedError},
     admission::{Admission, KernelState},
+    client_counts::AllClients,
     clock::{self, watch::ClockWatch},
     config::{
         AUTO_LIMIT, Config, Environment, Located, PrefilterMode,
@@ -20,7 +21,7 @@ use crate::{
     },
     control::{
         Request, Table,
-        answer::Parts,
+        answer::{Parts, ToEnd},
         server::{Asked, Control},
     },
     counts::Counts,
@@ -37,6 +38,7 @@ use crate::{
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, counted, seen::Condition},
     listener::{ListenError, Listener},
     mend::{Mender, Repairs, mend},
+    metrics::{Figures, Metrics},
     plan,
     reload::Reload,
     replies,
@@ -82,6 +84,9 @@ pub enum StartError {
         /// What the kernel says.
         error: io::Error,
     },
+    /// The endpoint of the metrics.
+    #[error("the metrics' endpoint: {0} ([metrics] listen = \"…\")")]
+    Metrics(io::Error),
     /// Something else of the system's.
     #[error("{what}: {error}")]
     System {
@@ -128,7 +133,7 @@ pub fn run(start: Start) -> Result<(), StartError> {
         let daemon = Daemon::start(start)?;
         setback::is_over();
         let signal = daemon.serve(&mut signals).await;
-        info!("{signal}: ending; the table and its doors stay as they are");
+        info!(event = "ending", "{signal}: ending; the table and its doors stay as they are");
         Ok(())
     })
 }
@@ -143,6 +148,8 @@ struct Daemon {
     control: Control,
     telemetry: Telemetry,
     counts: Counts,
+    clients: AllClients,
+    metrics: Metrics,
     since: Now,
     supervisor: Supervisor,
 }
@@ -164,7 +171,7 @@ impl Daemon {
         let clients = mem::take(&mut config.clients);
 
         let in_force = config.clone();
-        let Config { policy, clients_dir, listen, prefilter, control, .. } = config;
+        let Config { policy, clients_dir, listen, prefilter, control, metrics, .. } = config;
         let places =
             Places { main: path, environment: Environment::of_process(), folder: clients_dir };
         let count = clients.len();
@@ -172,6 +179,7 @@ impl Daemon {
         if !filters && prefilter.mode == PrefilterMode::Auto {
             warn!(
                 clients = count,
+                event = "filter-off",
                 "the kernel doesn't filter by tags: with more than {AUTO_LIMIT} clients that would make every listing of the ruleset slow"
             );
         }
@@ -184,6 +192,7 @@ impl Daemon {
         report_lost_counters(&admission);
         if let Err(error) = admission.look_up_own_addresses(now) {
             warn!(
+                event = "own-addresses-unknown",
                 "this host's own addresses can't be read, and could be banned until they can: {error}"
             );
         }
@@ -204,6 +213,7 @@ impl Daemon {
         info!(
             clients = count,
             services = policy.services.len(),
+            event = "started",
             "listening on udp {}",
             addresses.join(", ")
         );
@@ -224,6 +234,8 @@ impl Daemon {
             control,
             telemetry,
             counts: Counts::default(),
+            clients: AllClients::new(if metrics.listen.is_some() { metrics.per_client } else { 0 }),
+            metrics: Metrics::start(&metrics).map_err(StartError::Metrics)?,
             since: now,
             supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })
@@ -270,13 +282,17 @@ impl Daemon {
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
                     if let Err(error) = self.listener.keep_ways(self.reload.replies()) {
-                        error!("replies can't be sent: {error}");
+                        error!(event = "replies-failing", "replies can't be sent: {error}");
                     }
                     self.supervisor.is_ready();
                     self.tell_status();
                     due = Instant::now();
                 }
                 Some(asked) = self.control.next() => self.answer(asked),
+                asked = self.metrics.asked() => {
+                    // Whoever asked may be gone.
+                    let _ = asked.send(self.figures());
+                }
                 received = self.listener.receive() => match received {
                     Ok(()) => {
                         let now = clock::now();
@@ -294,7 +310,7 @@ impl Daemon {
                         }
                     }
                     Err(error) => {
-                        error!("can't receive: {error}");
+                        error!(event = "receive-failed", "can't receive: {error}");
                         sleep(AFTER_A_FAILED_RECEIVE).await;
                     }
                 },
@@ -302,27 +318,43 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, asked: Asked) {
-        if asked.is_given_up() {
-            return;
-        }
-        if asked.request == Request::Reload {
-            self.supervisor.reloads();
-            return self.reload.begin(Some(asked));
-        }
-        let table = table(self.admission.firewall().repairs());
-        let mut parts = Parts {
+    fn parts(&mut self) -> Parts<'_, Mender> {
+        Parts {
             configuration: self.reload.status(),
-            table,
+            table: table(self.admission.firewall()),
+            clock_steps: self.house.clock_steps(),
             admission: &mut self.admission,
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
             since: self.since,
             to_end: Vec::new(),
-        };
+        }
+    }
+
+    fn figures(&mut self) -> Figures {
+        let now = clock::now();
+        let status = self.parts().status(now);
+        let started = now.utc_of(self.since.uptime);
+        Figures::new(status, started, &mut self.clients, self.admission.gate())
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        if asked.is_given_up() {
+            return;
+        }
+        if let Request::Reload { .. } = asked.request {
+            self.supervisor.reloads();
+            return self.reload.begin(Some(asked));
+        }
+        let mut parts = self.parts();
         let reply = parts.answer(&asked.request, clock::now());
-        for source in parts.to_end {
-            self.admission.firewall_mut().end_connections_of(source);
+        for connections in parts.to_end {
+            let mender = self.admission.firewall();
+            match connections {
+                ToEnd::Of(source) => mender.end_connections_of(source),
+                ToEnd::Through(doors) => mender.end_connections_through(doors),
+                ToEnd::From(address, ports) => mender.end_connections_from(address, ports),
+            }
         }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);
@@ -349,10 +381,12 @@ impl Daemon {
         if self.admission.gate().lacks_tags_at(now.utc) {
             house::prepare_today(&mut self.admission);
         }
-        let (telemetry, counts) = (&mut self.telemetry, &mut self.counts);
+        let (telemetry, counts, clients) =
+            (&mut self.telemetry, &mut self.counts, &mut self.clients);
         let accepted =
             self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
                 counts.count(outcome);
+                clients.count(outcome, gate.directory(), now.utc);
                 telemetry.report(outcome, source, gate.directory(), now);
             });
         replies::send(self.admission.take_replies(), &self.listener, counts);
@@ -393,19 +427,33 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
     match table::state(ruleset)? {
         TableState::Whole => return Ok(Installed::Before),
         TableState::Missing => {
-            warn!("table inet knockd was not there: every port that it guards was open until now")
+            warn!(
+                event = "table-missing",
+                "table inet knockd was not there: every port that it guards was open until now"
+            )
+        }
+        TableState::Changed(differences) if table::is_as_put_in()? => {
+            let changed = differences.join("; ");
+            info!(
+                changed,
+                event = "table-followed",
+                "table inet knockd follows the configuration as it is now: {changed}"
+            );
         }
         TableState::Changed(differences) => {
-            warn!("table inet knockd is put right: {}", differences.join("; "))
+            let missing = differences.join("; ");
+            warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")
         }
     }
     table::install(ruleset)?;
     Ok(Installed::Now)
 }
 
-fn table(Repairs { count, last, failing }: &Repairs) -> Table {
+fn table(mender: &Mender) -> Table {
+    let Repairs { count, last, failing } = mender.repairs();
     let last = last.as_ref();
     Table {
+        whole: mender.is_whole(),
         failing: failing.clone(),
         repairs: *count,
         lacked: last.map(|repair| repair.missing.clone()),
@@ -418,42 +466,65 @@ fn report_restored(restored: &Restored) {
     let bound = restored.refused_up_to.map(telemetry::rfc3339).unwrap_or_default();
     match restored.seen {
         Condition::Intact => {
-            info!(packets = restored.packets, "the memory of accepted packets is whole")
+            info!(
+                packets = restored.packets,
+                event = "memory-restored",
+                "the memory of accepted packets is whole"
+            )
         }
         Condition::Missing => warn!(
+            event = "memory-lost",
             "there is no memory of accepted packets: nothing stamped at or before {bound} is accepted"
         ),
         Condition::EarlierBoot => warn!(
             packets = restored.packets,
+            event = "memory-lost",
             "the memory of accepted packets is from before a reboot and may not be whole: nothing stamped at or before {bound} is accepted"
         ),
         Condition::Damaged(damage) => error!(
             packets = restored.packets,
+            event = "memory-lost",
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
     report_counters(restored.counters);
     if let Some(what) = lost(restored.grants) {
-        error!("the file of grants is {what}: grants that were live are over");
+        error!(
+            event = "state-lost",
+            "the file of grants is {what}: grants that were live are over"
+        );
     }
     if let Some(what) = lost(restored.bans) {
-        error!("the file of bans is {what}: sources that were banned no longer are");
+        error!(
+            event = "state-lost",
+            "the file of bans is {what}: sources that were banned no longer are"
+        );
     }
     if restored.mended > 0 {
         warn!(
             changed = restored.mended,
+            event = "kernel-settled",
             "doors and bans in the kernel were made to match the live grants and bans"
         );
     }
-    info!(grants = restored.live, bans = restored.banned, "live grants and bans taken up");
+    info!(
+        grants = restored.live,
+        bans = restored.banned,
+        event = "restored",
+        "live grants and bans taken up"
+    );
 }
 
 fn report_counters(condition: counted::Condition) {
     match condition {
         counted::Condition::Whole => {}
         // Nothing is wrong with that, unless clients without a clock had counters in it.
-        counted::Condition::Missing => info!("there is no file of counters: a new one is made"),
-        counted::Condition::Damaged(damage) => error!("the file of counters is damaged ({damage})"),
+        counted::Condition::Missing => {
+            info!(event = "counters-begun", "there is no file of counters: a new one is made")
+        }
+        counted::Condition::Damaged(damage) => {
+            error!(event = "state-lost", "the file of counters is damaged ({damage})")
+        }
     }
 }
 
@@ -474,6 +545,7 @@ fn report_lost_counters(admission: &Admission<Mender>) {
     }
     error!(
         clients = lost.len(),
+        event = "counters-lost",
         "the counters of clients without a clock are not known: nothing is accepted from {} until each is set \
          (knockd client resync NAME)",
         names.join(", ")

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod admission;
 pub mod cli;
+pub mod client_counts;
 pub mod clock;
 pub mod commands;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod journal;
 pub mod listener;
 pub mod local;
 pub mod mend;
+pub mod metrics;
 pub mod plan;
 pub mod reconcile;
 pub mod reload;

@@ -24,12 +24,12 @@ use crate::{
         compare::{Difference, Effect, differences},
     },
     control::{
-        Reply,
+        Reply, Request,
         configuration::{Configuration, MISTAKES_TOLD, Mistake, Refusal, Reloaded, Setting},
         server::Asked,
     },
     firewall::{FirewallError, ruleset::Tags},
-    gate::{clock::Now, policy::ReplyPolicy},
+    gate::{clock::Now, grants::Door, policy::ReplyPolicy},
     house::Housekeeping,
     mend::Mender,
     plan,
@@ -99,9 +99,15 @@ impl Reload {
         house: &mut Housekeeping,
     ) {
         let directory = admission.gate().directory();
+        let cut = self.doors_to_cut(admission);
         let sound = read.and_then(|read| self.roster.check(read, directory));
         let reply = match sound.and_then(|sound| self.put_in_force(sound, admission, house)) {
-            Ok(reloaded) => Reply::Reloaded(Box::new(reloaded)),
+            Ok(reloaded) => {
+                if !cut.is_empty() {
+                    admission.firewall().end_connections_through(cut);
+                }
+                Reply::Reloaded(Box::new(reloaded))
+            }
             Err(error) => Reply::NotReloaded(self.refuse(&error)),
         };
         for asked in mem::take(&mut self.waiting) {
@@ -128,6 +134,22 @@ impl Reload {
     #[must_use]
     pub const fn replies(&self) -> ReplyPolicy {
         self.in_force.policy.reply
+    }
+
+    /// The doors by which those clients came in whose connections are to end with this reload: looked up before
+    /// it, since they may be gone with it.
+    fn doors_to_cut(&self, admission: &Admission<Mender>) -> HashSet<Door> {
+        let named = self.waiting.iter().filter_map(|asked| match &asked.request {
+            Request::Reload { cut } => cut.as_deref(),
+            _ => None,
+        });
+        let names: HashSet<&str> = named.collect();
+        if names.is_empty() {
+            return HashSet::new();
+        }
+        let clients = admission.gate().directory().clients();
+        let meant = clients.filter(|(_, name)| names.contains(name));
+        meant.flat_map(|(client, _)| admission.doors_of(client)).collect()
     }
 
     fn refuse(&mut self, error: &NotApplied) -> Refusal {
@@ -253,7 +275,10 @@ fn follow_clients(
 /// Tells what the kernel has not done of a change that is in force all the same.
 fn warn_of(reloaded: &mut Reloaded, done: Result<(), FirewallError>) {
     if let Err(error) = done {
-        error!("the kernel does not follow the changed configuration yet: {error}");
+        error!(
+            event = "reload-unfinished",
+            "the kernel does not follow the changed configuration yet: {error}"
+        );
         reloaded.warning = Some(error.to_string());
     }
 }
@@ -269,10 +294,11 @@ fn told(mistakes: &Mistakes) -> (Vec<Mistake>, usize) {
 fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
     let Reloaded { added, modified, removed, grants_ended, bans_lifted, .. } = reloaded;
     for Setting { key, was, is } in &reloaded.settings {
-        info!(key, was, is, "{key} is {is} from here on, and was {was}");
+        info!(event = "setting-changed", key, was, is, "{key} is {is} from here on, and was {was}");
     }
     for Difference { key, was, is, .. } in restart {
         warn!(
+            event = "restart-due",
             key,
             was,
             is,
@@ -280,10 +306,14 @@ fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
         );
     }
     if *bans_lifted > 0 {
-        info!(bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted");
+        info!(
+            event = "never-banned",
+            bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted"
+        );
     }
     info!(
         clients,
+        event = "reloaded",
         "clients: {added} added, {modified} changed, {removed} removed, {grants_ended} grants ended"
     );
 }

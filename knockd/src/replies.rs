@@ -19,7 +19,7 @@ pub fn send(replies: Vec<ReplyDue>, listener: &Listener, counts: &mut Counts) {
         match send_one(&due, listener) {
             Ok(()) => counts.replies_sent += 1,
             Err(error) => {
-                debug!("a reply was dropped: {error}");
+                debug!(event = "reply-dropped", "a reply was dropped: {error}");
                 counts.replies_dropped += 1;
             }
         }

@@ -151,6 +151,7 @@ pub fn restore<F: Firewall, D: StateFile>(
     *gate.bans_mut() = bans;
     *gate.counters_mut() = counters;
     gate.set_reply(policy.reply);
+    live.iter().for_each(|(owner, _)| gate.visits_mut().record(*owner));
     let restored = Restored {
         seen: found.condition,
         packets: gate.replay().packets().len(),

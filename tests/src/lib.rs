@@ -35,6 +35,7 @@ pub mod echo;
 pub mod fleet;
 pub mod flood;
 pub mod foreign;
+pub mod managed;
 pub mod mosquitto;
 pub mod pages;
 pub mod probe;

@@ -140,6 +140,11 @@ mod tests {
                 prop_assert!(schedule.grant() >= SHORTEST_GRANT && schedule.grant() <= whole);
             }
         }
+    }
+
+    proptest! {
+        // A thousand devices in each case.
+        #![proptest_config(ProptestConfig::with_cases(16))]
 
         /// Of a fleet that began at one moment, no hundredth of the interval has more than a few percent once
         /// some renewals have passed. The chances are drawn by proptest's own generator, from a seed.

@@ -9,6 +9,7 @@ mod ask;
 pub mod bans;
 pub mod check;
 pub mod client;
+pub mod doctor;
 mod fallback;
 pub mod firewall;
 pub mod grants;

@@ -25,7 +25,7 @@ struct NotReloaded<'a> {
 /// # Errors
 /// [`Exit::Config`] if it is refused; the one before is in force still. A [`Failure`] if no daemon runs.
 pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
-    match ask(config, &Request::Reload)? {
+    match ask(config, &Request::Reload { cut: None })? {
         Reply::Reloaded(reloaded) => match output.format() {
             Format::Json => output.json(&reloaded),
             Format::Human => tell(&reloaded, output),

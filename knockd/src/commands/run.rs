@@ -9,7 +9,7 @@ use crate::{
     daemon::{self, Start, StartError},
     firewall::FirewallError,
     journal::StateError,
-    setback, signals, supervisor, telemetry,
+    signals, supervisor, telemetry,
 };
 
 /// Runs the daemon in the foreground until SIGTERM or SIGINT.
@@ -20,7 +20,6 @@ pub fn run(config: &Path) -> Result<(), Failure> {
     let run = start(config);
     if let Err(failure) = &run {
         supervisor::cannot_start(&failure.message);
-        setback::wait();
     }
     run
 }
@@ -48,7 +47,7 @@ const fn exit(error: &StartError) -> Exit {
         StartError::Firewall(error) => firewall_exit(error),
         StartError::Control { .. } => Exit::CantCreat,
         StartError::Passed(_) => Exit::Config,
-        StartError::Listen(_) | StartError::System { .. } => Exit::OsErr,
+        StartError::Listen(_) | StartError::Metrics(_) | StartError::System { .. } => Exit::OsErr,
     }
 }
 

@@ -42,6 +42,9 @@ pub(super) const PER_CLIENT: Key = Key::new("per-client", "131072");
 
 pub(super) const REPLY: &str = "reply";
 pub(super) const REPLY_ENABLED: Key = Key::new("enabled", "true");
+pub(super) const METRICS: &str = "metrics";
+pub(super) const METRICS_LISTEN: Key = Key::new("listen", r#""127.0.0.1:9162""#);
+pub(super) const METRICS_CLIENTS: Key = Key::new("per-client", "100");
 
 pub(super) const CLIENT: &str = "client";
 pub(super) const CLIENT_NAME: Key = Key::new("name", r#""press-17""#);

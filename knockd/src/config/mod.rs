@@ -22,6 +22,7 @@ mod field;
 mod files;
 mod keys;
 mod listen;
+pub mod metrics;
 mod mistake;
 mod near;
 pub mod network;
@@ -36,7 +37,9 @@ mod source;
 pub(crate) mod tests;
 
 pub use allow::{Allow, InterfaceName, InvalidInterfaceName};
+pub(crate) use files::quoted;
 pub use listen::Listen;
+pub use metrics::Metrics;
 pub use mistake::{Mistake, MistakeKind, Mistakes};
 pub use prefilter::{AUTO_LIMIT, Prefilter, PrefilterMode};
 pub use settings::Environment;
@@ -72,6 +75,8 @@ pub struct Config {
     pub allow: Allow,
     /// What the kernel does about junk.
     pub prefilter: Prefilter,
+    /// Where figures are told to whoever watches this host.
+    pub metrics: Metrics,
     /// The clients, no two of one name or one key, in the order of the files' names.
     pub clients: Vec<Client>,
 }
@@ -247,6 +252,7 @@ fn with_clients(
             policy: policy?,
             allow: settings.allow?,
             prefilter: settings.prefilter?,
+            metrics: settings.metrics?,
             clients,
         },
         origins,

@@ -11,14 +11,21 @@
 pub mod answer;
 pub mod client;
 pub mod configuration;
+pub mod list;
+pub mod look_up;
+pub mod revoke;
 pub mod server;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::configuration::{Configuration, Refusal, Reloaded};
-use crate::counts::Counts;
+use self::{
+    configuration::{Configuration, Refusal, Reloaded},
+    list::{BanMark, BansPage, GrantMark, GrantsPage},
+    revoke::{ClientState, Revoke, Revoked},
+};
+use crate::{counts::Counts, firewall::counters::RuleDrops, telemetry::LastError};
 
 /// Longest request in bytes.
 pub const REQUEST_MAX: u64 = 4096;
@@ -29,7 +36,7 @@ impl Request {
     #[must_use]
     pub const fn patience(&self) -> Duration {
         match self {
-            Self::Reload => Duration::from_mins(5),
+            Self::Reload { .. } => Duration::from_mins(5),
             _ => server::PATIENCE,
         }
     }
@@ -52,7 +59,27 @@ pub enum Request {
         reason: String,
     },
     /// To apply the changed configuration. The reply comes when that is done, or refused.
-    Reload,
+    Reload {
+        /// The name of a client whose connections are to end with it; none if it isn't given.
+        cut: Option<String>,
+    },
+    /// To end grants before their time.
+    Revoke(Revoke),
+    /// What there is of a client.
+    Client {
+        /// Its name.
+        name: String,
+    },
+    /// Who is in: a page of at most [`list::ROWS`].
+    Grants {
+        /// Where the page before ended; none for the first one.
+        after: Option<GrantMark>,
+    },
+    /// Who is banned: a page of at most [`list::ROWS`].
+    Bans {
+        /// Where the page before ended; none for the first one.
+        after: Option<BanMark>,
+    },
     /// To lift bans.
     Unban {
         /// The source; all if it isn't given.
@@ -80,6 +107,14 @@ pub enum Reply {
     Reloaded(Box<Reloaded>),
     /// It is refused, and what was in force before still is.
     NotReloaded(Refusal),
+    /// Grants are ended.
+    Revoked(Revoked),
+    /// What there is of a client.
+    Client(ClientState),
+    /// Who is in.
+    Grants(GrantsPage),
+    /// Who is banned.
+    Bans(BansPage),
     /// A source is banned.
     Banned(Banned),
     /// Bans are lifted.
@@ -124,12 +159,50 @@ pub struct Status {
     pub counters_lost: Vec<String>,
     /// Datagrams that were lost because the receive buffer was full; none if that can't be read.
     pub receive_buffer_drops: Option<u64>,
+    /// Packets that the kernel dropped, by rule, since the table went in; none if that can't be read.
+    pub kernel_drops: Option<Vec<RuleDrops>>,
+    /// The memory against replays.
+    pub replay_memory: Memory,
+    /// The most bans that there can be.
+    pub bans_limit: usize,
+    /// Events at level error since.
+    pub errors: u64,
+    /// The last of them.
+    pub last_error: Option<LastError>,
+    /// The clock on the wall.
+    pub clock: Clock,
+}
+
+/// How full the memory against replays is, in packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Memory {
+    /// Remembered now.
+    pub used: usize,
+    /// At most.
+    pub capacity: usize,
+}
+
+/// The clock on the wall, by which packets are judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Clock {
+    /// Whether systemd-timesyncd keeps it right; none where that doesn't run, and somebody else may.
+    pub synchronized: Option<bool>,
+    /// How often it was set since the daemon started, rather than going on.
+    pub steps: u64,
+    /// By how many milliseconds the last time: ahead, or (below zero) back.
+    pub last_step_ms: Option<i64>,
+    /// What it was set to then: RFC 3339.
+    pub last_step: Option<String>,
 }
 
 /// The kernel's table, and what was put right of it since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Table {
+    /// Whether it is as it ought to be.
+    pub whole: bool,
     /// Why it can't be put right, while that is so.
     pub failing: Option<String>,
     /// How often it was put right.
@@ -224,10 +297,10 @@ pub struct Refused {
 pub enum RefusedKind {
     /// The request is none that this daemon understands.
     Request,
+    /// It names something that isn't there.
+    Unknown,
     /// It must not, or can't, be done.
     Impossible,
-    /// What was named isn't there.
-    Unknown,
     /// The system failed it.
     Failed,
 }

@@ -14,12 +14,13 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 
 use tracing::warn;
 
-use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request};
+use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request, look_up};
 
 /// Connections that are served at once.
 pub const CONNECTIONS: usize = 16;
@@ -68,13 +69,7 @@ impl Control {
         }
         remove_what_nobody_listens_at(path)?;
         let listener = UnixListener::bind(path)?;
-        if let Ok(Some(group)) = Group::from_name(GROUP)
-            && let Err(error) = chown(path, None, Some(group.gid))
-        {
-            warn!(
-                "the control socket can't be given to the group {GROUP}, so that root alone can connect: {error}"
-            );
-        }
+        give_to_the_group(path);
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
         Ok(Self::serve(listener))
     }
@@ -100,8 +95,21 @@ impl Control {
     }
 }
 
+/// Gives a socket to the group that may connect to it, where there is one.
+pub(crate) fn give_to_the_group(path: &Path) {
+    if let Ok(Some(group)) = Group::from_name(GROUP)
+        && let Err(error) = chown(path, None, Some(group.gid))
+    {
+        warn!(
+            event = "socket-root-only",
+            "the socket {} can't be given to the group {GROUP}, so that root alone can connect: {error}",
+            path.display()
+        );
+    }
+}
+
 /// Removes the socket of a daemon that is gone.
-fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another program listens there")),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -139,7 +147,10 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::R
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line)).await??;
     let reply = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => timeout(request.patience(), ask(request, &sender)).await?,
+        Ok(request) => {
+            timeout(request.patience(), async { looked_up(ask(request, &sender).await).await })
+                .await?
+        }
         Err(error) => Reply::Refused(Refused::new(
             RefusedKind::Request,
             format!(
@@ -150,6 +161,17 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::R
     let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
     text.push('\n');
     timeout(PATIENCE, writer.write_all(text.as_bytes())).await?
+}
+
+/// Adds to a status what must be looked up, on another thread.
+async fn looked_up(reply: Reply) -> Reply {
+    let Reply::Status(mut status) = reply else { return reply };
+    let known = status.clone();
+    let complete = spawn_blocking(move || {
+        look_up::look_up(&mut status);
+        status
+    });
+    Reply::Status(complete.await.unwrap_or(known))
 }
 
 async fn ask(request: Request, sender: &mpsc::Sender<Asked>) -> Reply {

@@ -166,7 +166,10 @@ impl Sweeper {
         // As many as wait are done at once, and only admins and repairs ask: the queue needs no bound.
         let sweep = (Arc::clone(&self.guarded), sweep);
         if let Err(SendError((_, Sweep { which, .. }))) = self.asked.send(sweep) {
-            error!("connections {which} were not ended: the thread that does it has ended");
+            error!(
+                event = "connections-not-ended",
+                "connections {which} were not ended: the thread that does it has ended"
+            );
         }
     }
 }
@@ -184,8 +187,13 @@ fn sweep_all(sweeps: &Receiver<(Arc<Guarded>, Sweep)>) {
         let which = whose.join(", or ");
         match end(&guarded, |found| all.iter().any(|sweep| (sweep.select)(found))) {
             Ok(0) => {}
-            Ok(connections) => info!(connections, "connections {which} were ended"),
-            Err(error) => error!("connections {which} could not be ended: {error}"),
+            Ok(connections) => {
+                info!(connections, event = "connections-ended", "connections {which} were ended")
+            }
+            Err(error) => error!(
+                event = "connections-not-ended",
+                "connections {which} could not be ended: {error}"
+            ),
         }
     }
 }

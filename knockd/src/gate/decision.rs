@@ -159,7 +159,24 @@ pub enum StaleBound {
 }
 
 impl Reason {
-    /// The reason's one name.
+    /// The names of all reasons, in the order of the checks.
+    pub const NAMES: [&'static str; 13] = [
+        "malformed",
+        "unknown-tag",
+        "bad-mac",
+        "bad-seal",
+        "stale",
+        "client-disabled",
+        "client-expired",
+        "network-not-allowed",
+        "banned",
+        "address-mismatch",
+        "service-not-allowed",
+        "replayed",
+        "replay-memory-full",
+    ];
+
+    /// The reason's one name, among [`Self::NAMES`].
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {

@@ -23,6 +23,18 @@ pub struct ClientId(u32);
 impl ClientId {
     pub(super) const FIRST: Self = Self(0);
 
+    /// The place of this number: of nobody, perhaps.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The place's number, which no other client has for as long as the directory lives.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
     fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -34,6 +46,18 @@ pub struct ServiceId(u16);
 
 impl ServiceId {
     pub(super) const FIRST: Self = Self(0);
+
+    /// The place of this number: of no service, perhaps.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// The place's number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
 }
 
 /// How long packets under an old key that is good no longer are told from a stranger's. Until then its tags are

@@ -13,6 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
+    ops::Bound,
     time::Duration,
 };
 
@@ -225,6 +226,18 @@ impl Grants {
     /// Who holds doors, and until when.
     pub fn owners(&self) -> impl ExactSizeIterator<Item = (&Owner, &Uptime)> {
         self.owners.iter()
+    }
+
+    /// The owners that come after this one, in an order that no renewal changes.
+    pub fn owners_after(&self, last: Option<Owner>) -> impl Iterator<Item = (&Owner, &Uptime)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.owners.range((from, Bound::Unbounded))
+    }
+
+    /// How many grants are live. What it costs grows with how many are over that [`Self::expire`] hasn't let go.
+    #[must_use]
+    pub fn live(&self, now: Uptime) -> usize {
+        self.owners.len() - self.ends.iter().take_while(|(end, _)| *end <= now).count()
     }
 
     /// Which doors are open, and until when.

@@ -25,6 +25,7 @@ pub mod skews;
 pub mod source;
 pub mod strikes;
 mod tag_index;
+pub mod visits;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -48,6 +49,7 @@ use self::{
     skews::Skews,
     source::Source,
     strikes::{Strike, Strikes},
+    visits::Visits,
 };
 
 /// The one who decides.
@@ -63,6 +65,7 @@ pub struct Gate {
     denials: Denials,
     skews: Skews,
     reply: ReplyPolicy,
+    visits: Visits,
 }
 
 impl Gate {
@@ -87,6 +90,7 @@ impl Gate {
             denials: Denials::default(),
             skews: Skews::default(),
             reply: ReplyPolicy::default(),
+            visits: Visits::default(),
         }
     }
 
@@ -202,10 +206,22 @@ impl Gate {
         &self.denials
     }
 
+    /// From where clients were let in of late.
+    #[must_use]
+    pub const fn visits(&self) -> &Visits {
+        &self.visits
+    }
+
+    /// From where clients were let in of late, to add to it.
+    pub const fn visits_mut(&mut self) -> &mut Visits {
+        &mut self.visits
+    }
+
     /// Forgets what is known of a client that is gone.
     pub fn forget(&mut self, client: ClientId) {
         self.denials.forget(client);
         self.skews.forget(client);
+        self.visits.forget(client);
     }
 
     /// How far clients' clocks were off.

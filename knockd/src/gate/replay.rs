@@ -182,6 +182,14 @@ impl ReplayMemory {
         self.order.iter()
     }
 
+    /// How many packets are remembered that the next one to arrive would not make forgotten, and how many can be.
+    #[must_use]
+    pub fn occupancy(&self, now: Timestamp) -> (usize, usize) {
+        let still_fresh = now.as_millis().saturating_sub(self.skew.as_millis());
+        let is_stale = |packet: &&Remembered| packet.timestamp.as_millis() < still_fresh;
+        (self.order.len() - self.order.iter().take_while(is_stale).count(), self.capacity())
+    }
+
     /// Forgets, in the order of acceptance, what step 6 would refuse by now.
     fn forget_stale(&mut self, now: Timestamp) {
         let still_fresh = now.as_millis().saturating_sub(self.skew.as_millis());

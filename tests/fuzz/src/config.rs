@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path, sync::LazyLock, time::Duration};
 
 use knockd::{
     config::{Environment, FileContent, Located, Mistake, parse},
-    daemon,
+    plan,
 };
 
 use crate::planted::{assert_silent, lines, with_keys};

@@ -34,7 +34,7 @@ fn each_mistake_of_the_main_file_is_told_with_its_line_and_what_to_write() {
         ("liste = [\"[::]:1\"]", 1, "liste is no key at top level", "write listen"),
         ("clock_skew = \"30s\"", 1, "clock_skew is no key", "write clock-skew"),
         ("colour = 1", 1, "an unknown key at top level", "listen, "),
-        ("[metrics]\nlisten = \"\"", 1, "this version knows no metrics", "leave it out"),
+        ("[reply]\nenabled = \"yes\"", 2, "not true or false", "enabled = true"),
         ("[grant]\nopen-fro = \"1s\"", 2, "open-fro is no key in grant", "write open-for"),
         ("grant = 1", 1, "grant is a whole number", "[grant]"),
         // Where to listen.
