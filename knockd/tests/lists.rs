@@ -28,7 +28,8 @@ use knockd::{
 };
 
 /// More than two pages, and not a whole number of them.
-const MANY: u32 = 2 * ROWS as u32 + 3;
+const MANY: u32 = 1_003;
+const _: () = assert!(MANY as usize > 2 * ROWS && !(MANY as usize).is_multiple_of(ROWS));
 
 fn address(number: u32) -> IpAddr {
     Ipv4Addr::from_bits(0x0a4d_0000 + number).into()

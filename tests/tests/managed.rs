@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use e2e::managed::{Managed, Plan};
-use e2e::{Device, Door, Settings, World, until};
+use e2e::{Device, Door, Foreign, Settings, World, until};
 
 const ANY: &[&str] = &["[::]:62201"];
 /// Wide enough that what waits for a daemon to start isn't stale on a busy machine.
@@ -62,8 +62,7 @@ fn a_packet_that_was_accepted_before_the_kill_is_a_replay_when_a_copy_has_waited
     let mut managed = Managed::start(world.broker(), &door, Plan { udp: ANY, ..Plan::default() });
     managed.writes("told READY=1", 1);
     wait_out();
-    let shown = device.knock(world.client(), &["-4", "--dry-run", "--json"]).success().json();
-    let packet = shown["packets"][0]["datagram"].as_str().expect("a datagram in hex").to_owned();
+    let packet = Foreign(world.client()).datagram(&device, &[]);
     let tool = e2e::binaries::path("packet");
     let send = || {
         let argv = [tool.as_str(), "udp", "--to", "10.77.0.1:62201", "--hex", &packet];

@@ -86,7 +86,14 @@ pub(super) fn read(
     match try_read(path, guard, mistakes) {
         Ok(text) => text,
         Err(error) => {
-            mistakes.push(unreadable(path, &error));
+            let mut mistake = unreadable(path, &error);
+            if guard == Guard::Keys && error.kind() == ErrorKind::PermissionDenied {
+                let name = quoted(path);
+                mistake.instead = format!(
+                    "run this as root; if it is the daemon that may not: `chgrp knockd-keys {name} && chmod 0640 {name}`"
+                );
+            }
+            mistakes.push(mistake);
             None
         }
     }

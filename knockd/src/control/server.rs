@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -98,6 +98,8 @@ impl Control {
 /// Gives a socket to the group that may connect to it, where there is one.
 pub(crate) fn give_to_the_group(path: &Path) {
     if let Ok(Some(group)) = Group::from_name(GROUP)
+        // It is the daemon's own where that has one: then nothing is to be given away, nor might be.
+        && fs::metadata(path).is_ok_and(|socket| socket.gid() != group.gid.as_raw())
         && let Err(error) = chown(path, None, Some(group.gid))
     {
         warn!(
