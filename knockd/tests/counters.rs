@@ -16,12 +16,13 @@ use common::{
 };
 use host::{
     Host, at, client, door,
-    faults::{Fault, Kind, Place},
+    faults::{Disk, Fault, Kind, Place},
     secret,
 };
 use knockd::{
     admission::ResyncError,
     gate::{
+        counters::Counter,
         directory::{ClientId, Enrolment},
         policy::{Client, ClientClock, OldKey},
     },
@@ -218,6 +219,30 @@ fn what_can_not_be_written_through_to_the_disk_is_refused_and_counts_for_nothing
 }
 
 #[test]
+fn what_a_failed_write_of_several_left_behind_sets_no_counter_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let faults = Host::new().firewall.1;
+    let make = {
+        let faults = faults.clone();
+        move |path: &std::path::Path, file| Disk::new(path, file, &faults)
+    };
+    let folder = StateFolder::open_with(&folder.path().join("state"), make).unwrap();
+    let key = |byte| common::Tag::from_bytes([byte; 8]);
+    let mut file = CountedFile::create(&folder, writer(), []).unwrap();
+    let kind = Kind::Fails(nix::libc::EIO);
+    // Both places are written, and then it can't be synced.
+    faults.arm(&[Fault { place: Place::Counters, after: 2, lasts: true, kind }]);
+    assert!(file.write(&[(key(1), Counter::Last(7)), (key(2), Counter::Last(3))]).is_err());
+    faults.disarm();
+    file.write(&[(key(2), Counter::Last(4))]).unwrap();
+    let found = counted::parse(&fs::read(folder.counted()).unwrap());
+    assert_eq!(
+        (found.condition, found.counters),
+        (Condition::Whole, vec![(key(2), Counter::Last(4))])
+    );
+}
+
+#[test]
 fn a_file_of_counters_that_is_removed_while_the_daemon_runs_is_back_before_the_next_grant() {
     let mut host = host();
     assert_eq!(host.handle(&[numbered(1)], at(2)), ["granted"]);
@@ -268,7 +293,7 @@ fn any_flipped_bit_of_the_file_is_damage_or_leaves_it_as_it_was() {
     let folder = StateFolder::open(&folder.path().join("state")).unwrap();
     let mut file = CountedFile::create(&folder, writer(), []).unwrap();
     let key = |byte| common::Tag::from_bytes([byte; 8]);
-    use knockd::gate::counters::Counter::{Last, Lost};
+    use Counter::{Last, Lost};
     file.write(&[(key(1), Last(5)), (key(2), Last(6)), (key(1), Last(7))]).unwrap();
     file.write(&[(key(3), Lost)]).unwrap();
     let whole = fs::read(folder.counted()).unwrap();

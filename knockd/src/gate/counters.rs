@@ -26,6 +26,16 @@ pub enum Counter {
     Lost,
 }
 
+impl Counter {
+    /// The one of two that lets less pass.
+    fn stricter(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Last(one), Self::Last(other)) => Self::Last(one.max(other)),
+            (Self::Lost, _) | (_, Self::Lost) => Self::Lost,
+        }
+    }
+}
+
 /// Why a number is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotAhead {
@@ -69,10 +79,15 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Takes up what an earlier run knew.
+    /// Takes up what an earlier run knew; of one key the strictest.
     #[must_use]
     pub fn new(known: impl IntoIterator<Item = (Tag, Counter)>) -> Self {
-        Self { last: known.into_iter().collect() }
+        let mut last = HashMap::new();
+        for (key, counter) in known {
+            let held = last.entry(key).or_insert(counter);
+            *held = held.stricter(counter);
+        }
+        Self { last }
     }
 
     /// Step 6: whether a number is greater than the last one accepted under this key.
@@ -156,6 +171,15 @@ mod tests {
             assert_eq!(counters.check_and_advance(KEY, counter).is_ok(), is_new, "{counter}");
         }
         assert!(counters.check_and_advance(Tag::from_bytes([8; 8]), 1).is_ok());
+    }
+
+    #[test]
+    fn of_two_counters_of_one_key_the_strictest_holds() {
+        let last = |numbers: [u64; 2]| Counters::new(numbers.map(|n| (KEY, Counter::Last(n))));
+        assert_eq!(last([9, 4]).of(KEY), Some(Counter::Last(9)));
+        assert_eq!(last([4, 9]).of(KEY), Some(Counter::Last(9)));
+        let lost = Counters::new([(KEY, Counter::Lost), (KEY, Counter::Last(9))]);
+        assert_eq!(lost.of(KEY), Some(Counter::Lost));
     }
 
     #[test]

@@ -160,14 +160,17 @@ pub enum StaleBound {
 
 impl Reason {
     /// The names of all reasons, in the order of the checks.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 16] = [
         "malformed",
         "unknown-tag",
         "bad-mac",
         "bad-seal",
         "stale",
+        "counter-behind",
+        "counter-lost",
         "client-disabled",
         "client-expired",
+        "old-key-expired",
         "network-not-allowed",
         "banned",
         "address-mismatch",

@@ -6,8 +6,8 @@
 //! # Security considerations
 //! - A counter has no window to hide behind, as a timestamp has: every change is synced before it has an effect,
 //!   and so the file outlives a reboot and a loss of power as well.
-//! - A place lies in one sector of the disk, which is written as a whole or not at all. One that can't be read, or
-//!   that the header counts and isn't there, is somebody's lost counter, and taken for that of whoever has none.
+//! - A place lies in one sector of the disk, which is written as a whole or not at all. One that the header counts and
+//!   that can't be read or isn't there is somebody's lost counter, and taken for that of whoever has none.
 //! - Places are never freed: an old key that comes back finds its counter. The file grows by an admin's acts alone,
 //!   32 bytes for each key that ever had a counter.
 //! - An old copy of the file, put in its place while no daemon runs, can't be told from it: whoever restores a state
@@ -86,10 +86,10 @@ pub fn parse(bytes: &[u8]) -> Found {
         let condition = Condition::Damaged(Damage::Header);
         return Found { condition, counters: Vec::new() };
     };
-    // A place that the header doesn't count yet is a key's first, written and perhaps not acted on.
-    let counters: Vec<_> = places.chunks_exact(PLACE_LEN).filter_map(decode).collect();
-    let sound = (0..counted).zip(places.chunks_exact(PLACE_LEN));
-    let sound = sound.filter(|(_, place)| decode(place).is_some()).count() as u64;
+    // What stands in a place that the header doesn't count was never acted on.
+    let places = (0..counted).zip(places.chunks_exact(PLACE_LEN));
+    let counters: Vec<_> = places.filter_map(|(_, place)| decode(place)).collect();
+    let sound = counters.len() as u64;
     let condition = match counted - sound {
         0 => Condition::Whole,
         missing => Condition::Damaged(Damage::Places { missing, counted }),
@@ -194,7 +194,7 @@ impl<D: StateFile> CountedFile<D> {
     /// sync for all of them, and one more where a key is among them that has no place yet.
     ///
     /// # Errors
-    /// What the disk says. What stands in the file then may be ahead of what it was, and never behind.
+    /// What the disk says. What stands in the file then may be ahead of what it was, or unreadable, and never behind.
     pub fn write(&mut self, counters: &[(Tag, Counter)]) -> io::Result<()> {
         let mut fresh: HashMap<Tag, u64> = HashMap::new();
         let held = self.places.len() as u64;

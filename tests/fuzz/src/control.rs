@@ -22,6 +22,10 @@ pub(crate) fn control(line: &[u8]) {
         Request::Revoke(_)
         | Request::Client { .. }
         | Request::Reload { .. }
+        | Request::Resync { .. }
+        | Request::Skews { .. }
+        | Request::Grants { .. }
+        | Request::Bans { .. }
         | Request::Unban { source: None }
         | Request::Status => {}
     }
