@@ -14,7 +14,8 @@ use crate::{
 
 /// A client as `--json` has it.
 #[derive(Serialize)]
-struct Listed {
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Listed {
     name: String,
     services: Vec<String>,
     from: Vec<String>,
@@ -26,12 +27,14 @@ struct Listed {
     skew_seen: Option<String>,
     expires: Option<String>,
     enabled: bool,
+    /// Until when its old key is good, or was.
+    old_key_until: Option<String>,
     file: String,
     line: u32,
 }
 
 impl Listed {
-    fn new(client: &Client, origin: &Origin, skew: Option<&SkewSeen>) -> Self {
+    pub(super) fn new(client: &Client, origin: &Origin, skew: Option<&SkewSeen>) -> Self {
         Self {
             name: client.name.to_string(),
             services: client.services.iter().map(ToString::to_string).collect(),
@@ -48,9 +51,27 @@ impl Listed {
             skew_seen: skew.map(|skew| skew.seen.clone()),
             expires: client.expires.map(|expires| Moment::from(expires).to_string()),
             enabled: client.standing == Standing::Enabled,
+            old_key_until: client.old_key.as_ref().map(|old| Moment::from(old.until).to_string()),
             file: origin.file.display().to_string(),
             line: origin.line,
         }
+    }
+
+    /// What there is of it, each under its name.
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+        let [name, services, from, address, expires, enabled, clock, file] = self.columns();
+        let mut lines = vec![
+            ("name", name),
+            ("services", services),
+            ("from", from),
+            ("address", address),
+            ("expires", expires),
+            ("enabled", enabled),
+            ("clock", clock),
+        ];
+        lines.extend(self.old_key_until.clone().map(|until| ("old key", format!("until {until}"))));
+        lines.push(("file", format!("{file}:{}", self.line)));
+        lines
     }
 
     fn columns(&self) -> [String; 8] {
@@ -115,7 +136,7 @@ pub(super) fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure>
 
 /// How far clients' clocks were off, by their names, as the running daemon has seen it; none if no daemon answers:
 /// who is listed doesn't depend on it.
-fn skews(control: &Path) -> HashMap<String, SkewSeen> {
+pub(super) fn skews(control: &Path) -> HashMap<String, SkewSeen> {
     let mut seen = HashMap::new();
     let mut from = Some(0);
     while let Some(place) = from {
