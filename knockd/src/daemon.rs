@@ -35,8 +35,9 @@ use crate::{
     },
     gate::{clock::Now, directory::Directory},
     house::{self, Housekeeping},
-    journal::{BootId, DaemonId, StateError, StateFolder, Writer, counted, seen::Condition},
+    journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
+    lost_counters,
     mend::{Mender, Repairs, mend},
     metrics::{Figures, Metrics},
     plan,
@@ -189,7 +190,7 @@ impl Daemon {
         let now = clock::now();
         let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
-        report_lost_counters(&admission);
+        lost_counters::report(&admission);
         if let Err(error) = admission.look_up_own_addresses(now) {
             warn!(
                 event = "own-addresses-unknown",
@@ -499,7 +500,7 @@ fn report_restored(restored: &Restored) {
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
-    report_counters(restored.counters);
+    lost_counters::report_file(restored.counters);
     if let Some(what) = lost(restored.grants) {
         error!(
             event = "state-lost",
@@ -524,43 +525,6 @@ fn report_restored(restored: &Restored) {
         bans = restored.banned,
         event = "restored",
         "live grants and bans taken up"
-    );
-}
-
-fn report_counters(condition: counted::Condition) {
-    match condition {
-        counted::Condition::Whole => {}
-        // Nothing is wrong with that, unless clients without a clock had counters in it.
-        counted::Condition::Missing => {
-            info!(event = "counters-begun", "there is no file of counters: a new one is made")
-        }
-        counted::Condition::Damaged(damage) => {
-            error!(event = "state-lost", "the file of counters is damaged ({damage})")
-        }
-    }
-}
-
-/// Names of clients with lost counters that are told.
-const LOST_TOLD: usize = 10;
-
-/// Tells whose counters are lost: nobody else would see why such a device doesn't get in.
-fn report_lost_counters(admission: &Admission<Mender>) {
-    let lost: Vec<_> = admission.lost_counters().collect();
-    if lost.is_empty() {
-        return;
-    }
-    let directory = admission.gate().directory();
-    let mut names: Vec<_> =
-        lost.iter().take(LOST_TOLD).map(|client| directory.name(*client)).collect();
-    if lost.len() > LOST_TOLD {
-        names.push("…");
-    }
-    error!(
-        clients = lost.len(),
-        event = "counters-lost",
-        "the counters of clients without a clock are not known: nothing is accepted from {} until each is set \
-         (knockd client resync NAME)",
-        names.join(", ")
     );
 }
 

@@ -20,6 +20,7 @@ pub mod house;
 pub mod journal;
 pub mod listener;
 pub mod local;
+pub mod lost_counters;
 pub mod mend;
 pub mod metrics;
 pub mod plan;
