@@ -165,10 +165,13 @@ impl Reload {
         };
         for mistake in &mistakes {
             let (file, line) = (mistake.file.as_deref(), mistake.line);
-            error!(file, line, "the configuration stays as it was: {}", mistake.text);
+            error!(
+                event = "reload-refused",
+                file, line, "the configuration stays as it was: {}", mistake.text
+            );
         }
         if more > 0 {
-            error!("and {more} mistakes more: knockd check tells all");
+            error!(event = "reload-refused", "and {more} mistakes more: knockd check tells all");
         }
         let first = self.refused.as_ref().map_or_else(|| clock::now().utc, |(first, _)| *first);
         let refusal = Refusal { since: rfc3339(first), mistakes, more };
@@ -239,7 +242,10 @@ impl Reload {
             Ok(Tags::Gone) => {
                 house.put_tags_in_again();
                 if let Err(error) = house.let_all_tags_in(admission) {
-                    error!("tags of clients could not be let past the kernel's filter: {error}");
+                    error!(
+                        event = "tags-failed",
+                        "tags of clients could not be let past the kernel's filter: {error}"
+                    );
                 }
             }
             Err(error) => {
@@ -320,7 +326,8 @@ fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
     if *bans_lifted > 0 {
         info!(
             event = "never-banned",
-            bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted"
+            lifted = bans_lifted,
+            "bans of sources that are never banned any more: {bans_lifted} lifted"
         );
     }
     info!(

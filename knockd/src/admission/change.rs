@@ -25,6 +25,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         // What keeps lost packets out depends on the skew: the file must not be older than the policy.
         if let Err(error) = self.files.seen.append(&[], span(&self.gate)) {
             error!(
+                event = "state-unwritten",
                 "the file of accepted packets can't be written: {error}; it is again with the next packet that is accepted"
             );
         }
