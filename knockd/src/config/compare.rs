@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 use ipnet::IpNet;
 
 use super::{Config, InterfaceName, PrefilterMode, duration::Written, metrics::Endpoint};
-use crate::gate::policy::{BanScope, Service, Sessions};
+use crate::gate::policy::{BanScope, ReplyPolicy, Service, Sessions};
 
 /// A key whose value differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +107,7 @@ fn values(config: &Config) -> Vec<Value> {
         value("ban.never", list(never)),
         value("replay.capacity", policy.replay.capacity.to_string()),
         value("replay.per-client", policy.replay.per_client.to_string()),
+        value("reply.enabled", (policy.reply == ReplyPolicy::On).to_string()),
         value(
             "prefilter.mode",
             match prefilter.mode {

@@ -24,6 +24,8 @@ pub(crate) fn control(line: &[u8]) {
         | Request::Bans { .. }
         | Request::Client { .. }
         | Request::Reload { .. }
+        | Request::Resync { .. }
+        | Request::Skews { .. }
         | Request::Unban { source: None }
         | Request::Status => {}
     }
