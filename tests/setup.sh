@@ -17,11 +17,15 @@ sysctl procps
 mosquitto mosquitto
 mosquitto_sub mosquitto-clients
 nmap nmap
+ufw ufw
+iptables iptables
 openssl openssl
 python3 python3
 ping iputils-ping
 nsenter util-linux
 faketime faketime
+curl curl
+promtool prometheus
 cc build-essential
 END
 
@@ -44,13 +48,15 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # one word each
     $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
         apt-get install -q -y --no-install-recommends $missing
-    case "$missing " in *" mosquitto "*)
-        # It would listen on this machine from the next boot on. Only if it was installed just now.
-        if [ -d /run/systemd/system ]; then
-            $root systemctl disable --quiet --now mosquitto.service
-            say "mosquitto.service was installed, and is switched off: the tests start their own"
-        fi ;;
-    esac
+    for service in mosquitto prometheus; do
+        case "$missing " in *" $service "*)
+            # It would listen on this machine from the next boot on. Only if it was installed just now.
+            if [ -d /run/systemd/system ]; then
+                $root systemctl disable --quiet --now "$service.service"
+                say "$service.service was installed, and is switched off: the tests start their own"
+            fi ;;
+        esac
+    done
 fi
 
 if ! unshare --map-root-user --net --mount --pid --fork true 2>/dev/null; then

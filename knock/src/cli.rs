@@ -126,6 +126,12 @@ pub(crate) struct Args {
     pub(crate) quiet: bool,
 }
 
+/// The command line, for whoever makes its man page and its completions.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 /// How many packets go to each address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Repeat(NonZeroU8);

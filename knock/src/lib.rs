@@ -25,4 +25,5 @@ mod run;
 mod send;
 mod wait;
 
+pub use cli::command_line;
 pub use run::run;

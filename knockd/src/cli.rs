@@ -9,6 +9,7 @@ use crate::{
         bans::{BanArgs, UnbanArgs},
         check::CheckArgs,
         client::ClientCommand,
+        doctor::DoctorArgs,
         firewall::FirewallCommand,
     },
     config::DEFAULT_PATH,
@@ -41,6 +42,8 @@ pub enum Command {
     Run,
     /// Say whether the configuration is sound: every mistake in one run
     Check(CheckArgs),
+    /// Say why a knock would not let a device in on this host, and how to mend it
+    Doctor(DoctorArgs),
     /// Enrol a client, list them, or remove one
     #[command(subcommand)]
     Client(ClientCommand),
@@ -60,6 +63,14 @@ pub enum Command {
     Ban(BanArgs),
     /// Lift a ban, whoever made it
     Unban(UnbanArgs),
+    /// Have the running daemon apply a changed configuration, and wait until it is in force
+    ///
+    /// Clients, services, [allow], [grant], [ban], [replay], [prefilter] and clock-skew take effect at once,
+    /// without ending a live grant, a ban or a remembered packet; grants end that no entry allows any more.
+    /// listen, clients, state, control and realm take effect when the daemon is restarted. If anything is
+    /// wrong, in any file, nothing is applied: every mistake is told, and the exit status is 78.
+    #[command(after_help = "Example:\n  knockd check && knockd reload")]
+    Reload,
     /// Say how the running daemon is: grants, bans, what it has decided so far
     #[command(after_help = "Example:\n  knockd status --json")]
     Status,
@@ -68,6 +79,7 @@ pub enum Command {
 const AFTER_HELP: &str = "\
 Examples:
   knockd check
+  knockd doctor
   knockd client add press-17 --service mqtts --server broker.example.com > knock.toml
   knockd firewall install
   knockd grants
@@ -79,5 +91,5 @@ Exit status (sysexits.h):
   65  wrong data                    73  can't be made, or exists already
   66  what was named isn't there    74  reading or writing failed
   69  the table isn't whole, nft    75  not while a daemon runs
-      failed, or no daemon runs     77  permissions of a file
-                                    78  wrong configuration";
+      failed, no daemon runs, or    77  permissions of a file
+      the doctor found a fault      78  wrong configuration";

@@ -1,7 +1,7 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
 use std::{
-    io,
+    io, mem,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -11,23 +11,25 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::{
+    activation::{Passed, PassedError},
     admission::{Admission, KernelState},
+    client_counts::AllClients,
     clock::{self, watch::ClockWatch},
     config::{
-        self, AUTO_LIMIT, Config, InterfaceName, Located, PrefilterMode,
-        reload::{Stamps, stamp},
+        AUTO_LIMIT, Config, Environment, Located, PrefilterMode,
+        reload::{Places, Stamps},
     },
     control::{
-        Table,
-        answer::Parts,
+        Request, Table,
+        answer::{Parts, ToEnd},
         server::{Asked, Control},
     },
     counts::Counts,
     firewall::{
         FirewallError,
-        connections::{Guarded, Sweeper},
+        connections::Sweeper,
         kernel::Kernel,
-        ruleset::{Plan, Prefilter, Ruleset},
+        ruleset::Ruleset,
         table::{self, TableState},
         watch::Watch,
     },
@@ -35,11 +37,15 @@ use crate::{
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
-    mend::{Mender, Newer, Repairs, mend},
+    mend::{Mender, Repairs, mend},
+    metrics::{Figures, Metrics},
+    plan,
     reload::Reload,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
+    setback,
     signals::{Signalled, Signals},
+    supervisor::Supervisor,
     tags::TagKeeper,
     telemetry::{self, Telemetry},
 };
@@ -66,6 +72,9 @@ pub enum StartError {
     /// A socket to listen on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A socket that was passed on.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// The control socket.
     #[error("the control socket {path}: {error} (control = \"…\")")]
     Control {
@@ -74,6 +83,9 @@ pub enum StartError {
         /// What the kernel says.
         error: io::Error,
     },
+    /// The endpoint of the metrics.
+    #[error("the metrics' endpoint: {0} ([metrics] listen = \"…\")")]
+    Metrics(io::Error),
     /// Something else of the system's.
     #[error("{what}: {error}")]
     System {
@@ -101,9 +113,11 @@ pub struct Start {
     pub path: PathBuf,
     /// The stamps of the clients' files, taken before they were read.
     pub stamps: Stamps,
+    /// The sockets that systemd holds.
+    pub passed: Passed,
 }
 
-/// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies changed clients.
+/// Runs until SIGTERM or SIGINT; the door then stays as it is. SIGHUP applies a changed configuration.
 ///
 /// # Errors
 /// [`StartError`] if it can't start; whatever was shut stays shut.
@@ -115,8 +129,10 @@ pub fn run(start: Start) -> Result<(), StartError> {
         .map_err(system("the event loop"))?;
     runtime.block_on(async {
         let mut signals = Signals::watch().map_err(system("signals"))?;
-        let signal = Daemon::start(start)?.serve(&mut signals).await;
-        info!("{signal}: ending; the table and its doors stay as they are");
+        let daemon = Daemon::start(start)?;
+        setback::is_over();
+        let signal = daemon.serve(&mut signals).await;
+        info!(event = "ending", "{signal}: ending; the table and its doors stay as they are");
         Ok(())
     })
 }
@@ -131,15 +147,19 @@ struct Daemon {
     control: Control,
     telemetry: Telemetry,
     counts: Counts,
+    clients: AllClients,
+    metrics: Metrics,
     since: Now,
+    supervisor: Supervisor,
 }
 
 impl Daemon {
     /// Takes everything up in the order in which it must stand: the lock, the watch, the table, the past, the
     /// tags, the socket.
     fn start(
-        Start { located: Located { config, origins }, path, stamps }: Start,
+        Start { located: Located { mut config, origins }, path, stamps, passed }: Start,
     ) -> Result<Self, StartError> {
+        passed.check(config.listen.addresses(), &config.control)?;
         let folder = StateFolder::open(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
@@ -147,25 +167,30 @@ impl Daemon {
             daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
         };
         let mender = mender(&config, &path)?;
+        let clients = mem::take(&mut config.clients);
 
-        let Config { policy, clients, clients_dir, listen, prefilter, control, .. } = config;
+        let in_force = config.clone();
+        let Config { policy, clients_dir, listen, prefilter, control, metrics, .. } = config;
+        let places =
+            Places { main: path, environment: Environment::of_process(), folder: clients_dir };
         let count = clients.len();
         let filters = prefilter.filters(count);
         if !filters && prefilter.mode == PrefilterMode::Auto {
             warn!(
                 clients = count,
+                event = "filter-off",
                 "the kernel doesn't filter by tags: with more than {AUTO_LIMIT} clients that would make every listing of the ruleset slow"
             );
         }
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
         let services = policy.services.iter().map(|service| service.name).collect();
-        let roster =
-            Roster::new(clients_dir, services, policy.realm, &stamps, &origins, &directory);
+        let roster = Roster::new(places, services, policy.realm, &stamps, &origins, &directory);
         let now = clock::now();
         let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
         if let Err(error) = admission.look_up_own_addresses(now) {
             warn!(
+                event = "own-addresses-unknown",
                 "this host's own addresses can't be read, and could be banned until they can: {error}"
             );
         }
@@ -173,18 +198,30 @@ impl Daemon {
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
 
-        let control = Control::listen(&control)
-            .map_err(|error| StartError::Control { path: control.clone(), error })?;
-        let listener = Listener::bind(listen.addresses())?;
+        let control = match passed.control {
+            Some(socket) => Control::adopt(socket),
+            None => Control::listen(&control),
+        }
+        .map_err(|error| StartError::Control { path: control, error })?;
+        let listener = match passed.udp {
+            sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
+            sockets => Listener::adopt(sockets, listen.addresses())?,
+        };
         let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
         info!(
             clients = count,
             services = policy.services.len(),
+            event = "started",
             "listening on udp {}",
             addresses.join(", ")
         );
-        let (reload, telemetry) =
-            (Reload::new(roster, path, prefilter, filters), Telemetry::default());
+        if listener.dropped_before() > 0 {
+            warn!(
+                dropped = listener.dropped_before(),
+                "datagrams were lost before this start, since systemd opened the socket: its receive buffer was full"
+            );
+        }
+        let (reload, telemetry) = (Reload::new(roster, in_force, now), Telemetry::default());
         Ok(Self {
             admission,
             listener,
@@ -194,7 +231,10 @@ impl Daemon {
             control,
             telemetry,
             counts: Counts::default(),
+            clients: AllClients::new(if metrics.listen.is_some() { metrics.per_client } else { 0 }),
+            metrics: Metrics::start(&metrics).map_err(StartError::Metrics)?,
             since: now,
+            supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })
     }
 
@@ -202,6 +242,8 @@ impl Daemon {
     /// to end: its name.
     async fn serve(mut self, signals: &mut Signals) -> &'static str {
         let mut due = Instant::now();
+        self.supervisor.is_ready();
+        self.tell_status();
         loop {
             if self.admission.kernel() == KernelState::InDoubt {
                 due = due.min(Instant::now() + AFTER_A_DOUBT);
@@ -210,11 +252,22 @@ impl Daemon {
                 // In this order, so that no flood keeps anything from being done.
                 biased;
                 asked = signals.next() => match asked {
-                    Signalled::End(signal) => return signal,
-                    Signalled::Reload => self.reload.begin(),
+                    Signalled::End(signal) => {
+                        self.supervisor.ends();
+                        return signal;
+                    }
+                    Signalled::Reload => {
+                        self.supervisor.reloads();
+                        self.reload.begin(None);
+                    }
                 },
+                () = self.supervisor.due() => {
+                    self.supervisor.is_alive();
+                    self.tell_status();
+                }
                 () = self.admission.firewall_mut().due() => {
                     mend(&mut self.admission, &mut self.house);
+                    self.tell_status();
                     due = Instant::now();
                 }
                 // What follows is house.keep's, which looks at the clock first.
@@ -225,16 +278,24 @@ impl Daemon {
                 }
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
+                    self.supervisor.is_ready();
+                    self.tell_status();
                     due = Instant::now();
                 }
                 Some(asked) = self.control.next() => self.answer(asked),
+                asked = self.metrics.asked() => {
+                    // Whoever asked may be gone.
+                    let _ = asked.send(self.figures());
+                }
                 received = self.listener.receive() => match received {
                     Ok(()) => {
                         let now = clock::now();
                         if self.house.look_at_clock(&mut self.admission, now).is_some() {
                             due = Instant::now();
                         }
-                        if self.deal_with_batch(now) == 0 && !self.listener.was_full() {
+                        if self.deal_with_batch(now) > 0 {
+                            self.tell_status();
+                        } else if !self.listener.was_full() {
                             // Not the runtime's sleep: its timer would be one more wakeup.
                             thread::sleep(AFTER_JUNK);
                         }
@@ -243,7 +304,7 @@ impl Daemon {
                         }
                     }
                     Err(error) => {
-                        error!("can't receive: {error}");
+                        error!(event = "receive-failed", "can't receive: {error}");
                         sleep(AFTER_A_FAILED_RECEIVE).await;
                     }
                 },
@@ -251,25 +312,62 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, asked: Asked) {
-        if asked.is_given_up() {
-            return;
-        }
-        let table = table(self.admission.firewall().repairs());
-        let mut parts = Parts {
-            table,
+    fn parts(&mut self) -> Parts<'_, Mender> {
+        Parts {
+            configuration: self.reload.status(),
+            table: table(self.admission.firewall()),
+            clock_steps: self.house.clock_steps(),
             admission: &mut self.admission,
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
             since: self.since,
             to_end: Vec::new(),
-        };
+        }
+    }
+
+    fn figures(&mut self) -> Figures {
+        let now = clock::now();
+        let status = self.parts().status(now);
+        let started = now.utc_of(self.since.uptime);
+        Figures::new(status, started, &mut self.clients, self.admission.gate())
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        if asked.is_given_up() {
+            return;
+        }
+        if let Request::Reload { .. } = asked.request {
+            self.supervisor.reloads();
+            return self.reload.begin(Some(asked));
+        }
+        let mut parts = self.parts();
         let reply = parts.answer(&asked.request, clock::now());
-        for source in parts.to_end {
-            self.admission.firewall_mut().end_connections_of(source);
+        for connections in parts.to_end {
+            let mender = self.admission.firewall();
+            match connections {
+                ToEnd::Of(source) => mender.end_connections_of(source),
+                ToEnd::Through(doors) => mender.end_connections_through(doors),
+                ToEnd::From(address, ports) => mender.end_connections_from(address, ports),
+            }
         }
         telemetry::report_order(&asked.request, &reply);
         asked.answer(reply);
+    }
+
+    /// How the daemon is, for `systemctl status`.
+    fn tell_status(&mut self) {
+        let admission = &self.admission;
+        self.supervisor.status(|| {
+            let (gate, uptime) = (admission.gate(), clock::now().uptime);
+            let table = match admission.firewall().repairs().failing {
+                None => "the table is whole",
+                Some(_) => "THE TABLE CAN'T BE PUT RIGHT",
+            };
+            let clients = gate.directory().len();
+            let grants = admission.grants().owners().filter(|(_, until)| uptime < **until).count();
+            let bans = gate.bans().iter().filter(|(_, ban)| uptime < ban.until).count();
+            format!("{table}; {clients} clients, {grants} grants, {bans} bans")
+        });
     }
 
     /// Returns how many packets were accepted.
@@ -277,9 +375,11 @@ impl Daemon {
         if self.admission.gate().lacks_tags_at(now.utc) {
             house::prepare_today(&mut self.admission);
         }
-        let (telemetry, counts) = (&mut self.telemetry, &mut self.counts);
+        let (telemetry, counts, clients) =
+            (&mut self.telemetry, &mut self.counts, &mut self.clients);
         self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
             counts.count(outcome);
+            clients.count(outcome, gate.directory(), now.utc);
             telemetry.report(outcome, source, gate.directory(), now);
         })
     }
@@ -291,51 +391,19 @@ fn random() -> io::Result<[u8; 16]> {
     Ok(bytes)
 }
 
-/// The table that follows from a configuration.
-#[must_use]
-pub fn ruleset(config: &Config) -> Ruleset {
-    Ruleset::of(&Plan {
-        knock_ports: &[config.listen.port().get()],
-        prefilter: match config.prefilter.filters(config.clients.len()) {
-            true => Prefilter::On {
-                junk_budget: config.prefilter.junk_budget,
-                clients: config.clients.len(),
-            },
-            false => Prefilter::Off,
-        },
-        services: &config.policy.services,
-        allowed_interfaces: config.allow.interfaces.iter().map(InterfaceName::as_str).collect(),
-        allowed_networks: &config.allow.networks,
-        sessions: config.policy.grant.sessions,
-        ban_scope: config.policy.ban.scope,
-    })
-}
-
 /// The table, watched first and then made whole, and who keeps it so.
 fn mender(config: &Config, path: &Path) -> Result<Mender, StartError> {
     let system = |what| move |error| StartError::System { what, error };
     let kernel = Kernel::open()?;
     let watch = Watch::start(kernel.port_id()).map_err(system("a watch on nftables"))?;
-    let guarded = Guarded::new(&config.policy.services, &config.allow.networks);
-    let sweeper = Sweeper::start(guarded).map_err(system("a thread"))?;
-    let ruleset = ruleset(config);
+    let sweeper = Sweeper::start(plan::guarded(config)).map_err(system("a thread"))?;
+    let ruleset = plan::ruleset(config, config.clients.len());
     let installed = install(&ruleset)?;
-    let mender = Mender::new(kernel, ruleset, newer(path), watch, sweeper);
+    let mender = Mender::new(kernel, ruleset, plan::newer(path), watch, sweeper);
     if installed == Installed::Now {
         mender.end_what_came_by_no_door();
     }
     Ok(mender)
-}
-
-/// Reads the configuration again if its main file has changed since now.
-fn newer(path: &Path) -> Newer {
-    let (path, known) = (path.to_owned(), stamp(path).ok());
-    Box::new(move || {
-        if stamp(&path).ok() == known {
-            return None;
-        }
-        config::load(&path).ok().map(|config| ruleset(&config))
-    })
 }
 
 /// Since when the table is whole.
@@ -350,19 +418,33 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
     match table::state(ruleset)? {
         TableState::Whole => return Ok(Installed::Before),
         TableState::Missing => {
-            warn!("table inet knockd was not there: every port that it guards was open until now")
+            warn!(
+                event = "table-missing",
+                "table inet knockd was not there: every port that it guards was open until now"
+            )
+        }
+        TableState::Changed(differences) if table::is_as_put_in()? => {
+            let changed = differences.join("; ");
+            info!(
+                changed,
+                event = "table-followed",
+                "table inet knockd follows the configuration as it is now: {changed}"
+            );
         }
         TableState::Changed(differences) => {
-            warn!("table inet knockd is put right: {}", differences.join("; "))
+            let missing = differences.join("; ");
+            warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")
         }
     }
     table::install(ruleset)?;
     Ok(Installed::Now)
 }
 
-fn table(Repairs { count, last, failing }: &Repairs) -> Table {
+fn table(mender: &Mender) -> Table {
+    let Repairs { count, last, failing } = mender.repairs();
     let last = last.as_ref();
     Table {
+        whole: mender.is_whole(),
         failing: failing.clone(),
         repairs: *count,
         lacked: last.map(|repair| repair.missing.clone()),
@@ -375,33 +457,52 @@ fn report_restored(restored: &Restored) {
     let bound = restored.refused_up_to.map(telemetry::rfc3339).unwrap_or_default();
     match restored.seen {
         Condition::Intact => {
-            info!(packets = restored.packets, "the memory of accepted packets is whole")
+            info!(
+                packets = restored.packets,
+                event = "memory-restored",
+                "the memory of accepted packets is whole"
+            )
         }
         Condition::Missing => warn!(
+            event = "memory-lost",
             "there is no memory of accepted packets: nothing stamped at or before {bound} is accepted"
         ),
         Condition::EarlierBoot => warn!(
             packets = restored.packets,
+            event = "memory-lost",
             "the memory of accepted packets is from before a reboot and may not be whole: nothing stamped at or before {bound} is accepted"
         ),
         Condition::Damaged(damage) => error!(
             packets = restored.packets,
+            event = "memory-lost",
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
     if let Some(what) = lost(restored.grants) {
-        error!("the file of grants is {what}: grants that were live are over");
+        error!(
+            event = "state-lost",
+            "the file of grants is {what}: grants that were live are over"
+        );
     }
     if let Some(what) = lost(restored.bans) {
-        error!("the file of bans is {what}: sources that were banned no longer are");
+        error!(
+            event = "state-lost",
+            "the file of bans is {what}: sources that were banned no longer are"
+        );
     }
     if restored.mended > 0 {
         warn!(
             changed = restored.mended,
+            event = "kernel-settled",
             "doors and bans in the kernel were made to match the live grants and bans"
         );
     }
-    info!(grants = restored.live, bans = restored.banned, "live grants and bans taken up");
+    info!(
+        grants = restored.live,
+        bans = restored.banned,
+        event = "restored",
+        "live grants and bans taken up"
+    );
 }
 
 fn lost(condition: FileCondition) -> Option<&'static str> {

@@ -1,5 +1,6 @@
 //! Datagrams that the kernel dropped because a socket's receive buffer was full, so that a lost knock is
-//! never silent. Read from /proc/net/udp and udp6: see proc(5), and `udp4_format_sock` in the kernel's
+//! never silent. Read from /proc/self/net/udp and udp6, which are there also where
+//! /proc shows processes alone (systemd's ProcSubset=pid): see proc(5), and `udp4_format_sock` in the kernel's
 //! net/ipv4/udp.c for the last column.
 
 use std::{fs, io, os::fd::AsFd};
@@ -25,7 +26,7 @@ impl SocketInode {
 /// # Errors
 /// If the kernel's tables can't be read.
 pub fn dropped(sockets: &[SocketInode]) -> io::Result<u64> {
-    let tables = ["/proc/net/udp", "/proc/net/udp6"].map(fs::read_to_string);
+    let tables = ["/proc/self/net/udp", "/proc/self/net/udp6"].map(fs::read_to_string);
     // Where IPv6 is off the second one isn't there.
     let [ipv4, ipv6] = tables;
     Ok(count(&ipv4?, sockets) + count(&ipv6.unwrap_or_default(), sockets))

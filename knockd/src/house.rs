@@ -3,6 +3,7 @@
 
 use std::{io, time::Duration};
 
+use common::Timestamp;
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     gate::{
         clock::{ClockStep, Now, StepDetector},
         directory::{ClientId, Progress, TagCollision},
+        policy::ClockSkew,
     },
     journal::seen,
     listener::Listener,
@@ -27,11 +29,21 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 /// Tags made in one step: about a millisecond's work.
 const TAGS_PER_STEP: usize = 1_000;
 
+/// How often the clock was set while the daemon runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockSteps {
+    /// How often.
+    pub count: u64,
+    /// The last time: by how much, and what the clock showed then.
+    pub last: Option<(ClockStep, Timestamp)>,
+}
+
 /// The state of what is to be done between packets.
 pub struct Housekeeping {
     /// `None` where the kernel doesn't filter by tags.
     tags: Option<TagKeeper>,
     steps: StepDetector,
+    steps_seen: ClockSteps,
     dropped: u64,
     /// Why the state folder can't be written, while that is so.
     unwritten: Option<io::ErrorKind>,
@@ -42,7 +54,14 @@ impl Housekeeping {
     /// up: the clock is compared with it.
     #[must_use]
     pub const fn new(tags: Option<TagKeeper>, now: Now) -> Self {
-        Self { tags, steps: StepDetector::new(now), dropped: 0, unwritten: None }
+        let steps_seen = ClockSteps { count: 0, last: None };
+        Self { tags, steps: StepDetector::new(now), steps_seen, dropped: 0, unwritten: None }
+    }
+
+    /// How often the clock was set.
+    #[must_use]
+    pub const fn clock_steps(&self) -> ClockSteps {
+        self.steps_seen
     }
 
     /// Looks whether the clock was set, and if so has everything follow it that goes by it, at once: to be
@@ -53,16 +72,22 @@ impl Housekeeping {
         now: Now,
     ) -> Option<ClockStep> {
         let step = self.steps.look(now)?;
+        self.steps_seen =
+            ClockSteps { count: self.steps_seen.count + 1, last: Some((step, now.utc)) };
         tell(step, now, admission);
         prepare_today(admission);
         if let Some(keeper) = &mut self.tags {
             keeper.clock_was_stepped(now);
         }
         if let Err(error) = self.let_all_tags_in(admission) {
-            error!("tags of clients could not be let past the kernel's filter: {error}");
+            error!(
+                event = "tags-failed",
+                "tags of clients could not be let past the kernel's filter: {error}"
+            );
         }
         if let Err(error) = admission.restamp_bans(now) {
             error!(
+                event = "state-unwritten",
                 "the file of bans can't be written: {error}; after a reboot they end by the clock as it was"
             );
         }
@@ -80,6 +105,38 @@ impl Housekeeping {
         let Some(keeper) = &mut self.tags else { return Ok(()) };
         while admission.keep_tags(keeper, clock::now())? == Upkeep::More {}
         Ok(())
+    }
+
+    /// Whether the kernel's set of tags is kept.
+    #[must_use]
+    pub const fn keeps_tags(&self) -> bool {
+        self.tags.is_some()
+    }
+
+    /// Begins to keep the kernel's set of tags, and lets all that are needed now past its filter: before it
+    /// filters by them.
+    ///
+    /// # Errors
+    /// [`FirewallError`]; then it isn't kept.
+    pub fn begin_to_keep_tags<F: Firewall>(
+        &mut self,
+        skew: ClockSkew,
+        admission: &mut Admission<F>,
+    ) -> Result<(), FirewallError> {
+        self.tags = Some(TagKeeper::new(skew));
+        self.let_all_tags_in(admission).inspect_err(|_| self.stop_keeping_tags())
+    }
+
+    /// Keeps the kernel's set of tags no longer. What is in it ends by itself.
+    pub fn stop_keeping_tags(&mut self) {
+        self.tags = None;
+    }
+
+    /// Goes by this skew from here on.
+    pub fn follow(&mut self, skew: ClockSkew, now: Now) {
+        if let Some(keeper) = &mut self.tags {
+            keeper.follow(skew, now);
+        }
     }
 
     /// Lets the tags of clients that are new or have new keys past the kernel's filter.
@@ -132,16 +189,23 @@ impl Housekeeping {
         self.unwritten = kind;
         match failure {
             Some(error) => error!(
+                event = "state-unwritten",
                 "the state folder can't be written: {error}; a restart may find grants and bans as they were"
             ),
-            None => info!("the state folder is written again, and nothing is missing in it"),
+            None => info!(
+                event = "state-written",
+                "the state folder is written again, and nothing is missing in it"
+            ),
         }
     }
 
     fn keep_tags<F: Firewall>(&mut self, admission: &mut Admission<F>) -> Upkeep {
         let Some(keeper) = &mut self.tags else { return Upkeep::Done };
         admission.keep_tags(keeper, clock::now()).unwrap_or_else(|error| {
-            error!("tags of clients could not be let past the kernel's filter: {error}");
+            error!(
+                event = "tags-failed",
+                "tags of clients could not be let past the kernel's filter: {error}"
+            );
             Upkeep::Done
         })
     }
@@ -150,13 +214,17 @@ impl Housekeeping {
         let dropped = match listener.dropped() {
             Ok(dropped) => dropped,
             Err(error) => {
-                error!("the kernel's count of dropped datagrams can't be read: {error}");
+                error!(
+                    event = "drops-unknown",
+                    "the kernel's count of dropped datagrams can't be read: {error}"
+                );
                 return;
             }
         };
         if dropped > self.dropped {
             warn!(
                 dropped = dropped - self.dropped,
+                event = "datagrams-lost",
                 "datagrams were lost because the receive buffer was full, knocks among them perhaps"
             );
         }
@@ -171,12 +239,14 @@ fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
     let seconds = step.by_ms.unsigned_abs().saturating_add(500) / 1000;
     warn!(
         step_ms = step.by_ms,
+        event = "clock-set",
         "the clock was set {direction} by {seconds} s, to {}: packets are judged by it from now on, and devices \
          whose clocks differ from it are stale; grants and bans end when they would have",
         telemetry::rfc3339(now.utc)
     );
     if let Some(stamp) = admission.gate().shut_until(now) {
         warn!(
+            event = "shut-until",
             "nobody gets in before {}: packets stamped up to then were accepted, and not all are remembered. If the \
              clock was ahead by mistake and that is too long: stop knockd, remove {} from its state folder, start it",
             telemetry::rfc3339(stamp),
@@ -195,11 +265,15 @@ fn settle<F: Firewall>(admission: &mut Admission<F>) {
             let changed = reconciled.changed();
             warn!(
                 changed,
+                event = "kernel-settled",
                 "what the kernel had refused is settled: its doors and bans are as they ought to be"
             );
         }
         // What was refused has been told.
-        Err(error) => debug!("what the kernel had refused can't be settled yet: {error}"),
+        Err(error) => debug!(
+            event = "kernel-unsettled",
+            "what the kernel had refused can't be settled yet: {error}"
+        ),
     }
 }
 
@@ -216,6 +290,7 @@ fn prepare<F: Firewall>(admission: &mut Admission<F>, budget: usize) -> Progress
     for TagCollision { day, first, second } in collisions {
         error!(
             client = %second,
+            event = "tag-collision",
             "it has the same tag as {first} on day {}: its packets are refused that day; a new key for it helps at once",
             day.number()
         );

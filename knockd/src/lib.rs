@@ -3,8 +3,10 @@
 //! The rooms, in the order of a packet's way: listener, gate, journal, firewall, telemetry; the daemon
 //! wires them. Imports run one way: `common` <- [`gate`] <- [`journal`], firewall, listener <- daemon.
 
+pub mod activation;
 pub mod admission;
 pub mod cli;
+pub mod client_counts;
 pub mod clock;
 pub mod commands;
 pub mod config;
@@ -19,10 +21,14 @@ pub mod journal;
 pub mod listener;
 pub mod local;
 pub mod mend;
+pub mod metrics;
+pub mod plan;
 pub mod reconcile;
 pub mod reload;
 pub mod restore;
 pub mod roster;
+pub mod setback;
 pub mod signals;
+pub mod supervisor;
 pub mod tags;
 pub mod telemetry;

@@ -8,8 +8,8 @@
 use std::{
     future::poll_fn,
     io::{self, IoSliceMut},
-    net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd as _, OwnedFd},
+    net::{self, IpAddr, SocketAddr},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     task::Poll,
 };
 
@@ -37,6 +37,8 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 pub struct Listener {
     sockets: Vec<UdpSocket>,
     inodes: Vec<SocketInode>,
+    /// What was dropped at sockets that were passed on, before they were.
+    dropped_before: u64,
     /// Where to look first, so that no socket starves another.
     turn: usize,
     headers: MultiHeaders<SockaddrStorage>,
@@ -73,16 +75,41 @@ impl Listener {
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, ListenError> {
         let has_ipv4 = addresses.iter().any(SocketAddr::is_ipv4);
         let mut sockets = Vec::new();
-        let mut inodes = Vec::new();
         for address in addresses {
             let fail = |error| ListenError { address: *address, error };
-            let socket = open(*address, has_ipv4).map_err(fail)?;
-            inodes.push(SocketInode::of(&socket).map_err(fail)?);
-            sockets.push(socket);
+            sockets.push(open(*address, has_ipv4).map_err(fail)?);
         }
+        Self::of(sockets).map_err(|error| ListenError { address: first(addresses), error })
+    }
+
+    /// Takes sockets that are bound already to these addresses, with what waits in them. Call it inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// [`ListenError`]
+    pub fn adopt(
+        passed: Vec<net::UdpSocket>,
+        addresses: &[SocketAddr],
+    ) -> Result<Self, ListenError> {
+        let adopt = |passed: net::UdpSocket| {
+            passed.set_nonblocking(true)?;
+            make_room(&passed)?;
+            UdpSocket::from_std(passed)
+        };
+        let fail = |error| ListenError { address: first(addresses), error };
+        let sockets: io::Result<_> = passed.into_iter().map(adopt).collect();
+        let mut listener = Self::of(sockets.map_err(fail)?).map_err(fail)?;
+        // Who looks at them later tells why that can't be read.
+        listener.dropped_before = drops::dropped(&listener.inodes).unwrap_or_default();
+        Ok(listener)
+    }
+
+    fn of(sockets: Vec<UdpSocket>) -> io::Result<Self> {
+        let inodes: io::Result<_> = sockets.iter().map(SocketInode::of).collect();
         Ok(Self {
             sockets,
-            inodes,
+            inodes: inodes?,
+            dropped_before: 0,
             turn: 0,
             headers: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; BUFFER_LEN]; BATCH],
@@ -90,12 +117,19 @@ impl Listener {
         })
     }
 
-    /// How many datagrams the kernel has dropped for want of room in the sockets' buffers.
+    /// How many datagrams were dropped at sockets that were passed on, from when they were opened until they
+    /// were taken here.
+    #[must_use]
+    pub const fn dropped_before(&self) -> u64 {
+        self.dropped_before
+    }
+
+    /// How many datagrams the kernel has dropped for want of room in the sockets' buffers, since this listens.
     ///
     /// # Errors
     /// If the kernel's tables can't be read.
     pub fn dropped(&self) -> io::Result<u64> {
-        drops::dropped(&self.inodes)
+        Ok(drops::dropped(&self.inodes)?.saturating_sub(self.dropped_before))
     }
 
     /// Whether the last batch was as large as one can be, so that more may be waiting.
@@ -180,7 +214,7 @@ fn source(address: Option<SockaddrStorage>) -> IpAddr {
         address.and_then(|address| address.as_sockaddr_in().map(|from| IpAddr::V4(from.ip())));
     let of_ipv6 =
         address.and_then(|address| address.as_sockaddr_in6().map(|from| IpAddr::V6(from.ip())));
-    of_ipv4.or(of_ipv6).unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)).to_canonical()
+    of_ipv4.or(of_ipv6).unwrap_or(IpAddr::from([0, 0, 0, 0])).to_canonical()
 }
 
 fn open(address: SocketAddr, has_ipv4: bool) -> io::Result<UdpSocket> {
@@ -193,10 +227,20 @@ fn open(address: SocketAddr, has_ipv4: bool) -> io::Result<UdpSocket> {
     if address.is_ipv6() {
         setsockopt(&socket, sockopt::Ipv6V6Only, &has_ipv4)?;
     }
-    // Beyond net.core.rmem_max with CAP_NET_ADMIN, up to it without.
-    if let Err(Errno::EPERM) = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
-        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
-    }
+    make_room(&socket)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     UdpSocket::from_std(socket.into())
+}
+
+/// Beyond net.core.rmem_max with CAP_NET_ADMIN, up to it without.
+fn make_room(socket: &impl AsFd) -> io::Result<()> {
+    if let Err(Errno::EPERM) = setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
+        setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    }
+    Ok(())
+}
+
+/// The address that an error names which isn't one address' alone.
+fn first(addresses: &[SocketAddr]) -> SocketAddr {
+    addresses.first().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
 }

@@ -9,6 +9,7 @@ use clap::Parser as _;
 use knockd::{
     cli::{Cli, Command},
     commands::{self, Exit, Failure, Format, Output},
+    setback,
 };
 
 fn main() -> ExitCode {
@@ -20,12 +21,16 @@ fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
+    let is_daemon = matches!(cli.command, Command::Run);
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let mut output = Output::new(&mut stdout, &mut stderr, Format::from_flag(cli.json));
     match dispatch(cli, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, message }) => {
             let _ = writeln!(io::stderr(), "knockd: {message}");
+            if is_daemon {
+                setback::wait();
+            }
             exit.into()
         }
     }
@@ -35,13 +40,15 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = cli.config;
     match cli.command {
         Command::Run => commands::run::run(&config),
+        Command::Doctor(_) => commands::doctor::run(&config, output),
         Command::Check(_) => commands::check::run(&config, output),
         Command::Client(command) => commands::client::run(&command, &config, output),
-        Command::Firewall(command) => commands::firewall::run(command, &config, output),
+        Command::Firewall(command) => commands::firewall::run(&command, &config, output),
         Command::Grants => commands::grants::run(&config, output),
         Command::Bans => commands::bans::list(&config, output),
         Command::Ban(args) => commands::bans::ban(&config, &args, output),
         Command::Unban(args) => commands::bans::unban(&config, &args, output),
+        Command::Reload => commands::reload::run(&config, output),
         Command::Status => commands::status::run(&config, output),
     }
 }

@@ -34,10 +34,10 @@ use crate::{
     clock,
     firewall::{
         Firewall, FirewallError,
-        connections::{Connection, Entry, Sweep, Sweeper},
+        connections::{Connection, Entry, Guarded, Sweep, Sweeper},
         kernel::Kernel,
         notice::Author,
-        ruleset::{Ruleset, TABLE, TAGS},
+        ruleset::{Ruleset, TABLE, TAGS, Tags},
         table::{self, TableState},
         watch::{Sighting, Watch},
     },
@@ -45,6 +45,7 @@ use crate::{
         bans::{BanChange, BanKind},
         clock::{Now, Uptime},
         grants::{Change, Door},
+        policy::Port,
         source::Source,
     },
     house::Housekeeping,
@@ -105,8 +106,8 @@ pub struct Mender {
     repairs: Repairs,
 }
 
-/// The table that follows from the configuration's file as it is now; `None` if that is the one that the daemon
-/// was started with, or is no good.
+/// The table that follows from the configuration's file as it is now; `None` if that is the one that is in force,
+/// or is no good.
 pub type Newer = Box<dyn Fn() -> Option<Ruleset>>;
 
 /// Something that was seen and not yet dealt with.
@@ -149,6 +150,38 @@ impl Mender {
         &self.repairs
     }
 
+    /// Puts another table in place of the one that is kept so far, and keeps that from here on; connections that
+    /// stand and need a door by it for the first time are ended soon. Says whether the tags in it are kept.
+    ///
+    /// # Errors
+    /// [`FirewallError`]; then it is the former one that is kept, as before.
+    pub fn follow(
+        &mut self,
+        ruleset: Ruleset,
+        newer: Newer,
+        guarded: Guarded,
+    ) -> Result<Tags, FirewallError> {
+        let changes = ruleset != self.ruleset;
+        let tags = match changes {
+            true => table::replace(&self.ruleset, &ruleset)?,
+            false => Tags::Kept,
+        };
+        (self.ruleset, self.newer) = (ruleset, newer);
+        self.sweeper.guard(guarded);
+        if changes {
+            self.end_what_came_by_no_door();
+        }
+        Ok(tags)
+    }
+
+    /// Whether the table is as it ought to be, as far as the daemon knows: nothing was found missing of it that
+    /// isn't put right yet.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.repairs.failing.is_none()
+            && self.case.as_ref().is_none_or(|case| case.missing.is_empty())
+    }
+
     /// Has connections to guarded ports ended soon.
     pub fn end_connections(&self, sweep: Sweep) {
         self.sweeper.end(sweep);
@@ -158,6 +191,21 @@ impl Mender {
     pub fn end_connections_of(&self, source: Source) {
         let select = Box::new(move |connection: &Connection| source.contains(connection.source));
         self.end_connections(Sweep { which: "of a banned source", select });
+    }
+
+    /// Has the connections through these doors ended soon, whoever's they are; one for which a door is open lives
+    /// on.
+    pub fn end_connections_through(&self, doors: HashSet<Door>) {
+        self.end_connections(through(doors, "that an admin has ended"));
+    }
+
+    /// Has the connections from an address to guarded ports ended soon.
+    pub fn end_connections_from(&self, address: IpAddr, ports: Option<Vec<Port>>) {
+        let select = Box::new(move |connection: &Connection| {
+            connection.source == address
+                && ports.as_ref().is_none_or(|ports| ports.contains(&connection.port))
+        });
+        self.end_connections(Sweep { which: "that an admin has ended", select });
     }
 
     /// Has all connections to guarded ports ended that didn't come by a door, but those that need none.
@@ -198,7 +246,7 @@ impl Mender {
             let author = self.open_case().sighting.author.clone();
             let by = shown(author.as_ref());
             error!(
-                %by, repairs = self.repairs.count,
+                %by, repairs = self.repairs.count, event = "table-unrest",
                 "table {TABLE} keeps being changed by {by}: put right {} times so far, from now on at most once a second, and open in between; stop what does it (`nft monitor` shows it at work)",
                 self.repairs.count
             );
@@ -228,7 +276,7 @@ impl Mender {
         table::put_in(&self.ruleset, doors)?;
         let shut = clock::now().uptime;
         case.shut = None;
-        table::read_back(&self.ruleset)?;
+        table::read_back_or_replace(&self.ruleset, doors)?;
         case.shut = Some(shut);
         Ok(())
     }
@@ -248,7 +296,10 @@ impl Mender {
         let Some(newer) = (self.newer)() else { return Ok(false) };
         let is_in = table::state(&newer)? == TableState::Whole;
         if is_in && newer != self.ruleset {
-            info!("table {TABLE} follows the configuration as it is now: kept so from here on");
+            info!(
+                event = "table-followed",
+                "table {TABLE} follows the configuration as it is now: kept so from here on"
+            );
             self.ruleset = newer;
         }
         Ok(is_in)
@@ -286,11 +337,15 @@ impl Mender {
         self.repairs.failing = Some(error.to_string());
         // Somebody was quicker: at once again, as often as looks are allowed.
         if error.says_not_there() || matches!(error, FirewallError::ReadBack(_)) {
-            debug!("table {TABLE} was changed again while it was put right: {error}");
+            debug!(
+                event = "table-changed-again",
+                "table {TABLE} was changed again while it was put right: {error}"
+            );
             return;
         }
         self.not_before = Instant::now() + self.retry_after;
         error!(
+            event = "table-failed",
             "table {TABLE} can't be put right: {error}; what it guards may be open; tried again in {} s",
             self.retry_after.as_secs()
         );
@@ -305,12 +360,16 @@ impl Mender {
         let ends_strays = case.sighting.elements_alone();
         case.add(&reconciled);
         if case.missing.is_empty() {
-            debug!("somebody has changed nftables, and table {TABLE} is whole");
+            debug!(
+                event = "table-whole",
+                "somebody has changed nftables, and table {TABLE} is whole"
+            );
             return;
         }
         self.end_what_came_by_no_door();
         if ends_strays && !reconciled.stray.is_empty() {
-            self.end_connections(through(reconciled.stray));
+            let strays = reconciled.stray.into_iter().collect();
+            self.end_connections(through(strays, "through doors that nobody held"));
         }
         let repair = Repair {
             missing: case.missing.join("; "),
@@ -424,21 +483,20 @@ fn live_doors(admission: &Admission<Mender>, now: Uptime) -> Vec<(Door, Duration
         .collect()
 }
 
-/// The connections that came through doors that nobody held.
-fn through(doors: Vec<Door>) -> Sweep {
-    let doors: HashSet<Door> = doors.into_iter().collect();
+/// The connections that came through these doors.
+fn through(doors: HashSet<Door>, which: &'static str) -> Sweep {
     let select = move |connection: &Connection| {
         UnicastAddress::try_from(connection.source)
             .is_ok_and(|address| doors.contains(&Door { address, port: connection.port }))
     };
-    Sweep { which: "through doors that nobody held", select: Box::new(select) }
+    Sweep { which, select: Box::new(select) }
 }
 
 fn tell(Repair { missing, by, since, open_for }: &Repair, repair: u64) {
     let (by, since) = (shown(by.as_ref()), rfc3339(*since));
     let open_ms = u64::try_from(open_for.as_millis()).unwrap_or(u64::MAX);
     warn!(
-        %missing, %by, %since, open_ms, repair,
+        %missing, %by, %since, open_ms, repair, event = "table-repaired",
         "table {TABLE} is put right, {open_ms} ms after it was changed by {by}; it lacked: {missing}"
     );
 }

@@ -154,6 +154,7 @@ mod tests {
             from: Vec::new(),
             address: AddressPolicy::Strict,
             expires: None,
+            old_key: None,
             standing: Standing::Enabled,
         };
         let directory = Directory::new(vec![service], vec![client], &Realm::default());

@@ -137,6 +137,7 @@ pub fn restore<F: Firewall, D: StateFile>(
     drop(ids);
     let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
     *gate.bans_mut() = bans;
+    live.iter().for_each(|(owner, _)| gate.visits_mut().record(*owner));
     let restored = Restored {
         seen: found.condition,
         packets: gate.replay().packets().len(),

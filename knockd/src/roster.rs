@@ -8,22 +8,22 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use common::{ClientKeys, Realm, ServiceName};
+use common::{Realm, ServiceName};
 
 use crate::{
     config::{
-        Mistakes, Origin,
-        reload::{self, ClientChanges, ClientFile, Stamp, Stamps},
+        Config, Mistake, Mistakes, Origin,
+        reload::{self, Changes, ClientFile, Places, Stamp, Stamps},
     },
     gate::directory::{ClientId, Directory, Enrolment},
 };
 
 /// The clients' files, and who is in each.
 pub struct Roster {
-    folder: PathBuf,
+    places: Places,
     services: Vec<ServiceName>,
     realm: Realm,
     files: BTreeMap<PathBuf, (Stamp, Vec<ClientId>)>,
@@ -31,7 +31,7 @@ pub struct Roster {
 
 /// What it takes to read what has changed: work for another thread.
 pub struct Reading {
-    folder: PathBuf,
+    places: Places,
     services: Vec<ServiceName>,
     realm: Realm,
     known: Stamps,
@@ -39,8 +39,39 @@ pub struct Reading {
 
 /// What has changed, with the keys derived.
 pub struct Read {
-    files: Vec<(PathBuf, Stamp, Vec<Enrolment>)>,
+    settings: Config,
+    files: Vec<ReadFile>,
     gone: Vec<PathBuf>,
+}
+
+/// A file of clients that is new or has changed.
+struct ReadFile {
+    path: PathBuf,
+    stamp: Stamp,
+    /// Each with the line of its entry.
+    enrolments: Vec<(Enrolment, u32)>,
+}
+
+/// A change with no mistake in it.
+pub struct Sound {
+    read: Read,
+    /// Who is in the files that have changed or are gone, by name, before the change.
+    former: HashMap<String, ClientId>,
+}
+
+impl Sound {
+    /// The main file, with no client.
+    #[must_use]
+    pub const fn settings(&self) -> &Config {
+        &self.read.settings
+    }
+
+    /// How many clients there will be in this directory.
+    #[must_use]
+    pub fn clients(&self, directory: &Directory) -> usize {
+        let read: usize = self.read.files.iter().map(|file| file.enrolments.len()).sum();
+        (directory.len() + read).saturating_sub(self.former.len())
+    }
 }
 
 /// What a change came to.
@@ -63,24 +94,17 @@ pub enum NotApplied {
     /// They could not be read.
     #[error("reading them failed: {0}")]
     Failed(String),
-    /// A client has a name that is taken.
-    #[error("{file}: {name} is the name of a client in another file; give each a name of its own")]
-    NameTaken {
-        /// The file that has it again.
-        file: PathBuf,
-        /// The name.
-        name: String,
-    },
-    /// A client has a key that is taken.
-    #[error("{file}: {name} has the key of {other}; make it a key of its own")]
-    KeyTaken {
-        /// The file that has it again.
-        file: PathBuf,
-        /// Whose entry it is in.
-        name: String,
-        /// Whose key it is.
-        other: String,
-    },
+    /// The system refuses what follows from them.
+    #[error("{0}")]
+    System(String),
+}
+
+impl Applied {
+    /// Whether no client differs from before.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
 }
 
 impl Reading {
@@ -89,20 +113,19 @@ impl Reading {
     /// # Errors
     /// Every mistake in the files that were read.
     pub fn read(&self) -> Result<Read, NotApplied> {
-        let ClientChanges { read, gone } =
-            reload::changes(&self.folder, &self.known, &self.services)
+        let Changes { settings, read, gone } =
+            reload::changes(&self.places, &self.known, &self.services)
                 .map_err(NotApplied::Mistakes)?;
-        let enrol = |client: crate::gate::policy::Client| {
-            let keys = ClientKeys::derive(&client.secret, &self.realm);
-            Enrolment { client, keys }
-        };
+        let enrol = |(client, line)| (Enrolment::new(client, &self.realm), line);
         let files = read
             .into_iter()
-            .map(|ClientFile { path, stamp, clients }| {
-                (path, stamp, clients.into_iter().map(enrol).collect())
+            .map(|ClientFile { path, stamp, clients }| ReadFile {
+                path,
+                stamp,
+                enrolments: clients.into_iter().map(enrol).collect(),
             })
             .collect();
-        Ok(Read { files, gone })
+        Ok(Read { settings, files, gone })
     }
 }
 
@@ -111,7 +134,7 @@ impl Roster {
     /// the files were read.
     #[must_use]
     pub fn new(
-        folder: PathBuf,
+        places: Places,
         services: Vec<ServiceName>,
         realm: Realm,
         stamps: &Stamps,
@@ -125,30 +148,46 @@ impl Roster {
                 clients.push(client);
             }
         }
-        Self { folder, services, realm, files }
+        Self { places, services, realm, files }
+    }
+
+    /// The main file.
+    #[must_use]
+    pub fn main_file(&self) -> &Path {
+        &self.places.main
     }
 
     /// What it takes to read what has changed since.
     #[must_use]
     pub fn reading(&self) -> Reading {
         Reading {
-            folder: self.folder.clone(),
+            places: self.places.clone(),
             services: self.services.clone(),
             realm: self.realm,
             known: self.files.iter().map(|(path, (stamp, _))| (path.clone(), *stamp)).collect(),
         }
     }
 
-    /// Applies what was read to the directory. Clients that stay keep their ids, and with them their grants.
+    /// Compares what was read with the clients of files that have not changed.
     ///
     /// # Errors
-    /// [`NotApplied`]; the directory is as it was.
-    pub fn apply(&mut self, read: Read, directory: &mut Directory) -> Result<Applied, NotApplied> {
-        let Read { files, gone } = read;
-        let former = self.former_clients(&files, &gone, directory);
-        check_names(&files, &former, directory)?;
-        check_keys(&files, &former, directory)?;
+    /// [`NotApplied::Mistakes`]: names and keys that are taken.
+    pub fn check(&self, read: Read, directory: &Directory) -> Result<Sound, NotApplied> {
+        let former = self.former_clients(&read, directory);
+        let mut mistakes = Vec::new();
+        check_names(&read.files, &former, directory, &mut mistakes);
+        check_keys(&read.files, &former, directory, &mut mistakes);
+        match Mistakes::sorted(mistakes) {
+            Some(mistakes) => Err(NotApplied::Mistakes(mistakes)),
+            None => Ok(Sound { read, former }),
+        }
+    }
 
+    /// Applies it to the directory, whose services are those of the main file by then. Clients that stay keep
+    /// their ids, and with them their grants.
+    pub fn apply(&mut self, sound: Sound, directory: &mut Directory) -> Applied {
+        let Sound { read: Read { settings, files, gone }, former } = sound;
+        self.services = settings.policy.services.iter().map(|service| service.name).collect();
         let mut staying = HashSet::new();
         let mut applied = Applied::default();
         let mut replaced = Vec::new();
@@ -156,9 +195,9 @@ impl Roster {
         for path in &gone {
             self.files.remove(path);
         }
-        for (path, stamp, enrolments) in files {
+        for ReadFile { path, stamp, enrolments } in files {
             let mut clients = Vec::new();
-            for enrolment in enrolments {
+            for (enrolment, _) in enrolments {
                 match former.get(enrolment.client.name.as_str()) {
                     None => added.push((path.clone(), enrolment)),
                     Some(client) => {
@@ -185,17 +224,12 @@ impl Roster {
                 clients.push(client);
             }
         }
-        Ok(applied)
+        applied
     }
 
     /// Who is in the files that have changed or are gone, by name, before the change.
-    fn former_clients(
-        &self,
-        files: &[(PathBuf, Stamp, Vec<Enrolment>)],
-        gone: &[PathBuf],
-        directory: &Directory,
-    ) -> HashMap<String, ClientId> {
-        let paths = files.iter().map(|(path, ..)| path).chain(gone);
+    fn former_clients(&self, read: &Read, directory: &Directory) -> HashMap<String, ClientId> {
+        let paths = read.files.iter().map(|file| &file.path).chain(&read.gone);
         paths
             .filter_map(|path| self.files.get(path))
             .flat_map(|(_, clients)| clients)
@@ -204,49 +238,50 @@ impl Roster {
     }
 }
 
-/// Refuses a name that a client of another file has.
+/// Tells of names that clients of other files have.
 fn check_names(
-    files: &[(PathBuf, Stamp, Vec<Enrolment>)],
+    files: &[ReadFile],
     former: &HashMap<String, ClientId>,
     directory: &Directory,
-) -> Result<(), NotApplied> {
-    let new: HashMap<&str, &PathBuf> = files
+    mistakes: &mut Vec<Mistake>,
+) {
+    let new: HashMap<&str, (&Path, u32)> = files
         .iter()
-        .flat_map(|(path, _, enrolments)| {
-            enrolments.iter().map(move |enrolment| (enrolment.client.name.as_str(), path))
-        })
+        .flat_map(|file| file.enrolments.iter().map(|entry| (entry, &*file.path)))
+        .map(|((enrolment, line), path)| (enrolment.client.name.as_str(), (path, *line)))
         .filter(|(name, _)| !former.contains_key(*name))
         .collect();
     if new.is_empty() {
-        return Ok(());
+        return;
     }
     for (client, name) in directory.clients() {
-        if let Some(file) = new.get(name).filter(|_| former.get(name) != Some(&client)) {
-            return Err(NotApplied::NameTaken { file: (*file).clone(), name: name.to_owned() });
+        if let Some((file, line)) = new.get(name).filter(|_| former.get(name) != Some(&client)) {
+            let what = format!("client.name is {name}, the name of a client in another file");
+            let instead = "give each client a name of its own";
+            mistakes.push(Mistake::at(file, *line, "client.name", what, instead));
         }
     }
-    Ok(())
 }
 
-/// Refuses a key that a client of another file has: it would have the same tags.
+/// Tells of keys that clients of other files have: they would have the same tags.
 fn check_keys(
-    files: &[(PathBuf, Stamp, Vec<Enrolment>)],
+    files: &[ReadFile],
     former: &HashMap<String, ClientId>,
     directory: &Directory,
-) -> Result<(), NotApplied> {
+    mistakes: &mut Vec<Mistake>,
+) {
     let former: HashSet<ClientId> = former.values().copied().collect();
-    let Some(today) = directory.first_day() else { return Ok(()) };
-    for (file, _, enrolments) in files {
-        for Enrolment { client, keys } in enrolments {
-            let taken = directory.find(keys.tag(today)).map(|(other, ..)| other);
-            if let Some(other) = taken.filter(|other| !former.contains(other)) {
-                return Err(NotApplied::KeyTaken {
-                    file: file.clone(),
-                    name: client.name.to_string(),
-                    other: directory.name(other).to_owned(),
-                });
+    let Some(today) = directory.first_day() else { return };
+    for ReadFile { path, enrolments, .. } in files {
+        for (enrolment, line) in enrolments {
+            let takers = enrolment.tags(today).filter_map(|tag| directory.find(tag));
+            for (other, ..) in takers.filter(|(other, ..)| !former.contains(other)) {
+                let (name, other) = (&enrolment.client.name, directory.name(other));
+                let what =
+                    format!("{name} has a key of the client {other}, which is in another file");
+                let instead = "make it a key of its own";
+                mistakes.push(Mistake::at(path, *line, "client.key", what, instead));
             }
         }
     }
-    Ok(())
 }

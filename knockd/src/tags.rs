@@ -102,6 +102,15 @@ impl TagKeeper {
         self.leaving.retain(|(day, _)| !needed.contains(day));
     }
 
+    /// Goes by this skew from here on. If it is another one, all tags are let in anew, because those that are in
+    /// would end at times that were right by the former one.
+    pub fn follow(&mut self, skew: ClockSkew, now: Now) {
+        if self.skew_ms != skew.as_millis() {
+            self.skew_ms = skew.as_millis();
+            self.clock_was_stepped(now);
+        }
+    }
+
     /// Lets the tags of clients that are new or have new keys in at once; those of many, in steps again.
     ///
     /// # Errors
@@ -119,8 +128,9 @@ impl TagKeeper {
         }
         for (day, _) in &self.days {
             let timeout = time_left(*day, self.skew_ms, now.utc);
-            let keys = clients.iter().filter_map(|client| Some(&directory.entry(*client)?.keys));
-            let tags: Vec<(Tag, Duration)> = keys.map(|keys| (keys.tag(*day), timeout)).collect();
+            let entries = clients.iter().filter_map(|client| directory.entry(*client));
+            let tags = entries.flat_map(|entry| entry.tags(*day));
+            let tags: Vec<(Tag, Duration)> = tags.map(|tag| (tag, timeout)).collect();
             if let Err(error) = firewall.admit_tags(&tags) {
                 // Nobody knows which of them are in: all are tried again.
                 self.forget();
@@ -189,6 +199,7 @@ mod tests {
                     from: Vec::new(),
                     address: AddressPolicy::Strict,
                     expires: None,
+                    old_key: None,
                     standing: Standing::Enabled,
                 }
             })

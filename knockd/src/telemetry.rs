@@ -1,13 +1,7 @@
 //! What happened, told: one event for each decision that matters, with the same fields everywhere.
 //!
-//! | field | content |
-//! | --- | --- |
-//! | `client` | the client's name; missing for strangers |
-//! | `source` | where the datagram came from |
-//! | `service` | the services, separated by commas |
-//! | `decision` | `granted`, `closed`, `refused`, `banned` or `ban-lifted` |
-//! | `reason` | why it was refused: a name that never changes |
-//! | `expires` | when the grant or the ban ends, RFC 3339 in UTC |
+//! Every event has the field `event`, a name of its kind that never changes; `config/EVENTS.md` lists them all, with
+//! the fields of each.
 //!
 //! Under systemd the events go to the journal, each field prefixed with `KNOCKD_` and in capitals; elsewhere
 //! to stderr. `KNOCKD_LOG` (error, warn, info, debug) says how much is told; info unless given.
@@ -35,8 +29,16 @@ use crate::{
         clock::Now,
         decision::{Reason, Refusal},
         directory::{Directory, ServiceId},
+        source::Source,
     },
 };
+
+pub mod catalogue;
+mod errors;
+
+pub use errors::{LastError, errors};
+
+use errors::ErrorKeeper;
 
 /// Sends events to the journal when systemd runs this process, and to stderr otherwise.
 ///
@@ -55,7 +57,10 @@ pub fn start() -> io::Result<()> {
         let journal = tracing_journald::layer()?
             .with_field_prefix(Some("KNOCKD".to_owned()))
             .with_syslog_identifier("knockd".to_owned());
-        registry.with(journal.with_filter(level)).init();
+        registry
+            .with(journal.with_filter(level))
+            .with(ErrorKeeper.with_filter(LevelFilter::ERROR))
+            .init();
     } else {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
@@ -63,13 +68,17 @@ pub fn start() -> io::Result<()> {
             // A line that can't be written is no reason to end: the daemon would, telling that.
             .log_internal_errors(false)
             .with_target(false);
-        registry.with(lines.with_filter(level)).init();
+        registry
+            .with(lines.with_filter(level))
+            .with(ErrorKeeper.with_filter(LevelFilter::ERROR))
+            .init();
     }
     Ok(())
 }
 
 /// Whether stderr is connected to the journal: systemd.exec(5), `$JOURNAL_STREAM`.
-fn stderr_is_the_journal() -> bool {
+#[must_use]
+pub fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     std::fs::metadata("/proc/self/fd/2")
         .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
@@ -119,19 +128,19 @@ impl Telemetry {
                 let (client, service) = (directory.name(*client), names(services, directory));
                 let expires = rfc3339(now.utc_of(*until));
                 info!(
-                    %client, %source, %service, decision = "granted", %expires,
+                    %client, %source, %service, decision = "granted", %expires, event = "granted",
                     "{client} at {source}: {service} open until {expires}"
                 );
             }
             Outcome::Closed { client, services, warning } => {
                 let (client, service) = (directory.name(*client), names(services, directory));
-                info!(%client, %source, %service, decision = "closed", "{client} at {source}: {service} closed");
+                info!(%client, %source, %service, decision = "closed", event = "closed", "{client} at {source}: {service} closed");
                 if let Some(failure) = warning {
-                    error!(%client, reason = failure.name(), "{failure}");
+                    error!(%client, %source, reason = failure.name(), event = "state-unwritten", "{failure}");
                 }
             }
             Outcome::Refused(Refusal { client: None, reason }) => {
-                debug!(%source, decision = "refused", reason = reason.name(), "{source}: refused: {reason}");
+                debug!(%source, decision = "refused", reason = reason.name(), event = "refused", "{source}: refused: {reason}");
             }
             Outcome::Refused(Refusal { client: Some(client), reason }) if self.may_tell() => {
                 let client = directory.name(*client);
@@ -139,11 +148,11 @@ impl Telemetry {
                 // What a key holder asks for and may not have is somebody's mistake, or worse.
                 match reason {
                     Reason::ServiceNotAllowed(_) => warn!(
-                        %client, %source, service, decision = "refused", reason = reason.name(),
+                        %client, %source, service, decision = "refused", reason = reason.name(), event = "refused",
                         "{client} at {source}: refused: {reason}"
                     ),
                     _ => info!(
-                        %client, %source, service, decision = "refused", reason = reason.name(),
+                        %client, %source, service, decision = "refused", reason = reason.name(), event = "refused",
                         "{client} at {source}: refused: {reason}"
                     ),
                 }
@@ -151,37 +160,37 @@ impl Telemetry {
             Outcome::Banned { source, until, warning } => {
                 if self.bans.check().is_ok() {
                     let expires = rfc3339(now.utc_of(*until));
-                    warn!(%source, decision = "banned", %expires, "{source}: banned until {expires}");
+                    warn!(%source, decision = "banned", %expires, by = "failures", event = "banned", "{source}: banned until {expires}");
                 } else {
                     self.held_back.bans += 1;
                 }
-                self.warn_of(warning.as_ref());
+                self.warn_of(*source, warning.as_ref());
             }
             Outcome::NotBanned(NoBan::Spared(NotBanned::Own(_) | NotBanned::Never(_))) => {
-                debug!(%source, "{source}: fails too often, and is never banned");
+                debug!(%source, event = "not-banned", "{source}: fails too often, and is never banned");
             }
             Outcome::NotBanned(NoBan::Spared(why @ NotBanned::Full)) => {
                 if self.no_bans.check().is_ok() {
-                    warn!(%source, "{source}: fails too often, and isn't banned: {why}");
+                    warn!(%source, event = "not-banned", "{source}: fails too often, and isn't banned: {why}");
                 } else {
                     self.held_back.no_bans += 1;
                 }
             }
             Outcome::NotBanned(NoBan::Failed(failure)) => {
                 if self.no_bans.check().is_ok() {
-                    error!(%source, reason = failure.name(), "{source}: can't be banned: {failure}");
+                    error!(%source, reason = failure.name(), event = "not-banned", "{source}: can't be banned: {failure}");
                 } else {
                     self.held_back.no_bans += 1;
                 }
             }
             Outcome::BanLifted { source, warning } => {
-                info!(%source, decision = "ban-lifted", "{source}: a valid knock has lifted its ban");
-                self.warn_of(warning.as_ref());
+                info!(%source, decision = "ban-lifted", by = "knock", event = "ban-lifted", "{source}: a valid knock has lifted its ban");
+                self.warn_of(*source, warning.as_ref());
             }
             Outcome::Failed { client, services, failure } if self.may_tell() => {
                 let (client, service) = (directory.name(*client), names(services, directory));
                 error!(
-                    %client, %source, %service, decision = "refused", reason = failure.name(),
+                    %client, %source, %service, decision = "refused", reason = failure.name(), event = "refused",
                     "{client} at {source}: refused: {failure}"
                 );
             }
@@ -200,27 +209,33 @@ impl Telemetry {
     pub fn sum_up(&mut self) {
         let HeldBack { refusals, bans, no_bans } = std::mem::take(&mut self.held_back);
         if refusals > 0 {
-            warn!(refusals, "more refusals than are told one by one: these are summed up");
+            warn!(
+                refusals,
+                event = "summed-up",
+                "more refusals than are told one by one: these are summed up"
+            );
         }
         if bans > 0 {
             warn!(
                 bans,
+                event = "summed-up",
                 "more bans than are told one by one: these are summed up (`knockd bans` lists them)"
             );
         }
         if no_bans > 0 {
             warn!(
                 failures = no_bans,
+                event = "summed-up",
                 "failures of sources that could not be banned: these are summed up"
             );
         }
     }
 
-    fn warn_of(&mut self, failure: Option<&Failure>) {
+    fn warn_of(&mut self, source: Source, failure: Option<&Failure>) {
         if let Some(failure) = failure
             && self.may_tell()
         {
-            error!(reason = failure.name(), "a ban was not written down or not lifted: {failure}");
+            error!(%source, reason = failure.name(), event = "ban-in-doubt", "a ban was not written down or not lifted: {failure}");
         }
     }
 
@@ -239,14 +254,41 @@ pub fn report_order(request: &Request, reply: &Reply) {
                 decision = "banned",
                 expires,
                 why,
+                by = "admin",
+                event = "banned",
                 "{source}: banned by an admin until {expires}; grants ended: {grants_ended}"
             );
         }
         (Request::Unban { source }, Reply::Unbanned(Unbanned { lifted, .. })) => {
             let source = source.as_deref().unwrap_or("all");
-            info!(source, decision = "ban-lifted", "{source}: an admin has lifted {lifted} bans");
+            info!(
+                source,
+                decision = "ban-lifted",
+                by = "admin",
+                lifted,
+                event = "ban-lifted",
+                "{source}: an admin has lifted {lifted} bans"
+            );
         }
-        (_, Reply::Refused(refused)) => error!("an admin's request failed: {}", refused.message),
+        (_, Reply::Refused(refused)) => {
+            error!(event = "order-failed", "an admin's request failed: {}", refused.message)
+        }
+        (Request::Revoke(revoke), Reply::Revoked(revoked)) => {
+            let grants_ended = revoked.grants_ended;
+            let (client, source) = (revoke.client.as_deref(), revoke.address.as_deref());
+            let whose = client.or(source).unwrap_or_default();
+            let service = revoke.service.as_deref();
+            let cut = if revoke.cut { ", and its connections" } else { "" };
+            warn!(
+                event = "revoked",
+                client,
+                source,
+                service,
+                decision = "revoked",
+                grants_ended,
+                "{whose}: an admin has ended {grants_ended} grants{cut}"
+            );
+        }
         _ => {}
     }
 }

@@ -52,6 +52,7 @@ fn client(name: &str, seed: u8) -> Client {
         from: Vec::new(),
         address: AddressPolicy::Strict,
         expires: None,
+        old_key: None,
         standing: Standing::Enabled,
     }
 }

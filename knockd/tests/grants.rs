@@ -41,6 +41,7 @@ fn directory() -> Directory {
                 from: Vec::new(),
                 address: AddressPolicy::Strict,
                 expires: None,
+                old_key: None,
                 standing: Standing::Enabled,
             }
         })

@@ -335,6 +335,7 @@ fn clients(count: u8) -> Vec<knockd::gate::policy::Client> {
                 from: Vec::new(),
                 address: AddressPolicy::Strict,
                 expires: None,
+                old_key: None,
                 standing: Standing::Enabled,
             }
         })

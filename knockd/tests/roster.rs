@@ -17,7 +17,10 @@ use std::{
 use common::{ClientKeys, Day, Realm, Secret, ServiceName, Timestamp};
 use data_encoding::BASE64;
 use knockd::{
-    config::{Environment, Located, load_located, reload::stamps},
+    config::{
+        Environment, Located, load_located,
+        reload::{Places, stamps},
+    },
     gate::directory::{Directory, Progress},
     roster::{Applied, NotApplied, Roster},
 };
@@ -79,8 +82,13 @@ impl Host {
         let progress = directory.prepare(today(), usize::MAX, &mut Vec::new());
         assert_eq!(progress, Progress::Complete);
         let realm = config.policy.realm;
-        let roster = Roster::new(folder, services, realm, &stamps, &origins, &directory);
+        let places = Places { main, environment: Environment::default(), folder };
+        let roster = Roster::new(places, services, realm, &stamps, &origins, &directory);
         Self { temporary, directory, roster }
+    }
+
+    fn main(&self) -> PathBuf {
+        self.temporary.path().join("knockd.toml")
     }
 
     fn folder(&self) -> PathBuf {
@@ -92,7 +100,13 @@ impl Host {
     }
 
     fn reload(&mut self) -> Result<Applied, NotApplied> {
-        self.roster.apply(self.roster.reading().read()?, &mut self.directory)
+        let sound = self.roster.check(self.roster.reading().read()?, &self.directory)?;
+        assert_eq!(sound.clients(&self.directory), {
+            let located = load_located(&self.main(), &Environment::default()).unwrap();
+            located.config.clients.len()
+        });
+        self.directory.set_services(sound.settings().policy.services.clone());
+        Ok(self.roster.apply(sound, &mut self.directory))
     }
 
     /// Whose packets these keys make, yesterday, today and tomorrow alike.
@@ -208,9 +222,67 @@ fn a_mistake_in_any_file_leaves_everything_as_it_was() {
 #[test]
 fn a_name_or_a_key_that_a_client_of_an_unchanged_file_has_is_refused() {
     let mut host = Host::new(&[("a.toml", entry("one", 1))]);
-    host.write("b.toml", &entry("one", 2));
-    assert!(matches!(host.reload(), Err(NotApplied::NameTaken { .. })));
-    host.write("b.toml", &entry("two", 1));
-    assert!(matches!(host.reload(), Err(NotApplied::KeyTaken { .. })));
+    for (text, what) in [
+        (entry("one", 2), "b.toml:1: client.name is one, the name of a client in another file"),
+        (entry("two", 1), "b.toml:1: two has a key of the client one, which is in another file"),
+    ] {
+        host.write("b.toml", &text);
+        let error = host.reload().unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
     assert_eq!((host.owner(1).as_deref(), host.directory.len()), (Some("one"), 1));
+}
+
+const BOTH: &str = "[[service]]\nname = \"mqtts\"\nports = [\"tcp/8883\"]\n\
+    [[service]]\nname = \"coaps\"\nports = [\"udp/5684\"]\n";
+
+#[test]
+fn a_service_and_a_client_that_names_it_come_and_go_together() {
+    let mut host = Host::new(&[("a.toml", entry("one", 1))]);
+    fs::write(host.main(), BOTH).unwrap();
+    host.write("b.toml", &entry("two", 2).replace("mqtts", "coaps"));
+    assert_eq!(counts(&host.reload().unwrap()), [1, 0, 0]);
+    let coaps = host.directory.service_named("coaps".parse().unwrap()).unwrap();
+    let two = host.directory.clients_by_name()["two"];
+    let holds = |host: &Host, client, service| {
+        let entry = host.directory.entry(client);
+        entry.is_some_and(|entry| entry.may_hold(service, Timestamp::from_millis(NOON)))
+    };
+    assert!(holds(&host, two, coaps));
+
+    fs::write(host.main(), BOTH.split_at(BOTH.rfind("[[").unwrap()).0).unwrap();
+    host.write("b.toml", &entry("two", 2));
+    assert_eq!(counts(&host.reload().unwrap()), [0, 1, 0]);
+    assert!(!holds(&host, two, coaps));
+    assert_eq!(host.directory.service_named("coaps".parse().unwrap()), None);
+    assert!(host.directory.service(coaps).ports.is_empty());
+
+    fs::write(host.main(), BOTH).unwrap();
+    assert_eq!(counts(&host.reload().unwrap()), [0, 0, 0]);
+    assert_eq!(host.directory.service_named("coaps".parse().unwrap()), Some(coaps));
+}
+
+#[test]
+fn a_service_that_a_client_of_an_unchanged_file_names_cannot_go() {
+    let mut host = Host::new(&[("a.toml", entry("one", 1))]);
+    fs::write(host.main(), BOTH.replace("mqtts", "other")).unwrap();
+    let error = host.reload().unwrap_err().to_string();
+    assert!(error.contains("a.toml:4: client.services has a service in it"), "{error}");
+    assert!(host.directory.service_named("mqtts".parse().unwrap()).is_some());
+}
+
+#[test]
+fn mistakes_of_the_main_file_and_of_a_clients_file_are_told_in_one_run() {
+    let mut host = Host::new(&[("a.toml", entry("one", 1))]);
+    host.write("b.toml", "[[client]]\nname = \"two\"\n");
+    fs::write(host.main(), format!("clock-skew = \"13h\"\n{BOTH}")).unwrap();
+    let error = host.reload().unwrap_err().to_string();
+    for place in ["knockd.toml:1:", "b.toml:1:"] {
+        assert!(error.contains(place), "{place}: {error}");
+    }
+    fs::write(host.main(), "not = [ TOML\n").unwrap();
+    let error = host.reload().unwrap_err().to_string();
+    for place in ["knockd.toml:1:", "b.toml:1:"] {
+        assert!(error.contains(place), "{place}: {error}");
+    }
 }

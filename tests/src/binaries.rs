@@ -9,7 +9,7 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent")
 }
 
-/// The path of a program of this workspace: `knockd`, `knock` or `packet`.
+/// The path of a program of this workspace: `knockd`, `knock`, `packet` or `manager`.
 pub fn path(name: &str) -> String {
     let path = built().join(name);
     assert!(path.is_file(), "{} was built but isn't there", path.display());
@@ -31,6 +31,7 @@ fn built() -> &'static Path {
             .args(["build", "--quiet", "--package", "knockd", "--package", "knock"])
             // A named program leaves out all that aren't named.
             .args(["--package", "e2e", "--bin", "knockd", "--bin", "knock", "--bin", "packet"])
+            .args(["--bin", "manager"])
             .arg("--target-dir")
             .arg(folder.parent().expect("a profile's folder has a parent"));
         if folder.ends_with("release") {

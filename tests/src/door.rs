@@ -129,6 +129,17 @@ impl<'w> Door<'w> {
         self.host.run(&argv)
     }
 
+    /// Runs a command of `knockd` as [`Self::run`] does, by another clock.
+    pub fn run_by(&self, clock: &FakeClock, args: &[&str]) -> Output {
+        let (knockd, config, env) = (binaries::path("knockd"), self.config(), clock.env());
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.host.run_with(
+            &[&[knockd.as_str(), "--config", text(&config)], args].concat(),
+            &env,
+            "",
+        )
+    }
+
     /// Enrols a device for the service `mqtts`.
     #[track_caller]
     pub fn enrol(&self, name: &str) -> Device<'w> {

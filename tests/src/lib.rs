@@ -16,6 +16,8 @@
 //! - [`door`] is `knockd` with its configuration and its devices, [`table`] what it has in the kernel,
 //! - [`fleet`] is many devices that knock once each,
 //! - [`story`] tells the demo.
+//!
+//! Beside that: [`pages`] writes man pages, completions, and a package's changelog and copyright.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -33,7 +35,9 @@ pub mod echo;
 pub mod fleet;
 pub mod flood;
 pub mod foreign;
+pub mod managed;
 pub mod mosquitto;
+pub mod pages;
 pub mod probe;
 pub mod process;
 pub mod story;

@@ -5,12 +5,12 @@
 //! closes, for whatever reason, the anchor ends, and being the first process of its process
 //! namespace, takes everything in the world with it.
 
-use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ pub struct World {
     /// The anchor's process id outside.
     pid: u32,
     dir: TempDir,
-    logs: Cell<u32>,
+    logs: AtomicU32,
 }
 
 impl World {
@@ -82,7 +82,7 @@ impl World {
         let pid = until_some("the anchor runs", || {
             fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok()
         });
-        let world = Self { anchor, pid, dir, logs: Cell::new(0) };
+        let world = Self { anchor, pid, dir, logs: AtomicU32::new(0) };
         world.wire(hosts);
         world
     }
@@ -151,7 +151,7 @@ impl World {
     }
 
     fn spawn_as(&self, command: Command, name: &str) -> Process {
-        let n = self.logs.replace(self.logs.get() + 1);
+        let n = self.logs.fetch_add(1, Ordering::Relaxed);
         let log = |stream: &str| -> PathBuf { self.dir().join(format!("{n}-{name}.{stream}")) };
         Process::start(command, name, log("out"), log("err"))
     }

@@ -157,7 +157,7 @@ fn a_mistake_in_a_clients_file_leaves_the_running_daemon_as_it_was() {
     let daemon = door.ready();
     write_private(&door.clients().join("wrong.toml"), "[[client]]\nname = \"Press 18\"\n");
     daemon.reload();
-    daemon.tells(&["the clients stay as they are", "wrong.toml:1"]);
+    daemon.tells(&["the configuration stays as it was", "wrong.toml:1"]);
     device.opens(&[]);
 }
 

@@ -47,6 +47,31 @@ fn install_shuts_the_door_whatever_is_wrong_with_the_clients() {
 }
 
 #[test]
+fn with_a_wrong_configuration_the_table_that_was_in_last_goes_in_where_it_was_kept() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let kept = world.dir().join("table.nft");
+    let fallback = format!("--fallback={}", kept.display());
+    let install = || door.run(&["firewall", "install", &fallback]);
+    fs::write(door.config(), "listen = 1").expect("write knockd.toml");
+    install().exits(78).says("NOTHING IS SHUT");
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Open);
+
+    door.configure(&Settings::default());
+    install().success();
+    let whole = world.broker().ruleset();
+    fs::write(door.config(), "listen = 1").expect("write knockd.toml");
+    world.broker().nft("flush ruleset");
+    install().success().says("knockd.toml:1").says("THE CONFIGURATION IS WRONG");
+    assert_eq!(world.broker().ruleset(), whole);
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Filtered);
+
+    // Whoever can write it could have root load any rules.
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o666)).expect("set its mode");
+    install().exits(78).says("others can write to it");
+}
+
+#[test]
 fn install_twice_is_install_once_and_keeps_live_grants_and_sessions() {
     let world = World::new();
     let (_echo, door) = installed(&world);

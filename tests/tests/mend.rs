@@ -465,3 +465,17 @@ fn notifications_that_are_lost_have_the_table_looked_at() {
     assert!(event.contains("by=somebody unknown"), "it was lost: {event}");
     guarded.is_open_to(world.client());
 }
+
+#[test]
+fn a_chain_that_somebody_adds_to_the_table_goes_and_grants_live_on() {
+    let world = World::new();
+    let guarded = Guarded::new(&world);
+    guarded.device.opens(&["--open-for", "600s"]);
+    world.broker().nft("add chain inet knockd mine { type filter hook input priority 0; }");
+    let event = guarded.mended(0);
+    assert!(event.contains("chain mine isn't ours"), "{event}");
+    assert!(!world.broker().ruleset().contains("chain mine"));
+    guarded.is_open_to(world.client());
+    assert!(guarded.remaining_s() > 500);
+    until("the tags are back", || guarded.has_tags());
+}

@@ -54,6 +54,7 @@ pub(crate) fn gate(clients: u32) -> Gate {
             from: Vec::new(),
             address: AddressPolicy::Strict,
             expires: None,
+            old_key: None,
             standing: Standing::Enabled,
         })
         .collect();

@@ -70,6 +70,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         if is_old && (spared_as_own || !changes.is_empty()) {
             if let Err(error) = self.look_up_own_addresses(now) {
                 warn!(
+                    event = "own-addresses-unknown",
                     "this host's own addresses can't be read: {error}; those that were known before are never banned"
                 );
             }

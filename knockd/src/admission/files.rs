@@ -52,6 +52,7 @@ impl<D: StateFile> Files<D> {
         ] {
             if put_back {
                 warn!(
+                    event = "file-put-back",
                     "{} was removed or replaced by somebody while the daemon runs: put back as it was",
                     path.display()
                 );

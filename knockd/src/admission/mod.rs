@@ -11,12 +11,15 @@
 //!   hold: a door that it did not shut doesn't stay open.
 
 mod bans;
+mod change;
 mod files;
 mod outcome;
+mod revoke;
 
 pub use bans::{AdminBan, BanError};
 pub use files::Files;
 pub use outcome::{Failure, NoBan, Outcome};
+pub use revoke::{Revoked, Whose};
 
 use std::{collections::HashSet, fs::File, io, net::IpAddr, sync::Arc};
 
@@ -223,6 +226,13 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         accepted
     }
 
+    /// Lets go of the grants whose time is over.
+    pub fn forget_ended_grants(&mut self, now: Now) {
+        for owner in self.grants.expire(now.uptime, self.gate.directory()) {
+            self.files.held.forget(&owner);
+        }
+    }
+
     /// Leads accepted packets to their doors.
     fn admit(
         &mut self,
@@ -230,9 +240,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         now: Now,
         tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
     ) {
-        for owner in self.grants.expire(now.uptime, self.gate.directory()) {
-            self.files.held.forget(&owner);
-        }
+        self.forget_ended_grants(now);
         self.remember(&mut pending);
         for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
             self.hold(packet, now);
@@ -291,6 +299,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     }
 
     fn hold_one(&mut self, owner: Owner, packet: &mut Pending, now: Now) -> Result<(), Failure> {
+        if let Effect::Open(_) = packet.accepted.effect {
+            self.gate.visits_mut().record(owner);
+        }
         let directory = self.gate.directory();
         let before = match packet.accepted.effect {
             Effect::Open(duration) => self

@@ -87,6 +87,9 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The names of all failures.
+    pub const NAMES: [&'static str; 3] = ["journal-failed", "grants-full", "firewall-failed"];
+
     /// The failure's one name, among the reasons of a refusal.
     #[must_use]
     pub const fn name(&self) -> &'static str {

@@ -33,7 +33,12 @@ impl ClockWatch {
         let notify = Arc::clone(&set);
         thread::Builder::new().name("clock".to_owned()).stack_size(64 * 1024).spawn(move || {
             // A cancelled timer counts as one that is over here (nix), and stays armed.
-            while timer.wait().inspect_err(|error| error!("can't watch the clock: {error}")).is_ok()
+            while timer
+                .wait()
+                .inspect_err(|error| {
+                    error!(event = "clock-unwatched", "can't watch the clock: {error}")
+                })
+                .is_ok()
             {
                 notify.notify_one();
             }

@@ -21,6 +21,39 @@ pub(super) fn ask(config: &Path, request: &Request) -> Result<Reply, Failure> {
     }
 }
 
+/// Asks the daemon of this configuration for a list, page by page: `request` makes the request for the page behind
+/// a mark, and `page` takes the rows out of its reply and says where it ended. `None` if no daemon runs.
+///
+/// # Errors
+/// A [`Failure`]: of the configuration, or of the daemon.
+pub(super) fn list<R, M>(
+    config: &Path,
+    request: impl Fn(Option<M>) -> Request,
+    page: impl Fn(Reply) -> Option<(Vec<R>, Option<M>)>,
+) -> Result<Option<Vec<R>>, Failure> {
+    let control = config::control(config)?;
+    let (mut rows, mut mark) = (Vec::new(), None);
+    loop {
+        let reply = match client::ask(&control, &request(mark.take())) {
+            Ok(Reply::Refused(refused)) => return Err(refused.into()),
+            Ok(reply) => reply,
+            // Only where nobody has answered yet: half a list is none.
+            Err(error) if rows.is_empty() && says_none_runs(&error) => return Ok(None),
+            Err(error) => return Err(no_answer(&control, &error)),
+        };
+        let (more, next) = page(reply).ok_or_else(unexpected)?;
+        rows.extend(more);
+        match next {
+            Some(next) => mark = Some(next),
+            None => return Ok(Some(rows)),
+        }
+    }
+}
+
+fn says_none_runs(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
 /// The failure of a reply that answers another request.
 pub(super) fn unexpected() -> Failure {
     Failure::new(
@@ -32,7 +65,7 @@ pub(super) fn unexpected() -> Failure {
 fn no_answer(control: &Path, error: &io::Error) -> Failure {
     let control = control.display();
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::new(
+        _ if says_none_runs(error) => Failure::new(
             Exit::Unavailable,
             format!("no daemon listens at {control}: start it (systemctl start knockd)"),
         ),
@@ -51,6 +84,7 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         let exit = match refused.kind {
             RefusedKind::Request => Exit::Usage,
+            RefusedKind::Unknown => Exit::NoInput,
             RefusedKind::Impossible => Exit::DataErr,
             RefusedKind::Failed => Exit::OsErr,
         };

@@ -1,24 +1,27 @@
 //! `knockd bans`, `knockd ban` and `knockd unban`.
 //!
-//! Listing asks the kernel and the state folder, so that it answers whether a daemon runs or not.
+//! Listing asks the running daemon; where none runs, the kernel and the state folder, which root alone can read.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{
     Exit, Failure, Format, Output,
-    ask::{ask, unexpected},
+    ask::{self, ask, unexpected},
     run::firewall_exit,
 };
 use crate::{
     clock, config,
-    control::{Reply, Request, answer::BAN_LIMIT},
+    control::{
+        Reply, Request,
+        answer::BAN_LIMIT,
+        list::{BanMark, BanRow, BansPage},
+    },
     firewall::{Firewall as _, kernel::Kernel},
     gate::{
-        bans::BanReason,
-        clock::Now,
+        bans::{BanKind, BanReason},
         source::{InvalidSource, Source},
     },
     journal::banned,
@@ -128,25 +131,34 @@ pub fn unban(config: &Path, args: &UnbanArgs, output: &mut Output<'_>) -> Result
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Answer {
-    bans: Vec<Row>,
-}
-
-/// One ban.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Row {
-    source: String,
-    by: &'static str,
-    reason: Option<String>,
-    expires: String,
-    remaining_s: u64,
+    bans: Vec<BanRow>,
 }
 
 /// Lists the bans.
 ///
 /// # Errors
-/// A [`Failure`] if the kernel or the state folder can't be read.
+/// A [`Failure`] if the daemon doesn't answer; without one, if the kernel or the state folder can't be read.
 pub fn list(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    let request = |after: Option<BanMark>| Request::Bans { after };
+    let page = |reply| match reply {
+        Reply::Bans(BansPage { bans, next }) => Some((bans, next)),
+        _ => None,
+    };
+    let rows = match ask::list(config, request, page)? {
+        Some(rows) => rows,
+        None => without_a_daemon(config)?,
+    };
+    // In the order of the sources; of one whose ban was made longer meanwhile, the row that came last.
+    let by_source: BTreeMap<Option<Source>, BanRow> =
+        rows.into_iter().map(|row| (row.source.parse().ok(), row)).collect();
+    let answer = Answer { bans: by_source.into_values().collect() };
+    match output.format() {
+        Format::Json => output.json(&answer),
+        Format::Human => table(&answer, output),
+    }
+}
+
+fn without_a_daemon(config: &Path) -> Result<Vec<BanRow>, Failure> {
     let config = config::load(config)?;
     let path = config.state.join(banned::FILE_NAME);
     let reasons = banned::reasons(&path)
@@ -154,32 +166,14 @@ pub fn list(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     let firewall_error = |error| Failure::new(firewall_exit(&error), error.to_string());
     let bans = Kernel::open().and_then(|mut kernel| kernel.bans()).map_err(firewall_error)?;
     let now = clock::now();
-    let mut rows: Vec<(Source, Row)> = bans
-        .into_iter()
-        .map(|(source, kind, left)| (source, row(source, kind.name(), &reasons, left, now)))
-        .collect();
-    rows.sort_by_key(|(source, _)| *source);
-    let answer = Answer { bans: rows.into_iter().map(|(_, row)| row).collect() };
-    match output.format() {
-        Format::Json => output.json(&answer),
-        Format::Human => table(&answer, output),
-    }
-}
-
-fn row(
-    source: Source,
-    by: &'static str,
-    reasons: &HashMap<Source, BanReason>,
-    left: Duration,
-    now: Now,
-) -> Row {
-    Row {
+    let row = |(source, kind, left): (Source, BanKind, Duration)| BanRow {
         source: source.to_string(),
-        by,
+        by: kind.name().to_owned(),
         reason: reasons.get(&source).map(ToString::to_string).filter(|reason| !reason.is_empty()),
         expires: rfc3339(now.utc_of(now.uptime + left)),
         remaining_s: left.as_secs(),
-    }
+    };
+    Ok(bans.into_iter().map(row).collect())
 }
 
 fn table(answer: &Answer, output: &mut Output<'_>) -> Result<(), Failure> {

@@ -165,6 +165,11 @@ fn warnings(path: &Path, located: &Located, now: Moment) -> Vec<Told> {
             let what = format!("{} expired at {expires}", client.name);
             warn(what, "write a later time, or remove the client");
         }
+        let old = client.old_key.as_ref().map(|old| Moment::from(old.until));
+        if let Some(until) = old.filter(|until| *until <= now) {
+            let what = format!("the old key of {} is good no longer since {until}", client.name);
+            warn(what, "take old-key and old-key-until out");
+        }
         if client.standing == Standing::Disabled {
             warn(format!("{} is disabled", client.name), "write enabled = true to let it in again");
         }

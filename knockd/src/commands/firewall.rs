@@ -1,32 +1,44 @@
 //! `knockd firewall print|install|status|remove`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Exit, Failure, Format, Output, run::firewall_exit};
+use super::{Exit, Failure, Format, Output, fallback, run::firewall_exit};
 use crate::{
-    config, daemon,
+    config,
     firewall::{
         FirewallError,
         ruleset::{Ruleset, TABLE},
         table::{self, Guarded, TableState},
     },
     journal::StateFolder,
+    plan,
 };
 
 /// What to do with the table.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum FirewallCommand {
     /// Print the script that `install` gives to nft; changes nothing
     Print,
     /// Put the table in: protected ports are shut from then on, live grants stay
-    Install,
+    Install(InstallArgs),
     /// Say whether the table in the kernel is the one that ought to be there
     Status,
     /// Take the table out: everything that it guards is open then. Not while knockd runs
     Remove,
+}
+
+/// How to put it in.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Example:\n  knockd firewall install --fallback /var/lib/knockd-firewall/table.nft"
+)]
+pub struct InstallArgs {
+    /// Keep a copy of the table in FILE once it is in; if the configuration is wrong, put that in instead
+    #[arg(long, value_name = "FILE")]
+    pub fallback: Option<PathBuf>,
 }
 
 /// Runs one of them.
@@ -34,20 +46,21 @@ pub enum FirewallCommand {
 /// # Errors
 /// A [`Failure`]; `status` fails with EX_UNAVAILABLE unless the table is whole.
 pub fn run(
-    command: FirewallCommand,
+    command: &FirewallCommand,
     config: &Path,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     match command {
         FirewallCommand::Print => print(&load(config)?, output),
-        FirewallCommand::Install => install(&load_for_install(config, output)?, output),
+        FirewallCommand::Install(args) => install(config, args.fallback.as_deref(), output),
         FirewallCommand::Status => status(&load(config)?, output),
         FirewallCommand::Remove => remove(config, output),
     }
 }
 
 fn load(config: &Path) -> Result<Ruleset, Failure> {
-    Ok(daemon::ruleset(&config::load(config)?))
+    let config = config::load(config)?;
+    Ok(plan::ruleset(&config, config.clients.len()))
 }
 
 /// Shuts the door by the main file alone if that is sound and the clients are not: who they are matters to the
@@ -60,7 +73,7 @@ fn load_for_install(path: &Path, output: &mut Output<'_>) -> Result<Ruleset, Fai
     match config::load_without_clients(path) {
         Ok(config) => {
             output.note(format!("{failure}\nThe table goes in all the same; knockd won't start before that is mended"));
-            Ok(daemon::ruleset(&config))
+            Ok(plan::ruleset(&config, config.clients.len()))
         }
         Err(_) => Err(failure),
     }
@@ -73,14 +86,27 @@ fn print(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
     }
 }
 
-fn install(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
-    let changed = match table::state(ruleset).map_err(|error| failure(&error))? {
+fn install(config: &Path, fallback: Option<&Path>, output: &mut Output<'_>) -> Result<(), Failure> {
+    let ruleset = match (load_for_install(config, output), fallback) {
+        (Ok(ruleset), _) => ruleset,
+        (Err(mistakes), Some(file)) => return install_fallback(&mistakes, file, output),
+        (Err(mistakes), None) => return Err(mistakes),
+    };
+    let changed = match table::state(&ruleset).map_err(|error| failure(&error))? {
         TableState::Whole => false,
         TableState::Missing | TableState::Changed(_) => {
-            table::install(ruleset).map_err(|error| failure(&error))?;
+            table::install(&ruleset).map_err(|error| failure(&error))?;
             true
         }
     };
+    if let Some(file) = fallback
+        && let Err(error) = fallback::keep(file, &ruleset.script())
+    {
+        output.note(format!(
+            "{}: the table can't be kept there for a time when the configuration is wrong: {error}",
+            file.display()
+        ));
+    }
     match (output.format(), changed) {
         (Format::Json, _) => output.json(&json!({ "changed": changed, "table": "whole" })),
         (Format::Human, true) => {
@@ -88,6 +114,35 @@ fn install(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
         }
         (Format::Human, false) => {
             output.line(format!("table {TABLE} was in already, and whole: nothing changed"))
+        }
+    }
+}
+
+/// With a configuration that says nothing, the table that was in last is the best guess at what is to be shut.
+fn install_fallback(
+    mistakes: &Failure,
+    file: &Path,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let script = fallback::read(file).map_err(|error| {
+        let (message, file) = (&mistakes.message, file.display());
+        Failure::new(
+            mistakes.exit,
+            format!(
+                "{message}\nNOTHING IS SHUT by this: {file}, which would go in instead: {error}"
+            ),
+        )
+    })?;
+    table::install_script(&script).map_err(|error| failure(&error))?;
+    output.note(fallback::loudly(&format!(
+        "{mistakes}\nTHE CONFIGURATION IS WRONG. The table that was in last goes in instead, from {}: mend the \
+         configuration, then run `knockd firewall install`",
+        file.display()
+    )));
+    match output.format() {
+        Format::Json => output.json(&json!({ "changed": true, "table": "fallback" })),
+        Format::Human => {
+            output.line(format!("table {TABLE} is in as it was last, live grants stay"))
         }
     }
 }

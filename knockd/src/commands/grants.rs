@@ -1,13 +1,17 @@
-//! `knockd grants`: who is in, for what, for how long yet. Asks the kernel and the state folder, so that
-//! it answers whether a daemon runs or not.
+//! `knockd grants`: who is in, for what, for how long yet. Asks the running daemon, so that whoever may talk to
+//! it can; where none runs, the kernel and the state folder, which root alone can read.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
 use serde::Serialize;
 
-use super::{Exit, Failure, Format, Output, run::firewall_exit};
+use super::{Exit, Failure, Format, Output, ask, run::firewall_exit};
 use crate::{
     clock, config,
+    control::{
+        Reply, Request,
+        list::{GrantMark, GrantRow, GrantsPage},
+    },
     firewall::{Firewall as _, kernel::Kernel},
     gate::{clock::Now, grants::Door, policy::Service},
     journal::held::{self, Found, StoredGrant},
@@ -17,26 +21,33 @@ use crate::{
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Answer {
-    grants: Vec<Row>,
-}
-
-/// One grant, or a door that no grant is known for.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Row {
-    client: Option<String>,
-    address: String,
-    service: Option<String>,
-    ports: Vec<String>,
-    expires: String,
-    remaining_s: u64,
+    grants: Vec<GrantRow>,
 }
 
 /// Lists the live grants.
 ///
 /// # Errors
-/// A [`Failure`] if the kernel or the state folder can't be read.
+/// A [`Failure`] if the daemon doesn't answer; without one, if the kernel or the state folder can't be read.
 pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    let request = |after: Option<GrantMark>| Request::Grants { after };
+    let page = |reply| match reply {
+        Reply::Grants(GrantsPage { grants, next }) => Some((grants, next)),
+        _ => None,
+    };
+    let mut grants = match ask::list(config, request, page)? {
+        Some(grants) => grants,
+        None => without_a_daemon(config, output)?,
+    };
+    grants
+        .sort_by(|a, b| (&a.client, &a.address, &a.ports).cmp(&(&b.client, &b.address, &b.ports)));
+    let answer = Answer { grants };
+    match output.format() {
+        Format::Json => output.json(&answer),
+        Format::Human => table(&answer, output),
+    }
+}
+
+fn without_a_daemon(config: &Path, output: &mut Output<'_>) -> Result<Vec<GrantRow>, Failure> {
     let config = config::load(config)?;
     let path = config.state.join(held::FILE_NAME);
     let stored = match held::load(&path, None)
@@ -51,11 +62,7 @@ pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     };
     let firewall_error = |error| Failure::new(firewall_exit(&error), error.to_string());
     let doors = Kernel::open().and_then(|mut kernel| kernel.doors()).map_err(firewall_error)?;
-    let answer = Answer { grants: rows(&stored, doors, &config.policy.services, clock::now()) };
-    match output.format() {
-        Format::Json => output.json(&answer),
-        Format::Human => table(&answer, output),
-    }
+    Ok(rows(&stored, doors, &config.policy.services, clock::now()))
 }
 
 /// A row for each grant that has a door in the kernel, and one for each door that has no grant.
@@ -64,7 +71,7 @@ fn rows(
     doors: Vec<(Door, Duration)>,
     services: &[Service],
     now: Now,
-) -> Vec<Row> {
+) -> Vec<GrantRow> {
     let mut nameless: HashMap<Door, Duration> = doors.into_iter().collect();
     let open = nameless.clone();
     let mut rows = Vec::new();
@@ -82,19 +89,18 @@ fn rows(
             continue;
         }
         nameless.retain(|door, _| !doors.contains(door));
-        rows.push(Row {
+        rows.push(GrantRow {
             client: Some(grant.client.to_string()),
             service: Some(grant.service.to_string()),
             ..row(&doors, grant.until.since(now.uptime), now)
         });
     }
     rows.extend(nameless.into_iter().map(|(door, left)| row(&[door], left, now)));
-    rows.sort_by(|a, b| (&a.client, &a.address, &a.ports).cmp(&(&b.client, &b.address, &b.ports)));
     rows
 }
 
-fn row(doors: &[Door], left: Duration, now: Now) -> Row {
-    Row {
+fn row(doors: &[Door], left: Duration, now: Now) -> GrantRow {
+    GrantRow {
         client: None,
         address: doors.first().map(|door| door.address.to_string()).unwrap_or_default(),
         service: None,

@@ -9,10 +9,13 @@ mod ask;
 pub mod bans;
 pub mod check;
 pub mod client;
+pub mod doctor;
+mod fallback;
 pub mod firewall;
 pub mod grants;
 pub mod moment;
 mod output;
+pub mod reload;
 pub mod run;
 pub mod status;
 #[cfg(test)]

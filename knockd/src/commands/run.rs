@@ -4,11 +4,12 @@ use std::path::Path;
 
 use super::{Exit, Failure};
 use crate::{
+    activation::Passed,
     config::{self, Environment, reload},
     daemon::{self, Start, StartError},
     firewall::FirewallError,
     journal::StateError,
-    signals, telemetry,
+    signals, supervisor, telemetry,
 };
 
 /// Runs the daemon in the foreground until SIGTERM or SIGINT.
@@ -16,6 +17,15 @@ use crate::{
 /// # Errors
 /// A [`Failure`] if it can't start.
 pub fn run(config: &Path) -> Result<(), Failure> {
+    let run = start(config);
+    if let Err(failure) = &run {
+        supervisor::cannot_start(&failure.message);
+    }
+    run
+}
+
+fn start(config: &Path) -> Result<(), Failure> {
+    let passed = Passed::take().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     signals::hold_back_reloads()
         .map_err(|error| Failure::new(Exit::OsErr, format!("signals: {error}")))?;
     let environment = Environment::of_process();
@@ -26,7 +36,7 @@ pub fn run(config: &Path) -> Result<(), Failure> {
         .unwrap_or_default();
     let located = config::load_located(config, &environment)?;
     telemetry::start().map_err(|error| Failure::new(Exit::OsErr, error.to_string()))?;
-    daemon::run(Start { located, path: config.to_owned(), stamps })
+    daemon::run(Start { located, path: config.to_owned(), stamps, passed })
         .map_err(|error| Failure::new(exit(&error), error.to_string()))
 }
 
@@ -36,7 +46,8 @@ const fn exit(error: &StartError) -> Exit {
         StartError::State(StateError::Io { .. }) => Exit::CantCreat,
         StartError::Firewall(error) => firewall_exit(error),
         StartError::Control { .. } => Exit::CantCreat,
-        StartError::Listen(_) | StartError::System { .. } => Exit::OsErr,
+        StartError::Passed(_) => Exit::Config,
+        StartError::Listen(_) | StartError::Metrics(_) | StartError::System { .. } => Exit::OsErr,
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     Origin,
     entry::{self, Read, ServiceLists},
     files::{self, Guard},
-    keys::{CLIENT, CLIENT_NAME, KEY},
+    keys::{CLIENT, CLIENT_NAME, KEY, OLD_KEY},
     mistake::{Mistake, MistakeKind},
     section::Section,
     source::{Report, Wrong},
@@ -106,19 +106,28 @@ impl<'s> Clients<'s> {
             table.wrong(&CLIENT_NAME, name.at, wrong);
             shares = true;
         }
-        if let Some(secret) = &read.secret
-            && let Some(first) = self.keys.insert(secret.value.expose(), &origin)
-        {
-            let what = format!("is the same as that of the client at {first}");
-            let instead =
-                "make one with `knockd client add NAME --service SERVICE` for this client";
-            table.wrong(&KEY, secret.at, Wrong::with(what, instead));
-            shares = true;
+        for (key, secret) in [(&KEY, &read.secret), (&OLD_KEY, &read.old_secret)] {
+            if let Some(secret) = secret
+                && let Some(first) = self.keys.insert(secret.value.expose(), &origin)
+            {
+                let what = format!("is the same as that of the client at {first}");
+                let instead =
+                    "make one with `knockd client add NAME --service SERVICE` for this client";
+                table.wrong(key, secret.at, Wrong::with(what, instead));
+                shares = true;
+            }
         }
-        if let (Read { name: Some(name), secret: Some(secret), rest: Some(rest) }, false) =
-            (read, shares)
+        if let (
+            Read { name: Some(name), secret: Some(secret), old_secret, rest: Some(rest) },
+            false,
+        ) = (read, shares)
         {
-            let client = rest.into_client(name.value, secret.value, &mut self.service_lists);
+            let client = rest.into_client(
+                name.value,
+                secret.value,
+                old_secret.map(|old| old.value),
+                &mut self.service_lists,
+            );
             self.clients.push(client);
             self.origins.push(origin);
         }

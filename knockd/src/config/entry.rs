@@ -6,19 +6,22 @@ use common::{Secret, ServiceName, Timestamp};
 
 use super::{
     allow::{network_or_wrong, values},
-    field::At,
-    keys::{ADDRESS, CLIENT_NAME, CLOCK, ENABLED, EXPIRES, FROM, KEY, SERVICES},
+    field::{At, Field},
+    keys::{
+        ADDRESS, CLIENT_NAME, CLOCK, ENABLED, EXPIRES, FROM, KEY, OLD_KEY, OLD_KEY_UNTIL, SERVICES,
+    },
     secret,
     section::Section,
     source::Wrong,
 };
-use crate::gate::policy::{AddressPolicy, Client, ClientName, Standing};
+use crate::gate::policy::{AddressPolicy, Client, ClientName, OldKey, Standing};
 
 /// What an entry says, right or wrong: its name and its key must be nobody else's in either case.
 pub(super) struct Read {
     pub(super) name: Option<At<ClientName>>,
     pub(super) secret: Option<At<Secret>>,
-    /// All of the entry but for these two; `None` if something in it is wrong.
+    pub(super) old_secret: Option<At<Secret>>,
+    /// All of the entry but for these; `None` if something in it is wrong.
     pub(super) rest: Option<Rest>,
 }
 
@@ -44,6 +47,8 @@ pub(super) struct Rest {
     address: AddressPolicy,
     expires: Option<Timestamp>,
     standing: Standing,
+    /// Until when the old key is good, if there is one.
+    old_until: Option<Timestamp>,
 }
 
 impl Rest {
@@ -52,11 +57,14 @@ impl Rest {
         self,
         name: ClientName,
         secret: Secret,
+        old_secret: Option<Secret>,
         service_lists: &mut ServiceLists,
     ) -> Client {
-        let Self { services, from, address, expires, standing } = self;
+        let Self { services, from, address, expires, standing, old_until } = self;
         let services = service_lists.shared(&services);
-        Client { name, secret, services, from, address, expires, standing }
+        let old_key =
+            old_secret.zip(old_until).map(|(secret, until)| Box::new(OldKey { secret, until }));
+        Client { name, secret, old_key, services, from, address, expires, standing }
     }
 }
 
@@ -68,6 +76,8 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
             .map_err(|error| Wrong::new(format!("is nothing that a client can be called: {error}")))
     });
     let secret = table.text(&KEY, secret::parse);
+    let old_secret = table.text(&OLD_KEY, secret::parse);
+    let old_until = table.time(&OLD_KEY_UNTIL, expiry);
     let services = table.texts(&SERVICES, |text| service(text, known));
     let from = table.texts(&FROM, network_or_wrong);
     let address = table.text(&ADDRESS, |text| match text {
@@ -89,9 +99,12 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
     let name = table.required(&CLIENT_NAME, name);
     let secret = table.required(&KEY, secret);
     let services = table.required(&SERVICES, services).and_then(|list| each_once(table, list));
+    let old = old_key(table, secret.as_ref(), old_secret, old_until);
     let rest = (|| {
         clock.or(())?;
+        let old_until = old.as_ref()?.as_ref().map(|(_, until)| *until);
         Some(Rest {
+            old_until,
             services: services?,
             from: values(from.or(Vec::new())?.value),
             address: address.or(AddressPolicy::Strict)?.value,
@@ -102,7 +115,28 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
             },
         })
     })();
-    Read { name, secret, rest }
+    let old_secret = old.flatten().map(|(secret, _)| secret);
+    Read { name, secret, old_secret, rest }
+}
+
+/// The old key and until when it is good, if there is one; `None` if it is wrong.
+fn old_key(
+    table: &mut Section<'_, '_, '_>,
+    key: Option<&At<Secret>>,
+    old: Field<Secret>,
+    until: Field<Timestamp>,
+) -> Option<Option<(At<Secret>, Timestamp)>> {
+    let (old, until) = match (old, until) {
+        (Field::Absent, Field::Absent) => return Some(None),
+        (old, until) => (table.required(&OLD_KEY, old), table.required(&OLD_KEY_UNTIL, until)),
+    };
+    let (old, until) = (old?, until?);
+    if key.is_some_and(|key| key.value.is_same(&old.value)) {
+        let wrong = Wrong::with("is the same as client.key", "leave old-key and old-key-until out");
+        table.wrong(&OLD_KEY, old.at, wrong);
+        return None;
+    }
+    Some(Some((old, until.value)))
 }
 
 /// The name of a service that there is.

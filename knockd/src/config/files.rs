@@ -70,7 +70,7 @@ fn fault(path: &Path, mode: u32, owner: u32, me: u32, guard: Guard) -> Option<(S
 }
 
 /// A path as a shell takes it.
-pub(super) fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte);
     if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
@@ -86,7 +86,14 @@ pub(super) fn read(
     match try_read(path, guard, mistakes) {
         Ok(text) => text,
         Err(error) => {
-            mistakes.push(unreadable(path, &error));
+            let mut mistake = unreadable(path, &error);
+            if guard == Guard::Keys && error.kind() == ErrorKind::PermissionDenied {
+                let name = quoted(path);
+                mistake.instead = format!(
+                    "run this as root; if it is the daemon that may not: `chgrp knockd-keys {name} && chmod 0640 {name}`"
+                );
+            }
+            mistakes.push(mistake);
             None
         }
     }

@@ -40,9 +40,15 @@ pub(super) const REPLAY: &str = "replay";
 pub(super) const CAPACITY: Key = Key::new("capacity", "1048576");
 pub(super) const PER_CLIENT: Key = Key::new("per-client", "131072");
 
+pub(super) const METRICS: &str = "metrics";
+pub(super) const METRICS_LISTEN: Key = Key::new("listen", r#""127.0.0.1:9162""#);
+pub(super) const METRICS_CLIENTS: Key = Key::new("per-client", "100");
+
 pub(super) const CLIENT: &str = "client";
 pub(super) const CLIENT_NAME: Key = Key::new("name", r#""press-17""#);
 pub(super) const KEY: Key = Key::new("key", r#""…", 44 characters ending in '='"#);
+pub(super) const OLD_KEY: Key = Key::new("old-key", r#""…", the key before"#);
+pub(super) const OLD_KEY_UNTIL: Key = Key::new("old-key-until", "2027-12-31T00:00:00Z");
 pub(super) const SERVICES: Key = Key::new("services", r#"["mqtts"]"#);
 pub(super) const FROM: Key = Key::new("from", r#"["10.3.0.0/16"]"#);
 pub(super) const ADDRESS: Key = Key::new("address", r#""strict" or "observed""#);

@@ -59,6 +59,18 @@ impl Mistake {
             kind,
         }
     }
+
+    /// A mistake in what a file says at a line, about a key.
+    pub(crate) fn at(
+        file: &Path,
+        line: u32,
+        key: &str,
+        what: impl Into<String>,
+        instead: impl Into<String>,
+    ) -> Self {
+        let mistake = Self::of_file(file, MistakeKind::Content, what, instead);
+        Self { line: Some(line), key: key.to_owned(), ..mistake }
+    }
 }
 
 impl fmt::Display for Mistake {

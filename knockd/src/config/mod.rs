@@ -15,12 +15,14 @@ use std::path::{Path, PathBuf};
 mod allow;
 mod ban;
 mod clients;
+pub mod compare;
 pub mod duration;
 mod entry;
 mod field;
 mod files;
 mod keys;
 mod listen;
+pub mod metrics;
 mod mistake;
 mod near;
 pub mod network;
@@ -35,7 +37,9 @@ mod source;
 pub(crate) mod tests;
 
 pub use allow::{Allow, InterfaceName, InvalidInterfaceName};
+pub(crate) use files::quoted;
 pub use listen::Listen;
+pub use metrics::Metrics;
 pub use mistake::{Mistake, MistakeKind, Mistakes};
 pub use prefilter::{AUTO_LIMIT, Prefilter, PrefilterMode};
 pub use settings::Environment;
@@ -71,6 +75,8 @@ pub struct Config {
     pub allow: Allow,
     /// What the kernel does about junk.
     pub prefilter: Prefilter,
+    /// Where figures are told to whoever watches this host.
+    pub metrics: Metrics,
     /// The clients, no two of one name or one key, in the order of the files' names.
     pub clients: Vec<Client>,
 }
@@ -149,18 +155,14 @@ fn sound(
     match (Mistakes::sorted(mistakes), located) {
         (None, Some(located)) => Ok(located),
         (Some(mistakes), _) => Err(mistakes),
-        // Nothing is left out without a mistake that says why; were it so, it isn't sound all the same.
-        (None, None) => {
-            let what = "it can't be understood";
-            let unknown = Mistake::of_file(
-                path,
-                MistakeKind::Content,
-                what,
-                "report this as a fault of knockd",
-            );
-            Err(Mistakes::one(unknown))
-        }
+        (None, None) => Err(unknown(path)),
     }
+}
+
+/// Nothing is left out without a mistake that says why; were it so, the configuration isn't sound all the same.
+fn unknown(path: &Path) -> Mistakes {
+    let (what, instead) = ("it can't be understood", "report this as a fault of knockd");
+    Mistakes::one(Mistake::of_file(path, MistakeKind::Content, what, instead))
 }
 
 /// The path of the control socket that the main file names, without a look at the clients.
@@ -250,6 +252,7 @@ fn with_clients(
             policy: policy?,
             allow: settings.allow?,
             prefilter: settings.prefilter?,
+            metrics: settings.metrics?,
             clients,
         },
         origins,

@@ -1,5 +1,5 @@
-//! What has changed in the clients' folder since it was last read: files are told apart by their stamps, and
-//! only those that differ are read again.
+//! What has changed in the configuration since it was last read: the main file is read again, and of the clients'
+//! files, which are told apart by their stamps, only those that differ.
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +11,9 @@ use std::{
 use common::ServiceName;
 
 use super::{
-    Mistakes,
+    Config, Environment, Mistakes,
     clients::{Clients, list},
-    files,
+    files, read_settings, unknown, with_clients,
 };
 use crate::gate::policy::Client;
 
@@ -34,16 +34,29 @@ pub struct ClientFile {
     pub path: PathBuf,
     /// Its stamp, taken before it was read: a change in between shows the next time.
     pub stamp: Stamp,
-    /// The clients in it.
-    pub clients: Vec<Client>,
+    /// The clients in it, each with the line of its entry.
+    pub clients: Vec<(Client, u32)>,
 }
 
-/// What has changed in the clients' folder.
-pub struct ClientChanges {
-    /// Files that are new or have changed.
+/// What the configuration says now, as far as it can be another thing than before.
+pub struct Changes {
+    /// All of the main file, with no client.
+    pub settings: Config,
+    /// Files of clients that are new or have changed.
     pub read: Vec<ClientFile>,
-    /// Files that are gone.
+    /// Files of clients that are gone.
     pub gone: Vec<PathBuf>,
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The main file.
+    pub main: PathBuf,
+    /// What it takes from the environment.
+    pub environment: Environment,
+    /// The folder of the clients, whatever the main file says by now.
+    pub folder: PathBuf,
 }
 
 /// The stamps of the clients' files as they are now.
@@ -67,29 +80,46 @@ pub fn stamp(path: &Path) -> io::Result<Stamp> {
     })
 }
 
-/// Reads what differs from what is known. A name or a key that is in two of the files read is a mistake;
-/// whether it is in a file that has not changed is for the caller to see.
+/// Reads the main file, and of the clients' files what differs from what is known; all of them if one of these
+/// services is gone, so that whoever still names it is told. A name or a key that is in two of the files read is
+/// a mistake; whether it is in a file that has not changed is for the caller to see.
 ///
 /// # Errors
 /// Every mistake in the files that were read: then nothing of them is to be used.
 pub fn changes(
-    folder: &Path,
+    places: &Places,
     known: &Stamps,
     services: &[ServiceName],
-) -> Result<ClientChanges, Mistakes> {
-    let unreadable = |error| Mistakes::one(files::unreadable(folder, &error));
-    let now = stamps(folder).map_err(unreadable)?;
+) -> Result<Changes, Mistakes> {
+    let Places { main, environment, folder } = places;
     let mut mistakes = Vec::new();
-    let mut clients = Clients::new(Some(services));
+    let settings = read_settings(main, environment, &mut mistakes)
+        .and_then(|settings| with_clients(settings, &mut mistakes, |_, _, _| ()))
+        .map(|located| located.config);
+    let names: Option<Vec<ServiceName>> = settings
+        .as_ref()
+        .map(|config| config.policy.services.iter().map(|service| service.name).collect());
+    let lacks_one = |names: &Vec<ServiceName>| services.iter().any(|it| !names.contains(it));
+    let reads_all = names.as_ref().is_some_and(lacks_one);
+
+    let _ = files::judge_folder(folder, &mut mistakes);
+    let now = stamps(folder).unwrap_or_else(|error| {
+        mistakes.push(files::unreadable(folder, &error));
+        Stamps::new()
+    });
+    let mut clients = Clients::new(names.as_deref());
     let mut read = Vec::new();
-    for (path, stamp) in now.iter().filter(|(path, stamp)| known.get(*path) != Some(*stamp)) {
+    let is_new = |path: &PathBuf, stamp: &Stamp| reads_all || known.get(path) != Some(stamp);
+    for (path, stamp) in now.iter().filter(|(path, stamp)| is_new(path, stamp)) {
         clients.read_file(path, &mut mistakes);
-        let clients = std::mem::take(&mut clients.clients);
+        let lines = clients.origins.drain(..).map(|origin| origin.line);
+        let clients = std::mem::take(&mut clients.clients).into_iter().zip(lines).collect();
         read.push(ClientFile { path: path.clone(), stamp: *stamp, clients });
     }
     let gone = known.keys().filter(|path| !now.contains_key(*path)).cloned().collect();
-    match Mistakes::sorted(mistakes) {
-        Some(mistakes) => Err(mistakes),
-        None => Ok(ClientChanges { read, gone }),
+    match (Mistakes::sorted(mistakes), settings) {
+        (None, Some(settings)) => Ok(Changes { settings, read, gone }),
+        (Some(mistakes), _) => Err(mistakes),
+        (None, None) => Err(unknown(main)),
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Section<'r, 'm, 't> {
 }
 
 /// What a table or key is called that a later version may know.
-const LATER: [&str; 5] = ["metrics", "reply", "old-key", "old-key-until", "key-from"];
+const LATER: [&str; 2] = ["reply", "key-from"];
 
 impl<'r, 'm, 't> Section<'r, 'm, 't> {
     /// The table of this name, which begins at this byte.
@@ -253,15 +253,15 @@ impl<'r, 'm, 't> Section<'r, 'm, 't> {
             };
             let near = self.asked.iter().find(|known| is_near(name, known));
             let (path, what, instead) = match near {
+                _ if LATER.contains(&name) => (
+                    name,
+                    format!("this version knows no {name} {place}"),
+                    "leave it out".to_owned(),
+                ),
                 Some(known) => (
                     name,
                     format!("{name} is no key {place}"),
                     format!("write {known}, if you mean that"),
-                ),
-                None if LATER.contains(&name) => (
-                    name,
-                    format!("this version knows no {name} {place}"),
-                    "leave it out".to_owned(),
                 ),
                 None => (
                     "",

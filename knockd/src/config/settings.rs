@@ -16,10 +16,11 @@ use super::{
     duration::{self, Written},
     field::{Field, Key},
     keys::{
-        ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, OPEN_FOR, PER_CLIENT,
-        PREFILTER, REALM, REPLAY, SESSIONS, STATE,
+        ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, METRICS, OPEN_FOR,
+        PER_CLIENT, PREFILTER, REALM, REPLAY, SESSIONS, STATE,
     },
     listen::Listen,
+    metrics::Metrics,
     prefilter::Prefilter,
     section::Section,
     services,
@@ -34,7 +35,7 @@ const GRANT_LEAST: Duration = Duration::from_secs(1);
 /// The most packets that can be remembered.
 const REPLAY_LIMIT: u32 = 16_777_216;
 /// The longest path of a Unix socket in bytes: sun_path without the zero byte at its end (unix(7)).
-const SOCKET_PATH_LIMIT: usize = 107;
+pub(super) const SOCKET_PATH_LIMIT: usize = 107;
 
 /// What the configuration takes from the process' environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,13 +66,15 @@ pub(super) struct Settings {
     pub(super) policy: Option<Policy>,
     pub(super) allow: Option<Allow>,
     pub(super) prefilter: Option<Prefilter>,
+    pub(super) metrics: Option<Metrics>,
 }
 
 impl Settings {
     /// Nothing known but where the clients are, if that.
     pub(super) const fn unknown(clients_dir: Option<PathBuf>) -> Self {
         let (listen, state, control, policy, allow) = (None, None, None, None, None);
-        Self { listen, state, control, clients_dir, policy, allow, prefilter: None }
+        let (prefilter, metrics) = (None, None);
+        Self { listen, state, control, clients_dir, policy, allow, prefilter, metrics }
     }
 
     /// Reads them. Paths are relative to the folder that the file is in.
@@ -92,6 +95,7 @@ impl Settings {
             policy: policy(section, listen.as_ref().map(Listen::port), allow.as_ref()),
             allow,
             prefilter: section.table(PREFILTER, Prefilter::read).flatten(),
+            metrics: section.table(METRICS, Metrics::read).flatten(),
             listen,
         }
     }

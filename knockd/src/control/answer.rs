@@ -1,18 +1,24 @@
 //! What the daemon does on request, and says of itself.
 
-use std::{cmp::Reverse, time::Duration};
+use std::{cmp::Reverse, collections::HashSet, net::IpAddr, time::Duration};
 
-use super::{Banned, Denied, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned};
+use super::{
+    Banned, Clock, Denied, Memory, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned,
+    configuration::Configuration, list,
+};
 use crate::{
     admission::{Admission, BanError},
     counts::Counts,
     firewall::Firewall,
     gate::{
-        bans::BanKind,
+        bans::{BanKind, Bans},
         clock::Now,
+        grants::Door,
+        policy::Port,
         source::{InvalidSource, Source},
     },
-    telemetry::rfc3339,
+    house::ClockSteps,
+    telemetry::{self, rfc3339},
 };
 
 /// Denied clients that the status shows.
@@ -26,14 +32,29 @@ pub struct Parts<'a, F> {
     pub admission: &'a mut Admission<F>,
     /// What was decided so far.
     pub counts: &'a Counts,
+    /// Which configuration is in force.
+    pub configuration: Configuration,
     /// The kernel's table.
     pub table: Table,
     /// What the kernel dropped because the receive buffer was full.
     pub receive_buffer_drops: Option<u64>,
+    /// How often the clock was set.
+    pub clock_steps: ClockSteps,
     /// When the daemon started.
     pub since: Now,
-    /// Sources whose connections are to be ended: those that were banned.
-    pub to_end: Vec<Source>,
+    /// The connections that are to be ended: those of sources that were banned, and of grants that were ended.
+    pub to_end: Vec<ToEnd>,
+}
+
+/// Connections that are to be ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToEnd {
+    /// Those of a banned source.
+    Of(Source),
+    /// Those through these doors.
+    Through(HashSet<Door>),
+    /// Those from an address, to these ports if any are given.
+    From(IpAddr, Option<Vec<Port>>),
 }
 
 impl<F: Firewall> Parts<'_, F> {
@@ -42,15 +63,27 @@ impl<F: Firewall> Parts<'_, F> {
         let done = match request {
             Request::Status => Ok(Reply::Status(Box::new(self.status(now)))),
             Request::Ban { source, for_ms, reason } => self.ban(source, *for_ms, reason, now),
+            Request::Grants { after } => {
+                Ok(Reply::Grants(list::grants(self.admission, *after, now)))
+            }
+            Request::Bans { after } => {
+                Ok(Reply::Bans(list::bans(self.admission, after.as_ref(), now)))
+            }
             Request::Unban { source } => self.unban(source.as_deref(), now),
+            Request::Revoke(revoke) => self.revoke(revoke, now).map(Reply::Revoked),
+            Request::Client { name } => Ok(Reply::Client(self.client(name, now))),
+            // It is answered when it is applied: see [`crate::reload`].
+            Request::Reload { .. } => Err(bad(&"a reload is not answered at once")),
         };
         done.unwrap_or_else(Reply::Refused)
     }
 
-    fn status(&mut self, now: Now) -> Status {
+    /// How the daemon is; what is read elsewhere than in the event loop is for others to add
+    /// ([`super::look_up`]).
+    pub fn status(&mut self, now: Now) -> Status {
         self.admission.forget_ended_bans(now);
+        self.admission.forget_ended_grants(now);
         let gate = self.admission.gate();
-        let by = |kind| gate.bans().iter().filter(|(_, ban)| ban.kind == kind).count();
         let mut denials: Vec<_> = gate.denials().iter().collect();
         denials.sort_by_key(|(client, denial)| (Reverse(denial.count), *client));
         let denied = denials.iter().take(DENIALS_SHOWN).map(|(client, denial)| Denied {
@@ -58,20 +91,34 @@ impl<F: Firewall> Parts<'_, F> {
             count: denial.count,
             last: rfc3339(denial.last),
         });
-        let live = self.admission.grants().owners().filter(|(_, until)| now.uptime < **until);
+        let (used, capacity) = gate.replay().occupancy(now.utc);
+        let (errors, last_error) = telemetry::errors();
+        let ClockSteps { count, last } = self.clock_steps;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             // By the clock as it is now: it may have been stepped since.
             since: rfc3339(now.utc_of(self.since.uptime)),
             clients: gate.directory().len(),
-            grants: live.count(),
-            bans_by_failures: by(BanKind::Failures),
-            bans_by_admin: by(BanKind::Admin),
+            grants: self.admission.grants().live(now.uptime),
+            bans_by_failures: gate.bans().count(BanKind::Failures),
+            bans_by_admin: gate.bans().count(BanKind::Admin),
             decisions: self.counts.clone(),
             denied: denied.collect(),
+            configuration: self.configuration.clone(),
             table: self.table.clone(),
             receive_buffer_drops: self.receive_buffer_drops,
+            kernel_drops: None,
+            replay_memory: Memory { used, capacity },
+            bans_limit: Bans::MAX,
+            errors,
+            last_error,
+            clock: Clock {
+                synchronized: None,
+                steps: count,
+                last_step_ms: last.map(|(step, _)| step.by_ms),
+                last_step: last.map(|(_, to)| rfc3339(to)),
+            },
         }
     }
 
@@ -90,7 +137,7 @@ impl<F: Firewall> Parts<'_, F> {
         }
         let ban =
             self.admission.ban(source, length, reason, now).map_err(|error| failed(&error))?;
-        self.to_end.push(source);
+        self.to_end.push(ToEnd::Of(source));
         Ok(Reply::Banned(Banned {
             source: source.to_string(),
             expires: rfc3339(now.utc_of(ban.until)),
@@ -109,7 +156,7 @@ impl<F: Firewall> Parts<'_, F> {
     }
 }
 
-fn bad(error: &dyn std::fmt::Display) -> Refused {
+pub(super) fn bad(error: &dyn std::fmt::Display) -> Refused {
     Refused::new(RefusedKind::Request, error.to_string())
 }
 

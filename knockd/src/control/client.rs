@@ -9,8 +9,8 @@ use std::{
 
 use super::{Reply, Request};
 
-/// How long the daemon may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How much longer than the daemon may take to wait for it.
+const ALLOWANCE: Duration = Duration::from_secs(5);
 
 /// Asks the daemon that listens at this path.
 ///
@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What stands in the way; `NotFound` and `ConnectionRefused` if no daemon listens there.
 pub fn ask(path: &Path, request: &Request) -> io::Result<Reply> {
     let mut connection = UnixStream::connect(path)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
-    connection.set_write_timeout(Some(PATIENCE))?;
+    connection.set_read_timeout(Some(request.patience() + ALLOWANCE))?;
+    connection.set_write_timeout(Some(ALLOWANCE))?;
     let mut text = serde_json::to_string(request).map_err(io::Error::other)?;
     text.push('\n');
     connection.write_all(text.as_bytes())?;

@@ -4,19 +4,43 @@
 //! # Security considerations
 //! - A Unix socket that root and the group `knockd` (where there is one) can connect to, nobody else: its
 //!   mode is 0660.
-//! - At most [`server::CONNECTIONS`] connections are served at once, each for [`server::PATIENCE`] at most and
-//!   with a request of [`REQUEST_MAX`] bytes at most; further ones wait in the socket's backlog.
+//! - At most [`server::CONNECTIONS`] connections are served at once, each for [`server::PATIENCE`] at most
+//!   ([`Request::patience`] once it has asked) and with a request of [`REQUEST_MAX`] bytes at most; further ones
+//!   wait in the socket's backlog.
 
 pub mod answer;
 pub mod client;
+pub mod configuration;
+pub mod list;
+pub mod look_up;
+pub mod revoke;
 pub mod server;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::counts::Counts;
+use self::{
+    configuration::{Configuration, Refusal, Reloaded},
+    list::{BanMark, BansPage, GrantMark, GrantsPage},
+    revoke::{ClientState, Revoke, Revoked},
+};
+use crate::{counts::Counts, firewall::counters::RuleDrops, telemetry::LastError};
 
 /// Longest request in bytes.
 pub const REQUEST_MAX: u64 = 4096;
+
+impl Request {
+    /// How long the daemon may take for it, from when it was asked. All files of a million clients, which a reload
+    /// may have to read, take some ten seconds.
+    #[must_use]
+    pub const fn patience(&self) -> Duration {
+        match self {
+            Self::Reload { .. } => Duration::from_mins(5),
+            _ => server::PATIENCE,
+        }
+    }
+}
 
 /// What the daemon is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +58,28 @@ pub enum Request {
         /// Why.
         reason: String,
     },
+    /// To apply the changed configuration. The reply comes when that is done, or refused.
+    Reload {
+        /// The name of a client whose connections are to end with it; none if it isn't given.
+        cut: Option<String>,
+    },
+    /// To end grants before their time.
+    Revoke(Revoke),
+    /// What there is of a client.
+    Client {
+        /// Its name.
+        name: String,
+    },
+    /// Who is in: a page of at most [`list::ROWS`].
+    Grants {
+        /// Where the page before ended; none for the first one.
+        after: Option<GrantMark>,
+    },
+    /// Who is banned: a page of at most [`list::ROWS`].
+    Bans {
+        /// Where the page before ended; none for the first one.
+        after: Option<BanMark>,
+    },
     /// To lift bans.
     Unban {
         /// The source; all if it isn't given.
@@ -47,6 +93,18 @@ pub enum Request {
 pub enum Reply {
     /// How it is.
     Status(Box<Status>),
+    /// The changed configuration is in force.
+    Reloaded(Box<Reloaded>),
+    /// It is refused, and what was in force before still is.
+    NotReloaded(Refusal),
+    /// Grants are ended.
+    Revoked(Revoked),
+    /// What there is of a client.
+    Client(ClientState),
+    /// Who is in.
+    Grants(GrantsPage),
+    /// Who is banned.
+    Bans(BansPage),
     /// A source is banned.
     Banned(Banned),
     /// Bans are lifted.
@@ -78,16 +136,56 @@ pub struct Status {
     /// Clients that asked for what they may not have, the most eager ones first; at most
     /// [`answer::DENIALS_SHOWN`].
     pub denied: Vec<Denied>,
+    /// Which configuration is in force.
+    pub configuration: Configuration,
     /// The kernel's table, and what was put right of it since.
     pub table: Table,
     /// Datagrams that were lost because the receive buffer was full; none if that can't be read.
     pub receive_buffer_drops: Option<u64>,
+    /// Packets that the kernel dropped, by rule, since the table went in; none if that can't be read.
+    pub kernel_drops: Option<Vec<RuleDrops>>,
+    /// The memory against replays.
+    pub replay_memory: Memory,
+    /// The most bans that there can be.
+    pub bans_limit: usize,
+    /// Events at level error since.
+    pub errors: u64,
+    /// The last of them.
+    pub last_error: Option<LastError>,
+    /// The clock on the wall.
+    pub clock: Clock,
+}
+
+/// How full the memory against replays is, in packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Memory {
+    /// Remembered now.
+    pub used: usize,
+    /// At most.
+    pub capacity: usize,
+}
+
+/// The clock on the wall, by which packets are judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Clock {
+    /// Whether systemd-timesyncd keeps it right; none where that doesn't run, and somebody else may.
+    pub synchronized: Option<bool>,
+    /// How often it was set since the daemon started, rather than going on.
+    pub steps: u64,
+    /// By how many milliseconds the last time: ahead, or (below zero) back.
+    pub last_step_ms: Option<i64>,
+    /// What it was set to then: RFC 3339.
+    pub last_step: Option<String>,
 }
 
 /// The kernel's table, and what was put right of it since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Table {
+    /// Whether it is as it ought to be.
+    pub whole: bool,
     /// Why it can't be put right, while that is so.
     pub failing: Option<String>,
     /// How often it was put right.
@@ -152,6 +250,8 @@ pub struct Refused {
 pub enum RefusedKind {
     /// The request is none that this daemon understands.
     Request,
+    /// It names something that isn't there.
+    Unknown,
     /// It must not, or can't, be done.
     Impossible,
     /// The system failed it.

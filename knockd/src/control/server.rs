@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -14,16 +14,17 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 
 use tracing::warn;
 
-use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request};
+use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request, look_up};
 
 /// Connections that are served at once.
 pub const CONNECTIONS: usize = 16;
-/// How long one is served at most.
+/// How long one may take to ask, and to take the reply.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The group that may connect, beside root.
 const GROUP: &str = "knockd";
@@ -68,17 +69,24 @@ impl Control {
         }
         remove_what_nobody_listens_at(path)?;
         let listener = UnixListener::bind(path)?;
-        if let Ok(Some(group)) = Group::from_name(GROUP)
-            && let Err(error) = chown(path, None, Some(group.gid))
-        {
-            warn!(
-                "the control socket can't be given to the group {GROUP}, so that root alone can connect: {error}"
-            );
-        }
+        give_to_the_group(path);
         fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+        Ok(Self::serve(listener))
+    }
+
+    /// Listens at a socket that was passed on, whose owner and mode are its maker's. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::serve(UnixListener::from_std(socket)?))
+    }
+
+    fn serve(listener: UnixListener) -> Self {
         let (sender, requests) = mpsc::channel(1);
         tokio::spawn(accept(listener, sender));
-        Ok(Self { requests })
+        Self { requests }
     }
 
     /// Waits for the next request. Nothing is lost if it is dropped.
@@ -87,8 +95,23 @@ impl Control {
     }
 }
 
+/// Gives a socket to the group that may connect to it, where there is one.
+pub(crate) fn give_to_the_group(path: &Path) {
+    if let Ok(Some(group)) = Group::from_name(GROUP)
+        // It is the daemon's own where that has one: then nothing is to be given away, nor might be.
+        && fs::metadata(path).is_ok_and(|socket| socket.gid() != group.gid.as_raw())
+        && let Err(error) = chown(path, None, Some(group.gid))
+    {
+        warn!(
+            event = "socket-root-only",
+            "the socket {} can't be given to the group {GROUP}, so that root alone can connect: {error}",
+            path.display()
+        );
+    }
+}
+
 /// Removes the socket of a daemon that is gone.
-fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another program listens there")),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -112,7 +135,7 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     // One who is too slow, or gone, has no answer.
-                    let _ = timeout(PATIENCE, serve(connection, sender)).await;
+                    let _ = serve(connection, sender).await;
                     drop(place);
                 });
             }
@@ -124,9 +147,12 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
 async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()> {
     let (reader, mut writer) = connection.split();
     let mut line = String::new();
-    BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line).await?;
-    let reply = match serde_json::from_str(&line) {
-        Ok(request) => ask(request, &sender).await,
+    timeout(PATIENCE, BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line)).await??;
+    let reply = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => {
+            timeout(request.patience(), async { looked_up(ask(request, &sender).await).await })
+                .await?
+        }
         Err(error) => Reply::Refused(Refused::new(
             RefusedKind::Request,
             format!(
@@ -136,7 +162,18 @@ async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::R
     };
     let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
     text.push('\n');
-    writer.write_all(text.as_bytes()).await
+    timeout(PATIENCE, writer.write_all(text.as_bytes())).await?
+}
+
+/// Adds to a status what must be looked up, on another thread.
+async fn looked_up(reply: Reply) -> Reply {
+    let Reply::Status(mut status) = reply else { return reply };
+    let known = status.clone();
+    let complete = spawn_blocking(move || {
+        look_up::look_up(&mut status);
+        status
+    });
+    Reply::Status(complete.await.unwrap_or(known))
 }
 
 async fn ask(request: Request, sender: &mpsc::Sender<Asked>) -> Reply {

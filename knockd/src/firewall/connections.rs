@@ -17,7 +17,10 @@ use std::{
     io, iter,
     net::IpAddr,
     num::NonZeroU16,
-    sync::mpsc::{Receiver, SendError, Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SendError, Sender, channel},
+    },
     thread,
 };
 
@@ -138,7 +141,8 @@ pub struct Sweep {
 
 /// Ends connections on a thread of its own, so that nothing waits for a large table to be read.
 pub struct Sweeper {
-    asked: Sender<Sweep>,
+    guarded: Arc<Guarded>,
+    asked: Sender<(Arc<Guarded>, Sweep)>,
 }
 
 impl Sweeper {
@@ -148,32 +152,48 @@ impl Sweeper {
     /// If there can be no thread.
     pub fn start(guarded: Guarded) -> io::Result<Self> {
         let (asked, sweeps) = channel();
-        thread::Builder::new()
-            .name("connections".to_owned())
-            .spawn(move || sweep_all(&guarded, &sweeps))?;
-        Ok(Self { asked })
+        thread::Builder::new().name("connections".to_owned()).spawn(move || sweep_all(&sweeps))?;
+        Ok(Self { guarded: Arc::new(guarded), asked })
+    }
+
+    /// Ends connections of these from here on.
+    pub fn guard(&mut self, guarded: Guarded) {
+        self.guarded = Arc::new(guarded);
     }
 
     /// Has connections ended soon. That it was done, or why not, is told in the log.
     pub fn end(&self, sweep: Sweep) {
         // As many as wait are done at once, and only admins and repairs ask: the queue needs no bound.
-        if let Err(SendError(Sweep { which, .. })) = self.asked.send(sweep) {
-            error!("connections {which} were not ended: the thread that does it has ended");
+        let sweep = (Arc::clone(&self.guarded), sweep);
+        if let Err(SendError((_, Sweep { which, .. }))) = self.asked.send(sweep) {
+            error!(
+                event = "connections-not-ended",
+                "connections {which} were not ended: the thread that does it has ended"
+            );
         }
     }
 }
 
-fn sweep_all(guarded: &Guarded, sweeps: &Receiver<Sweep>) {
-    while let Ok(first) = sweeps.recv() {
+fn sweep_all(sweeps: &Receiver<(Arc<Guarded>, Sweep)>) {
+    while let Ok((mut guarded, first)) = sweeps.recv() {
         // All that wait are done at once: the table is read through for each time.
-        let all: Vec<Sweep> = iter::once(first).chain(sweeps.try_iter()).collect();
+        let later = sweeps.try_iter().map(|(newer, sweep)| {
+            guarded = newer;
+            sweep
+        });
+        let all: Vec<Sweep> = iter::once(first).chain(later).collect();
         let mut whose: Vec<&str> = all.iter().map(|sweep| sweep.which).collect();
         whose.dedup();
         let which = whose.join(", or ");
-        match end(guarded, |found| all.iter().any(|sweep| (sweep.select)(found))) {
+        match end(&guarded, |found| all.iter().any(|sweep| (sweep.select)(found))) {
             Ok(0) => {}
-            Ok(connections) => info!(connections, "connections {which} were ended"),
-            Err(error) => error!("connections {which} could not be ended: {error}"),
+            Ok(connections) => {
+                info!(connections, event = "connections-ended", "connections {which} were ended")
+            }
+            Err(error) => error!(
+                event = "connections-not-ended",
+                "connections {which} could not be ended: {error}"
+            ),
         }
     }
 }

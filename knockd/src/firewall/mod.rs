@@ -3,7 +3,7 @@
 //! [`ruleset`] says what the table is; [`table`] puts it in as one transaction and reads it back, by [`nft`];
 //! [`netlink`] writes the elements, which are all that changes when somebody knocks; [`answer`] reads what
 //! the kernel says to that. [`watch`] tells when somebody else changed any of it, by the kernel's [`notice`]s;
-//! [`connections`] ends those that nobody let in.
+//! [`counters`] reads what the rules have dropped; [`connections`] ends those that nobody let in.
 //!
 //! # Security considerations
 //! - The table drops early, before destination NAT and before any other table could accept: what others
@@ -14,6 +14,7 @@
 
 pub mod answer;
 pub mod connections;
+pub mod counters;
 pub mod kernel;
 pub mod memory;
 pub mod netlink;

@@ -17,8 +17,31 @@ use super::{FirewallError, ruleset::TABLE_NAME};
 /// # Errors
 /// [`FirewallError::Nft`] with what nft says.
 pub fn run(script: &str) -> Result<(), FirewallError> {
+    run_with(&["-f", "-"], script)
+}
+
+/// Has the kernel check a script, without doing what it says.
+///
+/// # Errors
+/// [`FirewallError::Nft`] with what nft says.
+pub fn check(script: &str) -> Result<(), FirewallError> {
+    run_with(&["--check", "-f", "-"], script)
+}
+
+/// What nft calls its version, as "nftables v1.0.6".
+///
+/// # Errors
+/// [`FirewallError::Nft`] if it can't be run.
+pub fn version() -> Result<String, FirewallError> {
+    let output =
+        Command::new("nft").arg("--version").output().map_err(|error| cannot_run(&error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+}
+
+fn run_with(args: &[&str], script: &str) -> Result<(), FirewallError> {
     let mut nft = Command::new("nft")
-        .args(["-f", "-"])
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -38,25 +61,28 @@ pub fn run(script: &str) -> Result<(), FirewallError> {
 /// # Errors
 /// [`FirewallError::Nft`] if nft can't be run or understood.
 pub fn list_table() -> Result<Option<Listing>, FirewallError> {
-    let args = ["--terse", "list", "table", "inet", TABLE_NAME];
-    let json = match get_current_ruleset_raw(DEFAULT_NFT, args) {
-        Ok(json) => json,
-        Err(NftablesError::NftFailed { stderr, .. })
-            if stderr.contains("No such file or directory") =>
-        {
-            return Ok(None);
-        }
-        Err(NftablesError::NftFailed { stderr, .. }) => {
-            return Err(FirewallError::Nft(explain(&stderr)));
-        }
-        Err(NftablesError::NftExecution { inner, .. }) => return Err(cannot_run(&inner)),
-        Err(
-            error @ (NftablesError::NftInvalidJson(_) | NftablesError::NftOutputEncoding { .. }),
-        ) => return Err(FirewallError::Nft(error.to_string())),
-    };
+    let Some(json) = table_json()? else { return Ok(None) };
     Listing::parse(&json)
         .map(Some)
         .map_err(|error| FirewallError::Nft(format!("its listing can't be understood: {error}")))
+}
+
+/// The same in nft's own JSON.
+pub(super) fn table_json() -> Result<Option<String>, FirewallError> {
+    let args = ["--terse", "list", "table", "inet", TABLE_NAME];
+    match get_current_ruleset_raw(DEFAULT_NFT, args) {
+        Ok(json) => Ok(Some(json)),
+        Err(NftablesError::NftFailed { stderr, .. })
+            if stderr.contains("No such file or directory") =>
+        {
+            Ok(None)
+        }
+        Err(NftablesError::NftFailed { stderr, .. }) => Err(FirewallError::Nft(explain(&stderr))),
+        Err(NftablesError::NftExecution { inner, .. }) => Err(cannot_run(&inner)),
+        Err(
+            error @ (NftablesError::NftInvalidJson(_) | NftablesError::NftOutputEncoding { .. }),
+        ) => Err(FirewallError::Nft(error.to_string())),
+    }
 }
 
 /// What matters of a listing: names, hooks and comments. What rules consist of is told in other words by

@@ -159,7 +159,7 @@ impl Seen {
             let error = match subscribed {
                 Ok(socket) => {
                     if is_blind {
-                        info!("nftables is watched again");
+                        info!(event = "watch-back", "nftables is watched again");
                         is_blind = false;
                     }
                     self.read_all(&socket)
@@ -168,6 +168,7 @@ impl Seen {
             };
             if !is_blind {
                 error!(
+                    event = "watch-lost",
                     "nftables can't be watched: {error}; the table is looked at every {} s until it can",
                     WHILE_BLIND.as_secs()
                 );

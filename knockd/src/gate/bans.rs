@@ -19,6 +19,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt,
     net::IpAddr,
+    ops::Bound,
     str::FromStr,
     time::Duration,
 };
@@ -158,6 +159,15 @@ impl Bans {
         banned.into_iter().filter(|source| self.by_source.contains_key(source)).collect()
     }
 
+    /// The networks that are never banned, as they are now. Returns the sources that were banned and must not be:
+    /// their bans are to be lifted.
+    #[must_use]
+    pub fn set_never(&mut self, never: Vec<IpNet>) -> Vec<Source> {
+        self.never = never;
+        let overlaps = |source: &&Source| self.never.iter().any(|never| source.overlaps(never));
+        self.by_source.keys().filter(overlaps).copied().collect()
+    }
+
     /// Whether a source is never banned, and why.
     ///
     /// # Errors
@@ -255,6 +265,25 @@ impl Bans {
     /// All bans, in no order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Source, &Ban)> {
         self.by_source.iter()
+    }
+
+    /// The bans that end after this one, in the order of their ends; all, if it isn't given.
+    pub fn ending_after(
+        &self,
+        last: Option<(Uptime, Source)>,
+    ) -> impl Iterator<Item = (Source, &Ban)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let ends = self.ends.range((from, Bound::Unbounded));
+        ends.filter_map(|(_, source)| Some((*source, self.by_source.get(source)?)))
+    }
+
+    /// How many bans there are of a kind.
+    #[must_use]
+    pub fn count(&self, kind: BanKind) -> usize {
+        match kind {
+            BanKind::Failures => self.by_failures,
+            BanKind::Admin => self.by_source.len() - self.by_failures,
+        }
     }
 
     fn put(&mut self, source: Source, ban: Option<Ban>) -> Option<Ban> {

@@ -84,6 +84,8 @@ pub enum Reason {
     ClientDisabled,
     /// Step 7: the client's entry has ended.
     ClientExpired,
+    /// Step 7: it is the client's old key, and the time for which that was good is over.
+    OldKeyExpired,
     /// Step 7: the source is in none of the client's networks.
     NetworkNotAllowed,
     /// Step 7: an admin has banned the source.
@@ -123,7 +125,24 @@ pub enum StaleBound {
 }
 
 impl Reason {
-    /// The reason's one name.
+    /// The names of all reasons, in the order of the checks.
+    pub const NAMES: [&'static str; 13] = [
+        "malformed",
+        "unknown-tag",
+        "bad-mac",
+        "bad-seal",
+        "stale",
+        "client-disabled",
+        "client-expired",
+        "network-not-allowed",
+        "banned",
+        "address-mismatch",
+        "service-not-allowed",
+        "replayed",
+        "replay-memory-full",
+    ];
+
+    /// The reason's one name, among [`Self::NAMES`].
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -134,6 +153,7 @@ impl Reason {
             Self::Stale(_) => "stale",
             Self::ClientDisabled => "client-disabled",
             Self::ClientExpired => "client-expired",
+            Self::OldKeyExpired => "old-key-expired",
             Self::NetworkNotAllowed => "network-not-allowed",
             Self::Banned => "banned",
             Self::AddressMismatch { .. } => "address-mismatch",
@@ -166,6 +186,9 @@ impl fmt::Display for Reason {
             Self::Stale(staleness) => write!(f, "{staleness}"),
             Self::ClientDisabled => f.write_str("the client is disabled"),
             Self::ClientExpired => f.write_str("the client's entry has expired"),
+            Self::OldKeyExpired => f.write_str(
+                "it is sealed with the client's old key, which is no longer good: the device needs the new one",
+            ),
             Self::NetworkNotAllowed => {
                 f.write_str("the source is in none of the client's networks")
             }

@@ -40,6 +40,12 @@ impl Denials {
         self.0.remove(&client);
     }
 
+    /// What a client has asked for; `None` if nothing that it may not have.
+    #[must_use]
+    pub fn of(&self, client: ClientId) -> Option<Denial> {
+        self.0.get(&client).copied()
+    }
+
     /// All counts, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (ClientId, Denial)> {
         self.0.iter().map(|(client, denial)| (*client, *denial))

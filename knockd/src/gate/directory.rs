@@ -4,14 +4,14 @@
 //! packet of another day could be fresh, and an honest device whose clock is further off can be told so.
 //! Today's come first when they are made, and another day's are only needed to tell a reason.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, iter, ops::Range, sync::Arc};
 
 use common::{ClientKeys, Day, Realm, ServiceName, Tag, Timestamp};
 use ipnet::IpNet;
 
 use super::{
     decision::Reason,
-    policy::{AddressPolicy, Client, Service, Standing},
+    policy::{AddressPolicy, Client, OldKey, Service, Standing},
     tag_index::TagIndex,
 };
 
@@ -21,6 +21,18 @@ pub struct ClientId(u32);
 
 impl ClientId {
     pub(super) const FIRST: Self = Self(0);
+
+    /// The place of this number: of nobody, perhaps.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// The place's number, which no other client has for as long as the directory lives.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
 
     fn index(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
@@ -33,12 +45,47 @@ pub struct ServiceId(u16);
 
 impl ServiceId {
     pub(super) const FIRST: Self = Self(0);
+
+    /// The place of this number: of no service, perhaps.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// The place's number.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        self.0
+    }
+}
+
+/// How long packets under an old key that is good no longer are told from a stranger's. Until then its tags are
+/// there.
+const OLD_KEY_TOLD_MS: u64 = 7 * 24 * 3_600_000;
+
+/// The keys that a client had before, and may have still.
+#[derive(Clone)]
+pub struct OldKeys {
+    /// The keys.
+    pub keys: ClientKeys,
+    /// From when on they are good no longer.
+    pub until: Timestamp,
+}
+
+impl OldKeys {
+    /// Whether their tag of a day is made: also for some days after their end, so that the reason can be told.
+    fn are_known_on(&self, day: Day) -> bool {
+        let last = Timestamp::from_millis(self.until.as_millis().saturating_add(OLD_KEY_TOLD_MS));
+        day == Day::COUNTER || Day::of(last).is_none_or(|last| day <= last)
+    }
 }
 
 /// What the gate knows of a client: its entry, with the keys derived once and the secret wiped.
 pub struct Entry {
     /// The keys that its packets are sealed with.
     pub keys: ClientKeys,
+    /// Those that it had before, if they may still be in use.
+    pub old_keys: Option<Box<OldKeys>>,
     /// The services that it may open. Shared among clients that have the same.
     pub services: Arc<[ServiceId]>,
     /// The networks that it may knock from; empty for all.
@@ -56,6 +103,21 @@ impl Entry {
     #[must_use]
     pub fn may_hold(&self, service: ServiceId, now: Timestamp) -> bool {
         self.check_standing(now).is_ok() && self.services.contains(&service)
+    }
+
+    /// Its tags on a day.
+    pub fn tags(&self, day: Day) -> impl Iterator<Item = Tag> {
+        tags(&self.keys, self.old_keys.as_deref(), day)
+    }
+
+    /// Which of its keys a packet under this tag, which is one of its tags of that day, is sealed with; and from
+    /// when on they are good no longer, if they are old ones.
+    #[must_use]
+    pub fn keys_of(&self, tag: Tag, day: Day) -> (&ClientKeys, Option<Timestamp>) {
+        match &self.old_keys {
+            Some(old) if self.keys.tag(day) != tag => (&old.keys, Some(old.until)),
+            _ => (&self.keys, None),
+        }
     }
 
     /// Step 7, but for the networks: whether the entry is in force at this time.
@@ -110,6 +172,7 @@ pub struct Directory {
     names: String,
     /// How many places have a client in them.
     len: usize,
+    /// One that is gone keeps its place without ports: an id that is still around names no other.
     services: Vec<Service>,
     lists: ServiceLists,
     tags: TagIndex,
@@ -124,6 +187,30 @@ pub struct Enrolment {
     pub client: Client,
     /// Its keys, derived from its secret and the directory's realm.
     pub keys: ClientKeys,
+    /// Those of its old key.
+    pub old_keys: Option<Box<OldKeys>>,
+}
+
+impl Enrolment {
+    /// The client with its keys in this realm.
+    #[must_use]
+    pub fn new(client: Client, realm: &Realm) -> Self {
+        let keys = ClientKeys::derive(&client.secret, realm);
+        let old_keys = client.old_key.as_deref().map(|OldKey { secret, until }| {
+            Box::new(OldKeys { keys: ClientKeys::derive(secret, realm), until: *until })
+        });
+        Self { client, keys, old_keys }
+    }
+
+    /// Its tags on a day.
+    pub fn tags(&self, day: Day) -> impl Iterator<Item = Tag> {
+        tags(&self.keys, self.old_keys.as_deref(), day)
+    }
+}
+
+fn tags(keys: &ClientKeys, old: Option<&OldKeys>, day: Day) -> impl Iterator<Item = Tag> + use<> {
+    let old = old.filter(|old| old.are_known_on(day)).map(|old| old.keys.tag(day));
+    iter::once(keys.tag(day)).chain(old)
 }
 
 impl Directory {
@@ -139,11 +226,26 @@ impl Directory {
             tags: TagIndex::default(),
         };
         for client in clients {
-            let keys = ClientKeys::derive(&client.secret, realm);
-            directory.add(Enrolment { client, keys });
+            directory.add(Enrolment::new(client, realm));
         }
         directory.names.shrink_to_fit();
         directory
+    }
+
+    /// Makes these the services. Those whose names stay keep their ids; of those that are gone, nothing is open
+    /// any more, and no client's entry may name them from then on.
+    pub fn set_services(&mut self, services: Vec<Service>) {
+        for place in &mut self.services {
+            place.ports.clear();
+        }
+        for service in services {
+            match self.services.iter_mut().find(|place| place.name == service.name) {
+                Some(place) => *place = service,
+                None => self.services.push(service),
+            }
+        }
+        // Lists that were made while a name of theirs was missing lack its id.
+        self.lists.clear();
     }
 
     /// Adds a client, with its tags of the days that are there. The cost doesn't depend on how many others
@@ -156,7 +258,7 @@ impl Directory {
         self.names.push_str(enrolment.client.name.as_str());
         let name = start..offset(&self.names);
         let entry = self.entry_of(enrolment);
-        self.tags.put_behind(id, place, &entry.keys);
+        self.tags.put_behind(id, place, &entry);
         self.places.push(Place { name, entry: Some(entry) });
         self.len += 1;
         id
@@ -167,14 +269,14 @@ impl Directory {
     pub fn replace(&mut self, enrolments: Vec<(ClientId, Enrolment)>) {
         for (client, _) in &enrolments {
             if let Some(former) = self.places.get(client.index()).and_then(|at| at.entry.as_ref()) {
-                self.tags.take_out(*client, &former.keys);
+                self.tags.take_out(*client, former);
             }
         }
         for (client, enrolment) in enrolments {
             let entry = self.entry_of(enrolment);
             let place = client.index();
             if let Some(Place { entry: Some(former), .. }) = self.places.get_mut(place) {
-                self.tags.put(client, place, &entry.keys);
+                self.tags.put(client, place, &entry);
                 *former = entry;
             }
         }
@@ -182,7 +284,9 @@ impl Directory {
 
     /// Whether an enrolment would make any difference to a client's entry.
     #[must_use]
-    pub fn differs(&self, client: ClientId, Enrolment { client: new, keys }: &Enrolment) -> bool {
+    pub fn differs(&self, client: ClientId, enrolment: &Enrolment) -> bool {
+        let new = &enrolment.client;
+        let until = |old: &Option<Box<OldKeys>>| old.as_ref().map(|old| old.until);
         let Some(entry) = self.entry(client) else { return true };
         let services: Option<Vec<ServiceId>> =
             new.services.iter().map(|name| self.service_named(*name)).collect();
@@ -191,26 +295,28 @@ impl Directory {
             || new.address != entry.address
             || new.expires != entry.expires
             || new.standing != entry.standing
-            || keys.tag(Day::COUNTER) != entry.keys.tag(Day::COUNTER)
+            || until(&enrolment.old_keys) != until(&entry.old_keys)
+            || !enrolment.tags(Day::COUNTER).eq(entry.tags(Day::COUNTER))
     }
 
     /// Removes a client; its keys are wiped.
     pub fn remove(&mut self, client: ClientId) {
         let former = self.places.get_mut(client.index()).and_then(|place| place.entry.take());
         if let Some(former) = former {
-            self.tags.take_out(client, &former.keys);
+            self.tags.take_out(client, &former);
             self.len -= 1;
         }
     }
 
     /// Services of a client that don't exist are left out: the configuration has none.
-    fn entry_of(&mut self, Enrolment { client, keys }: Enrolment) -> Entry {
+    fn entry_of(&mut self, Enrolment { client, keys, old_keys }: Enrolment) -> Entry {
         let services = &self.services;
         let list = self.lists.entry(client.services).or_insert_with_key(|names| {
             names.iter().filter_map(|name| position_of(services, *name)).collect()
         });
         Entry {
             keys,
+            old_keys,
             services: Arc::clone(list),
             from: client.from.into(),
             address: client.address,
@@ -240,8 +346,7 @@ impl Directory {
             // `place` is one of ours, whose number fits: see `add`.
             let client = ClientId(u32::try_from(place).unwrap_or(u32::MAX));
             let entry = self.places.get(place).and_then(|place| place.entry.as_ref());
-            let keys = entry.map(|entry| &entry.keys);
-            if let Some(first) = self.tags.put_next(day, client, keys) {
+            if let Some(first) = self.tags.put_next(day, client, entry) {
                 let [first, second] = [first, client].map(|id| self.name(id).to_owned());
                 collisions.push(TagCollision { day, first, second });
             }
@@ -267,7 +372,8 @@ impl Directory {
     /// The tags of the clients in some places on a day: for the kernel's filter.
     pub fn tags_on(&self, day: Day, places: Range<usize>) -> impl Iterator<Item = Tag> {
         let of_range = self.places.get(places).unwrap_or_default();
-        of_range.iter().filter_map(move |place| Some(place.entry.as_ref()?.keys.tag(day)))
+        let entries = of_range.iter().filter_map(|place| place.entry.as_ref());
+        entries.flat_map(move |entry| entry.tags(day))
     }
 
     /// Step 2: whose tag this is, and of which day.
@@ -315,7 +421,7 @@ impl Directory {
         }
     }
 
-    /// A service.
+    /// A service; without any port if it is gone.
     ///
     /// # Panics
     /// If the id is of another directory, which is a mistake in this program.
@@ -352,7 +458,8 @@ fn offset(names: &str) -> u32 {
 }
 
 fn position_of(services: &[Service], name: ServiceName) -> Option<ServiceId> {
-    let named = |(service, id): (&Service, ServiceId)| (service.name == name).then_some(id);
+    let is_there = |service: &Service| service.name == name && !service.ports.is_empty();
+    let named = |(service, id): (&Service, ServiceId)| is_there(service).then_some(id);
     services.iter().zip((0..).map(ServiceId)).find_map(named)
 }
 

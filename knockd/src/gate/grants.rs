@@ -12,6 +12,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
+    ops::Bound,
     time::Duration,
 };
 
@@ -173,6 +175,36 @@ impl Grants {
         expired
     }
 
+    /// Makes the doors follow from who holds them, after the services' ports have changed: a service's owners
+    /// hold a port that it has gained for as long as its others, and one that it has lost no longer. The changes
+    /// that follow for the kernel go to `changes`. Looks at every owner.
+    pub fn follow(&mut self, directory: &Directory, changes: &mut Vec<Change>) {
+        let before = mem::take(&mut self.doors);
+        for (owner, until) in &self.owners {
+            for port in &directory.service(owner.service).ports {
+                let door = Door { address: owner.address, port: *port };
+                let open_until = self.doors.entry(door).or_insert(*until);
+                *open_until = (*until).max(*open_until);
+            }
+        }
+        for (door, until) in &self.doors {
+            let was_open = before.get(door);
+            if was_open != Some(until) {
+                let before = match was_open {
+                    None => DoorBefore::Shut,
+                    Some(_) => DoorBefore::MaybeOpen,
+                };
+                changes.push(Change { door: *door, until: Some(*until), before });
+            }
+        }
+        let lost = before.into_keys().filter(|door| !self.doors.contains_key(door));
+        changes.extend(lost.map(|door| Change {
+            door,
+            until: None,
+            before: DoorBefore::MaybeOpen,
+        }));
+    }
+
     /// Whether anybody holds a door for an address of this source.
     #[must_use]
     pub fn any_live_of(&self, source: Source, now: Uptime) -> bool {
@@ -194,6 +226,18 @@ impl Grants {
     /// Who holds doors, and until when.
     pub fn owners(&self) -> impl ExactSizeIterator<Item = (&Owner, &Uptime)> {
         self.owners.iter()
+    }
+
+    /// The owners that come after this one, in an order that no renewal changes.
+    pub fn owners_after(&self, last: Option<Owner>) -> impl Iterator<Item = (&Owner, &Uptime)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.owners.range((from, Bound::Unbounded))
+    }
+
+    /// How many grants are live. What it costs grows with how many are over that [`Self::expire`] hasn't let go.
+    #[must_use]
+    pub fn live(&self, now: Uptime) -> usize {
+        self.owners.len() - self.ends.iter().take_while(|(end, _)| *end <= now).count()
     }
 
     /// Which doors are open, and until when.

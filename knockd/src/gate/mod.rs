@@ -23,6 +23,7 @@ pub mod replay;
 pub mod source;
 pub mod strikes;
 mod tag_index;
+pub mod visits;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -35,10 +36,11 @@ use self::{
     denials::Denials,
     directory::{ClientId, Directory, Entry, Progress, ServiceId, TagCollision},
     grants::Grants,
-    policy::{AddressPolicy, BanPolicy, ClockSkew, GrantPolicy},
+    policy::{AddressPolicy, BanPolicy, ClockSkew, GrantPolicy, Policy},
     replay::{NotNew, Remembered, ReplayMemory},
     source::Source,
     strikes::{Strike, Strikes},
+    visits::Visits,
 };
 
 /// The one who decides.
@@ -51,6 +53,7 @@ pub struct Gate {
     strikes: Strikes,
     bans: Bans,
     denials: Denials,
+    visits: Visits,
 }
 
 impl Gate {
@@ -72,7 +75,22 @@ impl Gate {
             strikes: Strikes::new(ban.failures, ban.window),
             bans: Bans::new(ban.never.clone()),
             denials: Denials::default(),
+            visits: Visits::default(),
         }
+    }
+
+    /// Decides by this policy from here on, but for its realm, of which every key is derived. What is remembered,
+    /// counted and held stays; live grants keep their time, and so do bans. Returns the sources that are never
+    /// banned by it, and were: their bans are to be lifted.
+    #[must_use]
+    pub fn follow(&mut self, policy: &Policy) -> Vec<Source> {
+        self.grant = policy.grant;
+        self.skew = policy.clock_skew;
+        self.replay.set_limits(policy.replay, policy.clock_skew);
+        self.ban_for = policy.ban.duration;
+        self.strikes.tolerate(policy.ban.failures, policy.ban.window);
+        self.directory.set_services(policy.services.clone());
+        self.bans.set_never(policy.ban.never.clone())
     }
 
     /// Makes tags of the days around `now`, for at most `budget` clients and days: see
@@ -166,9 +184,21 @@ impl Gate {
         &self.denials
     }
 
+    /// From where clients were let in of late.
+    #[must_use]
+    pub const fn visits(&self) -> &Visits {
+        &self.visits
+    }
+
+    /// From where clients were let in of late, to add to it.
+    pub const fn visits_mut(&mut self) -> &mut Visits {
+        &mut self.visits
+    }
+
     /// Forgets what is known of a client that is gone.
     pub fn forget(&mut self, client: ClientId) {
         self.denials.forget(client);
+        self.visits.forget(client);
     }
 
     /// The clients and services.
@@ -204,7 +234,8 @@ impl Gate {
             self.directory.find(datagram.tag()).ok_or(stranger(Reason::UnknownTag))?;
         // 3. the mac  4. the seal  5. the request
         let known = |reason| Refusal { client: Some(client), reason };
-        let request = datagram.open(&entry.keys, day).map_err(|error| match error {
+        let (keys, good_until) = entry.keys_of(datagram.tag(), day);
+        let request = datagram.open(keys, day).map_err(|error| match error {
             OpenError::BadMac => stranger(Reason::BadMac),
             OpenError::BadSeal => known(Reason::BadSeal),
             OpenError::Malformed(part) => known(Reason::Malformed(part)),
@@ -212,7 +243,7 @@ impl Gate {
         // 6. the timestamp
         self.check_timestamp(request.timestamp, now).map_err(known)?;
         // 7. the client's entry and its networks
-        check_entry(entry, source, now.utc).map_err(known)?;
+        check_entry(entry, good_until, source, now.utc).map_err(known)?;
         if self.bans.is_shut_out(source, now.uptime) {
             return Err(known(Reason::Banned));
         }
@@ -284,8 +315,16 @@ impl Gate {
     }
 }
 
-fn check_entry(entry: &Entry, source: IpAddr, now: Timestamp) -> Result<(), Reason> {
+fn check_entry(
+    entry: &Entry,
+    good_until: Option<Timestamp>,
+    source: IpAddr,
+    now: Timestamp,
+) -> Result<(), Reason> {
     entry.check_standing(now)?;
+    if good_until.is_some_and(|end| now >= end) {
+        return Err(Reason::OldKeyExpired);
+    }
     if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
         return Err(Reason::NetworkNotAllowed);
     }

@@ -273,6 +273,16 @@ pub enum Standing {
     Disabled,
 }
 
+/// A secret that a client had before the one it has now, and that stays good for a while: for as long as it takes
+/// to bring the new one to the device.
+#[derive(Clone)]
+pub struct OldKey {
+    /// The secret.
+    pub secret: Secret,
+    /// From when on it is good no longer.
+    pub until: Timestamp,
+}
+
 /// One client's entry.
 #[derive(Clone)]
 pub struct Client {
@@ -280,6 +290,8 @@ pub struct Client {
     pub name: ClientName,
     /// The secret that it shares with this daemon, and that no other client has.
     pub secret: Secret,
+    /// The one before, while that is good. On the heap: of a million clients, few have one.
+    pub old_key: Option<Box<OldKey>>,
     /// The services that it may open; each of them exists. Shared among clients that have the same.
     pub services: Arc<[ServiceName]>,
     /// The networks that it may knock from; empty for all.

@@ -48,6 +48,9 @@ pub enum NotNew {
 pub struct ReplayMemory {
     limits: ReplayLimits,
     skew: ClockSkew,
+    /// The skew that was allowed when the memory was made: packets that may be missing from it were stamped up to
+    /// so far ahead.
+    skew_then: ClockSkew,
     order: VecDeque<Remembered>,
     macs: HashSet<Mac>,
     shares: HashMap<ClientId, u32>,
@@ -83,6 +86,7 @@ impl ReplayMemory {
         Self {
             limits,
             skew,
+            skew_then: skew,
             order: VecDeque::new(),
             macs: HashSet::new(),
             shares: HashMap::new(),
@@ -139,13 +143,32 @@ impl ReplayMemory {
     /// is now: nothing stamped at or before it is accepted.
     #[must_use]
     pub fn refused_up_to(&self, now: Now) -> Option<Timestamp> {
-        self.floor.by(now, self.skew)
+        self.floor.by(now, self.skew_then)
     }
 
-    /// What keeps packets out that are not remembered.
+    /// Changes the bounds and the allowed skew. Nothing that is remembered is dropped: what is more than fits in
+    /// is forgotten when its stamp is stale, and until then nothing new is accepted.
+    ///
+    /// A larger skew makes no forgotten packet new, because nothing at or below the newest forgotten stamp is
+    /// accepted.
+    pub const fn set_limits(&mut self, limits: ReplayLimits, skew: ClockSkew) {
+        (self.limits, self.skew) = (limits, skew);
+    }
+
+    /// The bounds.
     #[must_use]
-    pub const fn floor(&self) -> Floor {
-        self.floor
+    pub const fn limits(&self) -> ReplayLimits {
+        self.limits
+    }
+
+    /// What keeps packets out that are not remembered, for who knows the skew alone that is allowed now.
+    #[must_use]
+    pub fn floor(&self) -> Floor {
+        let [then, now] = [self.skew_then, self.skew].map(ClockSkew::as_millis);
+        let for_now = |lost: Uptime| {
+            Uptime::from_millis(lost.as_millis().saturating_add(then).saturating_sub(now))
+        };
+        Floor { lost_before: self.floor.lost_before.map(for_now), ..self.floor }
     }
 
     /// The number of the oldest packet remembered, counted from the first one ever taken.
@@ -157,6 +180,14 @@ impl ReplayMemory {
     /// The packets remembered, oldest first.
     pub fn packets(&self) -> impl DoubleEndedIterator<Item = &Remembered> + ExactSizeIterator {
         self.order.iter()
+    }
+
+    /// How many packets are remembered that the next one to arrive would not make forgotten, and how many can be.
+    #[must_use]
+    pub fn occupancy(&self, now: Timestamp) -> (usize, usize) {
+        let still_fresh = now.as_millis().saturating_sub(self.skew.as_millis());
+        let is_stale = |packet: &&Remembered| packet.timestamp.as_millis() < still_fresh;
+        (self.order.len() - self.order.iter().take_while(is_stale).count(), self.capacity())
     }
 
     /// Forgets, in the order of acceptance, what step 6 would refuse by now.

@@ -43,14 +43,21 @@ impl Strikes {
     /// Tolerates `failures` at once, which are refilled evenly over `window`.
     #[must_use]
     pub fn new(failures: NonZeroU32, window: Duration) -> Self {
+        Self::with(failures, window, Generations::default())
+    }
+
+    /// Tolerates so many from here on; what has been counted stays counted.
+    pub fn tolerate(&mut self, failures: NonZeroU32, window: Duration) {
+        let former = mem::replace(self, Self::new(failures, window));
+        *self = Self::with(failures, window, former.limiter.into_state_store());
+    }
+
+    fn with(failures: NonZeroU32, window: Duration, counted: Generations) -> Self {
         let refill = (window / failures.get()).max(Duration::from_nanos(1));
         // A period of zero would be none; it is at least a nanosecond.
         let quota = Quota::with_period(refill).unwrap_or(Quota::per_second(failures));
-        let limiter = RateLimiter::new(
-            quota.allow_burst(failures),
-            Generations::default(),
-            TimeOfStrike::default(),
-        );
+        let limiter =
+            RateLimiter::new(quota.allow_burst(failures), counted, TimeOfStrike::default());
         Self { limiter }
     }
 

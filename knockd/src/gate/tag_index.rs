@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use common::{ClientKeys, Day, Tag};
+use common::{Day, Tag};
 
-use super::directory::ClientId;
+use super::directory::{ClientId, Entry};
 
 /// The tags of one day, in the making or complete.
 struct DayTags {
@@ -12,6 +12,14 @@ struct DayTags {
     owners: HashMap<Tag, ClientId>,
     /// Up to which of the directory's places they are in.
     done: usize,
+}
+
+impl DayTags {
+    fn put(&mut self, client: ClientId, entry: &Entry) {
+        for tag in entry.tags(self.day) {
+            self.owners.entry(tag).or_insert(client);
+        }
+    }
 }
 
 /// The tags of a few days. Each day's are made in the order of the directory's places.
@@ -54,36 +62,41 @@ impl TagIndex {
         &mut self,
         day: Day,
         client: ClientId,
-        keys: Option<&ClientKeys>,
+        entry: Option<&Entry>,
     ) -> Option<ClientId> {
         let tags = self.days.iter_mut().find(|tags| tags.day == day)?;
         tags.done += 1;
-        let first = *tags.owners.entry(keys?.tag(day)).or_insert(client);
-        (first != client).then_some(first)
+        let mut other = None;
+        for tag in entry?.tags(day) {
+            let first = *tags.owners.entry(tag).or_insert(client);
+            other = other.or((first != client).then_some(first));
+        }
+        other
     }
 
     /// Puts in the tags of a client in a new place, of every day for which everybody's before it are in; of
     /// the others they are made in their turn.
-    pub(super) fn put_behind(&mut self, client: ClientId, place: usize, keys: &ClientKeys) {
+    pub(super) fn put_behind(&mut self, client: ClientId, place: usize, entry: &Entry) {
         for tags in self.days.iter_mut().filter(|tags| tags.done == place) {
             tags.done += 1;
-            tags.owners.entry(keys.tag(tags.day)).or_insert(client);
+            tags.put(client, entry);
         }
     }
 
     /// Puts in a client's tags of every day that its place is done for.
-    pub(super) fn put(&mut self, client: ClientId, place: usize, keys: &ClientKeys) {
+    pub(super) fn put(&mut self, client: ClientId, place: usize, entry: &Entry) {
         for tags in self.days.iter_mut().filter(|tags| tags.done > place) {
-            tags.owners.entry(keys.tag(tags.day)).or_insert(client);
+            tags.put(client, entry);
         }
     }
 
     /// Takes a client's tags out.
-    pub(super) fn take_out(&mut self, client: ClientId, keys: &ClientKeys) {
-        for tags in &mut self.days {
-            let tag = keys.tag(tags.day);
-            if tags.owners.get(&tag) == Some(&client) {
-                tags.owners.remove(&tag);
+    pub(super) fn take_out(&mut self, client: ClientId, entry: &Entry) {
+        for DayTags { day, owners, .. } in &mut self.days {
+            for tag in entry.tags(*day) {
+                if owners.get(&tag) == Some(&client) {
+                    owners.remove(&tag);
+                }
             }
         }
     }

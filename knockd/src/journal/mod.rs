@@ -21,11 +21,15 @@ mod codec;
 mod places;
 
 use std::{
+    env,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt as _, FileExt, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+/// What holds the boot's name where /proc shows processes alone: the unit sets it by systemd's %b.
+const BOOT_ID_VARIABLE: &str = "KNOCKD_BOOT_ID";
 
 /// Names one run of the kernel: /proc/sys/kernel/random/boot_id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,12 @@ impl BootId {
     /// # Errors
     /// Where the kernel doesn't tell.
     pub fn current() -> io::Result<Self> {
-        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let text = match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                env::var(BOOT_ID_VARIABLE).map_err(|_| error)?
+            }
+            text => text?,
+        };
         let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
         data_encoding::HEXLOWER_PERMISSIVE
             .decode(digits.as_bytes())

@@ -20,6 +20,7 @@ use crate::gate::{clock::Uptime, replay::Floor};
 use super::{
     BootId, DaemonId, StateError, StateFile, StateFolder, Writer,
     codec::{Decoder, Encoder},
+    read_all,
 };
 
 /// The file's name in the state folder.
@@ -257,6 +258,26 @@ impl<D: StateFile> SeenFile<D> {
     ) -> Result<Self, StateError> {
         let put = |content: &[u8]| folder.replace(&folder.seen(), content);
         Self::create_with(writer, capacity, span, packets, put)
+    }
+
+    /// Makes room for this many packets, if there is less: writes a larger file, and puts it in this one's place.
+    /// A larger one than needed does no harm.
+    ///
+    /// # Errors
+    /// If it can't be read or written; it is as it was then.
+    pub fn make_room(&mut self, folder: &StateFolder<D>, capacity: u32) -> Result<(), StateError> {
+        if u64::from(capacity) <= self.header.capacity {
+            return Ok(());
+        }
+        let Header { writer, span, .. } = self.header;
+        let content = read_all(&self.file).map_err(StateError::io(&folder.seen()))?;
+        let found = parse(&content, writer.boot);
+        if found.condition != Condition::Intact {
+            let error = io::Error::new(ErrorKind::InvalidData, "it isn't as it was written");
+            return Err(StateError::Io { path: folder.seen(), error });
+        }
+        *self = Self::create(folder, writer, capacity, span, found.packets)?;
+        Ok(())
     }
 
     /// Puts the file back if somebody has removed it, or put another in its place. Whether it had to be.

@@ -78,6 +78,7 @@ impl Model {
             from: Vec::new(),
             address: AddressPolicy::Strict,
             expires: None,
+            old_key: None,
             standing: match self.disabled.contains(&number) {
                 true => Standing::Disabled,
                 false => Standing::Enabled,

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, fs, net::IpAddr};
 
-use common::{ClientKeys, Realm, SealedDatagram};
+use common::{Realm, SealedDatagram};
 use knockd::{
     admission::{BanError, KernelState},
     firewall::Firewall as _,
@@ -274,8 +274,7 @@ impl Rig {
         let (survived, met) = self.with(faults, |host| {
             let admission = host.admission();
             let id = admission.gate().directory().clients_by_name()[CLIENTS[client]];
-            let keys = ClientKeys::derive(&entry.secret, &Realm::default());
-            let enrolment = Enrolment { client: entry, keys };
+            let enrolment = Enrolment::new(entry, &Realm::default());
             admission.gate_mut().directory_mut().replace(vec![(id, enrolment)]);
             // If the kernel refuses, the grants are over all the same.
             let _ = admission.revoke_what_is_not_allowed(&[id].into(), now);

@@ -120,6 +120,7 @@ pub(crate) fn client() -> Client {
         from: Vec::new(),
         address: AddressPolicy::Strict,
         expires: None,
+        old_key: None,
         standing: Standing::Enabled,
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::Path, sync::LazyLock, time::Duration};
 
 use knockd::{
     config::{Environment, FileContent, Located, Mistake, parse},
-    daemon,
+    plan,
 };
 
 use crate::planted::{assert_silent, lines, with_keys};
@@ -67,7 +67,7 @@ fn is_sound(Located { config, origins }: &Located, clients: &[u8]) {
         assert!(client.services.iter().all(|service| names.contains(service)));
     }
 
-    let script = daemon::ruleset(config).script();
+    let script = plan::ruleset(config, config.clients.len()).script();
     assert!(
         script.bytes().all(|byte| byte == b'\n' || byte == b'\t' || (b' '..=b'~').contains(&byte))
     );

@@ -19,7 +19,11 @@ pub(crate) fn control(line: &[u8]) {
             reads_back::<BanReason>(&reason);
         }
         Request::Unban { source: Some(source) } => reads_back::<Source>(&source),
-        Request::Unban { source: None } | Request::Status => {}
+        Request::Revoke(_)
+        | Request::Client { .. }
+        | Request::Reload { .. }
+        | Request::Unban { source: None }
+        | Request::Status => {}
     }
 }
 

@@ -67,6 +67,8 @@ pub fn decide(data: &[u8]) {
 struct Sealed {
     /// Whose key: an index into [`CAST`].
     by: usize,
+    /// Whether it is that one's old key.
+    is_old: bool,
     day: Day,
     request: [u8; REQUEST_LEN],
     datagram: [u8; DATAGRAM_LEN],
@@ -172,13 +174,15 @@ impl Story {
         };
         let mut bytes = request.to_bytes();
         let (mut nonce, last_act) = ([0; 12], input.byte());
-        nonce[0] = last_act >> 2;
+        nonce[0] = last_act >> 3;
         if last_act & 1 != 0 {
             bytes[input.below(REQUEST_LEN)] ^= input.byte();
         }
         let day = day.unwrap_or(Day::COUNTER);
-        let datagram = seal(CAST[by].keys(), day, nonce, &bytes);
-        self.sealed.push(Sealed { by, day, request: bytes, datagram });
+        let old_keys = CAST[by].old_keys().filter(|_| last_act & 4 != 0);
+        let datagram = seal(old_keys.unwrap_or(CAST[by].keys()), day, nonce, &bytes);
+        let is_old = old_keys.is_some();
+        self.sealed.push(Sealed { by, is_old, day, request: bytes, datagram });
         if last_act & 2 == 0 {
             self.send(&datagram, source);
         }

@@ -101,6 +101,7 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         from: args.from.clone(),
         address: args.address.into(),
         expires: args.expires.map(Into::into),
+        old_key: None,
         standing: Standing::Enabled,
     };
     let text = entry(&client);

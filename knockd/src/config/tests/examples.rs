@@ -56,13 +56,15 @@ fn the_defaults_that_the_example_shows_are_those_there_are() {
     assert_eq!(shown.policy.grant, real.policy.grant);
     assert_eq!(shown.policy.replay, real.policy.replay);
     assert_eq!(shown.policy.services, real.policy.services);
+    assert_eq!(shown.metrics, real.metrics);
 }
 
 #[test]
 fn the_example_of_a_client_becomes_one_with_a_key_of_its_own() {
     let text = uncommented(CLIENT_EXAMPLE);
-    assert_eq!(Folder::with_clients(MAIN, &text).mistakes().len(), 1);
-    let folder = Folder::with_clients(MAIN, &text.replace('…', KEYS[0]));
+    assert_eq!(Folder::with_clients(MAIN, &text).mistakes().len(), 2);
+    let text = text.replacen('…', KEYS[0], 1).replacen('…', KEYS[1], 1);
+    let folder = Folder::with_clients(MAIN, &text);
     assert_eq!(folder.mistakes(), [""; 0]);
     assert_eq!(folder.load().unwrap().config.clients.len(), 1);
 }
@@ -71,7 +73,7 @@ fn the_example_of_a_client_becomes_one_with_a_key_of_its_own() {
 fn every_key_there_is_stands_in_an_example() {
     let main: toml::Table = toml::from_str(&uncommented(MAIN_EXAMPLE)).unwrap();
     assert_eq!(has(&main), known(""));
-    for table in ["allow", "grant", "replay"] {
+    for table in ["allow", "grant", "replay", "metrics"] {
         assert_eq!(has(main[table].as_table().unwrap()), known(&format!("[{table}]")), "{table}");
     }
     assert_eq!(has(main["service"][0].as_table().unwrap()), known("[[service]]"));

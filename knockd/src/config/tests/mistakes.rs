@@ -23,6 +23,8 @@ fn assert_one(mistakes: &[String], file: &str, line: u32, what: &str, instead: &
     assert!(["write", "leave", "give", "make"].contains(&verb), "no advice: {mistake}");
 }
 
+const UNTIL: &str = "old-key-until = 2027-12-31T00:00:00Z";
+
 #[test]
 fn each_mistake_of_the_main_file_is_told_with_its_line_and_what_to_write() {
     for (text, line, what, instead) in [
@@ -32,7 +34,7 @@ fn each_mistake_of_the_main_file_is_told_with_its_line_and_what_to_write() {
         ("liste = [\"[::]:1\"]", 1, "liste is no key at top level", "write listen"),
         ("clock_skew = \"30s\"", 1, "clock_skew is no key", "write clock-skew"),
         ("colour = 1", 1, "an unknown key at top level", "listen, "),
-        ("[metrics]\nlisten = \"\"", 1, "this version knows no metrics", "leave it out"),
+        ("[reply]\nlisten = \"\"", 1, "this version knows no reply", "leave it out"),
         ("[grant]\nopen-fro = \"1s\"", 2, "open-fro is no key in grant", "write open-for"),
         ("grant = 1", 1, "grant is a whole number", "[grant]"),
         // Where to listen.
@@ -124,7 +126,7 @@ fn a_configuration_without_a_service_protects_nothing_and_is_refused() {
 
 #[test]
 fn each_mistake_of_a_client_is_told_with_its_line_and_what_to_write() {
-    let key = KEYS[0];
+    let [key, other] = KEYS;
     for (text, line, what, instead) in [
         (client("Press", key, ""), 2, "client.name is nothing", "1 to 64 of a-z"),
         (client("a", "", ""), 3, "client.key is empty", "knockd client add"),
@@ -146,7 +148,20 @@ fn each_mistake_of_a_client_is_told_with_its_line_and_what_to_write() {
         (client("a", key, "expires = \"2027-12-31\""), 5, "without quotes", "T00:00:00Z"),
         (client("a", key, "expires = 1969-12-31T00:00:00Z"), 5, "before 1970", "T00:00:00Z"),
         (client("a", key, "enabled = \"yes\""), 5, "not true or false", "enabled = true"),
-        (client("a", key, "old-key = \"x\""), 5, "this version knows no old-key", "leave it out"),
+        (client("a", key, &format!("old-key = \"x\"\n{UNTIL}")), 5, "too short", "44 characters"),
+        (
+            client("a", key, &format!("old-key = \"{key}\"\n{UNTIL}")),
+            5,
+            "same as client.key",
+            "out",
+        ),
+        (
+            client("a", key, &format!("old-key = \"{other}\"")),
+            1,
+            "old-key-until is missing",
+            "T00:",
+        ),
+        (client("a", key, UNTIL), 1, "client.old-key is missing", "write old-key"),
         (client("a", key, "form = []"), 5, "form is no key in client", "write from"),
         (client("a", key, "").replace("mqtts", "http"), 4, "knockd.toml doesn't", "one of mqtts"),
         (client("a", key, "").replace("mqtts", "M q"), 4, "no service is called", "1 to 16"),
@@ -185,6 +200,9 @@ fn two_clients_of_one_name_or_one_key_are_told_with_both_places() {
     folder.write("clients.d/other.toml", &client("b", KEYS[0], ""));
     let same = "the same as that of the client at clients.d/clients.toml:1";
     assert_one(&folder.mistakes(), "clients.d/other.toml", 3, same, "knockd client add");
+    let old = format!("old-key = \"{}\"\n{UNTIL}", KEYS[0]);
+    folder.write("clients.d/other.toml", &client("b", KEYS[1], &old));
+    assert_one(&folder.mistakes(), "clients.d/other.toml", 5, same, "knockd client add");
 }
 
 #[test]

@@ -22,6 +22,9 @@ const BEFORE_DNAT: i32 = -155;
 /// Just before NF_IP_PRI_FILTER (0).
 const BEFORE_FILTER: i32 = -10;
 
+/// Chains that only some plans have.
+pub(super) const SOMETIMES: [&str; 1] = ["banned"];
+
 /// The chains of a plan, in the order in which a packet meets them.
 pub(super) fn of(plan: &Plan<'_>) -> Vec<Chain> {
     let banned = match plan.ban_scope {

@@ -20,6 +20,7 @@ mod sets;
 use std::{fmt::Write as _, num::NonZeroU32};
 
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 
 use crate::gate::policy::{BanScope, Service, Sessions};
 
@@ -47,6 +48,9 @@ pub const TAGS: &str = "tags";
 /// The bit of a connection's conntrack label that says: it came by a door. Of 128, one that hardly anybody
 /// else's rules use.
 pub const LABEL: u8 = 119;
+
+/// What stands in a comment between the rule's own digest and the table's.
+pub(super) const OF_TABLE: &str = ", table #";
 
 /// What the kernel does about junk, before any process wakes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +135,15 @@ pub struct Rule {
     pub comment: String,
 }
 
+/// What becomes of the set of tags when a table takes another one's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// They stay.
+    Kept,
+    /// They are to be put in again.
+    Gone,
+}
+
 /// The whole table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
@@ -144,7 +157,29 @@ impl Ruleset {
     /// The table of a plan.
     #[must_use]
     pub fn of(plan: &Plan<'_>) -> Self {
-        Self { sets: sets::of(plan), chains: chains::of(plan) }
+        let mut ruleset = Self { sets: sets::of(plan), chains: chains::of(plan) };
+        let digest = ruleset.digest();
+        let rules = ruleset.chains.iter_mut().flat_map(|chain| &mut chain.rules);
+        if let Some(last) = rules.last() {
+            last.comment.push_str(&format!("{OF_TABLE}{digest}"));
+        }
+        ruleset
+    }
+
+    /// A digest of all that a listing of the table tells: the last rule's comment carries it, so that a table can be
+    /// told from one that was changed since it was put in, without knowing what it was made from.
+    fn digest(&self) -> String {
+        let sets = self.sets.iter().map(|set| set.name);
+        let fixed = self.sets.iter().filter_map(|set| match &set.contents {
+            Contents::Fixed(elements) => Some((set.name, elements.as_slice())),
+            Contents::Kept => None,
+        });
+        let chains = self.chains.iter().map(|chain| ChainFacts {
+            name: chain.name,
+            base: chain.base.map(|base| (base.hook, base.priority)),
+            comments: chain.rules.iter().map(|rule| rule.comment.as_str()).collect(),
+        });
+        digest(sets.collect(), fixed.collect(), chains.collect())
     }
 
     /// The script for nft that puts the table in as one transaction: chains and fixed contents anew,
@@ -158,6 +193,12 @@ impl Ruleset {
                 put(&mut script, format_args!("flush set {TABLE} {}", set.name));
             }
         }
+        for name in chains::SOMETIMES.iter().filter(|name| self.lacks_chain(name)) {
+            // What isn't there can't be deleted: so it is made first.
+            for what in ["add", "flush", "delete"] {
+                put(&mut script, format_args!("{what} chain {TABLE} {name}"));
+            }
+        }
         for chain in &self.chains {
             put(
                 &mut script,
@@ -166,6 +207,29 @@ impl Ruleset {
             put(&mut script, format_args!("flush chain {TABLE} {}", chain.name));
         }
         script + &self.listing()
+    }
+
+    /// The script that makes this table of another one as one transaction, doors and bans kept; and whether its
+    /// tags are kept as well: the kernel can't change the size of a set, so that a larger one begins empty.
+    #[must_use]
+    pub fn replacement(&self, former: &Self) -> (String, Tags) {
+        let size = |ruleset: &Self| {
+            let tags = ruleset.sets.iter().find(|set| set.name == TAGS);
+            tags.map(|set| set.definition.clone())
+        };
+        if size(self) == size(former) {
+            return (self.script(), Tags::Kept);
+        }
+        let mut script = String::new();
+        for chain in &former.chains {
+            put(&mut script, format_args!("flush chain {TABLE} {}", chain.name));
+        }
+        put(&mut script, format_args!("delete set {TABLE} {TAGS}"));
+        (script + &self.script(), Tags::Gone)
+    }
+
+    fn lacks_chain(&self, name: &str) -> bool {
+        self.chains.iter().all(|chain| chain.name != name)
     }
 
     /// The table as nft would list it, but for counters and doors.
@@ -196,6 +260,33 @@ impl Ruleset {
         }
         listing + "}\n"
     }
+}
+
+/// What a listing tells of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ChainFacts<'a> {
+    pub(super) name: &'a str,
+    pub(super) base: Option<(&'a str, i32)>,
+    /// In the order of the rules; empty for a rule that has none.
+    pub(super) comments: Vec<&'a str>,
+}
+
+/// A digest of what a listing of the table tells, in whichever order it lists sets and chains. The digest of the
+/// whole in a comment doesn't count.
+pub(super) fn digest(
+    mut sets: Vec<&str>,
+    mut fixed: Vec<(&str, &[String])>,
+    mut chains: Vec<ChainFacts<'_>>,
+) -> String {
+    sets.sort_unstable();
+    fixed.sort_unstable();
+    chains.sort_unstable();
+    for comment in chains.iter_mut().flat_map(|chain| &mut chain.comments) {
+        *comment = comment.split_once(OF_TABLE).map_or(*comment, |(own, _)| own);
+    }
+    let all = format!("{sets:?}{fixed:?}{chains:?}");
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(all).into();
+    format!("{a:02x}{b:02x}{c:02x}{d:02x}")
 }
 
 impl Base {

@@ -52,13 +52,14 @@ pub(super) fn of(plan: &Plan<'_>) -> Vec<Set> {
     ]
 }
 
-/// Room for the tags of three days: near midnight two count, and around noon a third with the largest skew.
+/// Room for the tags of three days: near midnight two count, and around noon a third with the largest skew. A
+/// client whose key is being changed has two a day.
 fn tags(prefilter: Prefilter) -> usize {
     let clients = match prefilter {
         Prefilter::On { clients, .. } => clients,
         Prefilter::Off => 0,
     };
-    (3 * clients).next_power_of_two().max(1 << 18)
+    (3 * 2 * clients).next_power_of_two().max(1 << 18)
 }
 
 /// The ports of services on this host, Docker-published ones too.

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use common::{Action, ClientAddress, Request, Timestamp, UnicastAddress};
+use common::{Action, ClientAddress, Day, Request, Timestamp, UnicastAddress};
 use knockd::gate::{
     decision::{Accepted, Effect},
     directory::ClientId,
@@ -11,7 +11,7 @@ use knockd::gate::{
 
 use super::{
     Sealed, Story,
-    world::{CAST, GRANT, PER_CLIENT, SKEW_MS},
+    world::{CAST, GRANT, OLD_KEY_TOLD_MS, OLD_KEY_UNTIL_MS, PER_CLIENT, SKEW_MS},
 };
 
 /// Whose packet the refusal is told of, and its reason's name.
@@ -26,6 +26,10 @@ impl Story {
         };
         let today = self.tags.0;
         if ![Some(today), today.previous(), today.next()].contains(&Some(sealed.day)) {
+            return Err((None, "unknown-tag"));
+        }
+        let told_until = Timestamp::from_millis(OLD_KEY_UNTIL_MS + OLD_KEY_TOLD_MS);
+        if sealed.is_old && Some(sealed.day) > Day::of(told_until) {
             return Err((None, "unknown-tag"));
         }
         let refused = |name| Err((Some(client), name));
@@ -47,6 +51,9 @@ impl Story {
         }
         if entry.expires.is_some_and(|end| end <= now) {
             return refused("client-expired");
+        }
+        if sealed.is_old && now.as_millis() >= OLD_KEY_UNTIL_MS {
+            return refused("old-key-expired");
         }
         if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
             return refused("network-not-allowed");

@@ -8,7 +8,7 @@ use knockd::gate::{
     Gate,
     directory::{Directory, Enrolment},
     policy::{
-        AddressPolicy, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, ReplayLimits, Service,
+        AddressPolicy, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, OldKey, ReplayLimits, Service,
         Sessions, Standing,
     },
     replay::{Floor, ReplayMemory},
@@ -20,6 +20,10 @@ use super::Known;
 pub(super) const START_MS: u64 = 1_790_000_000_123;
 /// The allowed skew.
 pub(super) const SKEW_MS: u64 = 30_000;
+/// From when on the old key of who has one is good no longer.
+pub(super) const OLD_KEY_UNTIL_MS: u64 = START_MS + 40_000;
+/// How long it is told from a stranger's then.
+pub(super) const OLD_KEY_TOLD_MS: u64 = 7 * 86_400_000;
 /// Packets remembered at once: few, so that a story can fill the memory.
 pub(super) const CAPACITY: u32 = 6;
 /// Those of one client.
@@ -35,6 +39,7 @@ pub(super) const BAN_MS: u64 = 600_000;
 /// Someone who can seal packets.
 pub(super) struct Actor {
     keys: ClientKeys,
+    old_keys: Option<ClientKeys>,
     /// `None` for the stranger.
     pub(super) entry: Option<Client>,
 }
@@ -44,12 +49,27 @@ impl Actor {
         &self.keys
     }
 
+    /// Those that it had before, if it had any.
+    pub(super) fn old_keys(&self) -> Option<&ClientKeys> {
+        self.old_keys.as_ref()
+    }
+
+    fn with_an_old_key(mut self) -> Self {
+        let secret = Secret::new([&[8][..], &[9; 31]].concat().try_into().unwrap()).unwrap();
+        self.old_keys = Some(ClientKeys::derive(&secret, &Realm::default()));
+        let until = Timestamp::from_millis(OLD_KEY_UNTIL_MS);
+        if let Some(entry) = &mut self.entry {
+            entry.old_key = Some(Box::new(OldKey { secret, until }));
+        }
+        self
+    }
+
     pub(super) fn is_client(&self) -> bool {
         self.entry.is_some()
     }
 }
 
-pub(super) static CAST: LazyLock<[Actor; 6]> = LazyLock::new(|| {
+pub(super) static CAST: LazyLock<[Actor; 7]> = LazyLock::new(|| {
     let both = ["mqtts", "coaps"].as_slice();
     let networks = ["10.3.0.0/16", "2001:db8::/32"].map(|it| it.parse::<IpNet>().unwrap());
     let expires = Some(Timestamp::from_millis(START_MS + 20_000));
@@ -59,6 +79,7 @@ pub(super) static CAST: LazyLock<[Actor; 6]> = LazyLock::new(|| {
         actor("expires", &["mqtts"], &[], AddressPolicy::Strict, expires),
         actor("networks", &["coaps"], &networks, AddressPolicy::Observed, None),
         actor("other", both, &[], AddressPolicy::Observed, expires),
+        actor("rotated", both, &[], AddressPolicy::Strict, None).with_an_old_key(),
         Actor { entry: None, ..actor("stranger", both, &[], AddressPolicy::Observed, None) },
     ]
 });
@@ -81,16 +102,17 @@ fn actor(
         from: from.to_vec(),
         address,
         expires,
+        old_key: None,
         standing: Standing::Enabled,
     };
-    Actor { keys, entry: Some(entry) }
+    Actor { keys, old_keys: None, entry: Some(entry) }
 }
 
 /// A client as the directory takes it.
 pub(super) fn enrolment(by: usize, enabled: bool) -> Enrolment {
     let mut client = CAST[by].entry.clone().expect("the stranger has no entry");
     client.standing = if enabled { Standing::Enabled } else { Standing::Disabled };
-    Enrolment { client, keys: CAST[by].keys.clone() }
+    Enrolment::new(client, &Realm::default())
 }
 
 pub(super) fn skew() -> ClockSkew {

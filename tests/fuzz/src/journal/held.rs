@@ -81,6 +81,7 @@ static OWNERS: LazyLock<Vec<Named>> = LazyLock::new(|| {
         from: Vec::new(),
         address: AddressPolicy::Strict,
         expires: None,
+        old_key: None,
         standing: Standing::Enabled,
     });
     let directory = Directory::new(services.into(), entries.into(), &Realm::default());

@@ -5,8 +5,6 @@ use std::process::Command;
 
 use e2e::binaries::repository;
 
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-
 /// Where they are.
 pub(crate) struct Programs {
     pub(crate) knockd: PathBuf,
@@ -22,18 +20,15 @@ impl Programs {
     pub(crate) fn build() -> Self {
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| repository().join("target"), PathBuf::from);
-        let for_static = target.join("static");
-        cargo(&["build", "--quiet", "--release", "--package", "knockd"], "", &target);
-        let client = ["build", "--quiet", "--profile", "client", "--package", "knock"];
-        cargo(&client, "", &target);
-        let flags = "-C target-feature=+crt-static";
-        cargo(&[&client[..], &["--target", TRIPLE]].concat(), flags, &for_static);
-        let (knock, knock_static) =
-            (target.join("client/knock"), for_static.join(TRIPLE).join("client/knock"));
-        for client in [&knock, &knock_static] {
-            let shrink = Command::new(repository().join("knock/shrink.sh")).arg(client).status();
-            assert!(shrink.is_ok_and(|status| status.success()), "shrink.sh fails");
+        cargo(&["build", "--quiet", "--release", "--package", "knockd"], &target);
+        for kind in [&[][..], &["static"]] {
+            let status = Command::new(repository().join("knock/build.sh"))
+                .args(kind)
+                .env("CARGO_TARGET_DIR", &target)
+                .status();
+            assert!(status.is_ok_and(|status| status.success()), "build.sh fails");
         }
+        let (knock, knock_static) = (target.join("client/knock"), target.join("static/knock"));
         let bare = target.join("bare");
         let status = Command::new("rustc")
             .args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "panic=abort"])
@@ -52,12 +47,9 @@ impl Programs {
     }
 }
 
-fn cargo(args: &[&str], flags: &str, target: &Path) {
+fn cargo(args: &[&str], target: &Path) {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(repository()).args(args).env("CARGO_TARGET_DIR", target);
-    if !flags.is_empty() {
-        command.env("RUSTFLAGS", flags);
-    }
     let status = command.status().expect("start cargo");
     assert!(status.success(), "cargo {} fails", args.join(" "));
 }

@@ -72,12 +72,16 @@ impl Running {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
         tasks
             .flatten()
-            .map(|task| field(&task.path().join("status"), "voluntary_ctxt_switches:"))
+            // A thread that has ended meanwhile has none.
+            .filter_map(|task| field(&task.path().join("status"), "voluntary_ctxt_switches:"))
             .sum()
     }
 
+    /// Fails if it has ended: what is gone takes no memory, and would pass for small.
     fn status(&self, name: &str) -> u64 {
-        field(Path::new(&format!("/proc/{}/status", self.child.id())), name)
+        let path = format!("/proc/{}/status", self.child.id());
+        field(Path::new(&path), name)
+            .unwrap_or_else(|| panic!("no {name} in {path}: has it ended?\n{}", self.log()))
     }
 
     /// Whether it has ended by itself.
@@ -112,9 +116,8 @@ impl Drop for Running {
     }
 }
 
-fn field(path: &Path, name: &str) -> u64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let value = line.and_then(|rest| rest.split_whitespace().next());
-    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+fn field(path: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.split_whitespace().next()?.parse().ok()
 }

@@ -1,0 +1,106 @@
+//! The daemon is killed while devices knock, and is stuck.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::knocks::{RATE, grants};
+use crate::report::saw;
+use crate::scenes::Stage;
+use crate::scenes::install::{close, knock};
+use crate::scenes::journal;
+use crate::wait::wait;
+
+/// How often it is killed under one stream.
+const KILLS: usize = 4;
+
+pub(crate) fn play(stage: &mut Stage<'_>) {
+    let (report, broker, fleet) = (&mut *stage.report, &stage.broker, &stage.fleet);
+    let name = format!("kill -9 under {RATE} knocks a second loses none, and lets none in twice");
+    report.check(&name, || {
+        let (cursor, stream) = (journal::cursor(broker), fleet.stream());
+        sleep(Duration::from_secs(1));
+        let mut copies = 0;
+        for _ in 0..KILLS {
+            let before = broker.daemon().expect("the daemon runs");
+            broker.run(&["kill", "-9", &before.to_string()]).success();
+            broker.until_daemon_is_another(before);
+            // While others go on knocking, somebody sends what he heard just before and during the kill.
+            copies += stream.send_copies(Duration::from_secs(3));
+            sleep(Duration::from_millis(500));
+        }
+        let knocks = stream.stop();
+        knocks.all_granted(broker);
+        let told = knocks.told(broker, &cursor);
+        saw(&format!(
+            "{} knocks at {:.0} a second, all granted, over {KILLS} kills; {} told as granted, {copies} copies sent",
+            knocks.count(),
+            knocks.rate(),
+            told.len()
+        ));
+        assert!(copies > 0, "no copies were sent");
+        let twice: Vec<_> = told.iter().filter(|(_, times)| **times > 1).collect();
+        assert!(twice.is_empty(), "granted more than once: {twice:?}");
+    });
+    report.check("captured copies, sent again afterwards, open nothing", || {
+        let cursor = journal::cursor(broker);
+        let stream = fleet.stream();
+        sleep(Duration::from_secs(2));
+        let before = broker.daemon().expect("the daemon runs");
+        broker.run(&["kill", "-9", &before.to_string()]).success();
+        broker.until_daemon_is_another(before);
+        // All that this stream sent until now, after it is known to be in.
+        wait("the stream goes on", || {
+            !journal::entries(broker, &cursor, &["KNOCKD_DECISION=granted"]).is_empty()
+        });
+        sleep(Duration::from_secs(1));
+        let granted_before = grants(broker);
+        let copies = stream.send_copies(Duration::from_secs(10));
+        let knocks = stream.stop();
+        knocks.all_granted(broker);
+        let refused = || journal::entries(broker, &cursor, &["KNOCKD_DECISION=refused"]).len();
+        wait("copies are refused", || refused() > 0);
+        saw(&format!("{copies} copies; refused and told one by one: {}", refused()));
+        let now = grants(broker);
+        for (address, left) in &granted_before {
+            let left_now = now.get(address).unwrap_or_else(|| panic!("{address} lost its grant"));
+            assert!(left_now <= left, "{address} had {left} s left, and now has {left_now} s");
+        }
+    });
+    report.check(
+        "a stuck daemon is restarted by its watchdog, and knocks meanwhile are taken",
+        || {
+            let before = broker.daemon().expect("the daemon runs");
+            let limit: u64 = {
+                let text =
+                    broker.sh("systemctl show -p WatchdogUSec --value --timestamp=us knockd");
+                saw(&format!("WatchdogSec={}", text.trim()));
+                seconds(text.trim())
+            };
+            let start = Instant::now();
+            broker.run(&["kill", "-STOP", &before.to_string()]).success();
+            // Three quarters of that later, somebody knocks: his packet waits in the socket.
+            sleep(Duration::from_secs(limit) * 3 / 4);
+            knock(&["--open-for=120s"]).success();
+            let after = broker.until_daemon_is_another(before);
+            saw(&format!(
+                "process {before} became {after} after {:.0} s",
+                start.elapsed().as_secs_f64()
+            ));
+            wait("the knock that waited is granted", || {
+                grants(broker).contains_key(&crate::lan::v4(crate::lan::DEVICES))
+            });
+            assert!(broker.show("knockd.service", "NRestarts").parse::<u32>().unwrap() > 0);
+            close();
+        },
+    );
+}
+
+/// A time span of systemd's, such as "1min 30s", in seconds.
+fn seconds(span: &str) -> u64 {
+    let part = |part: &str| -> u64 {
+        let number = |unit: &str| part.strip_suffix(unit).and_then(|n| n.parse::<u64>().ok());
+        let found = number("min").map(|n| n * 60).or_else(|| number("s"));
+        found.unwrap_or_else(|| panic!("no time span: {span}"))
+    };
+    span.split(' ').map(part).sum()
+}

@@ -1,0 +1,96 @@
+//! What the system test shows, in its order. Each file is one topic; the first three stand for all that follow.
+
+mod broker;
+mod change;
+mod crash;
+mod devices;
+mod figures;
+mod firewalls;
+mod install;
+pub(crate) mod journal;
+mod packaging;
+mod purge;
+mod reboot;
+mod upgrade;
+
+use clap::ValueEnum;
+
+use crate::knocks::Fleet;
+use crate::lan;
+use crate::machine::Machine;
+use crate::report::Report;
+
+/// What can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scene {
+    /// lintian, and what is in the packages.
+    Packaging,
+    /// The door over a reboot.
+    Reboot,
+    /// Other firewalls are loaded, reloaded and stopped.
+    Firewalls,
+    /// Clients and configuration are changed.
+    Change,
+    /// An upgrade under a stream of knocks.
+    Upgrade,
+    /// kill -9 under a stream of knocks, and a stuck daemon.
+    Crash,
+    /// A device with the client's package and its unit.
+    Devices,
+    /// The journal and its fields.
+    Journal,
+    /// Exposure, size, memory.
+    Figures,
+    /// The packages are removed.
+    Purge,
+}
+
+/// What the scenes share.
+pub(crate) struct Stage<'a> {
+    pub(crate) report: &'a mut Report,
+    pub(crate) broker: Machine,
+    pub(crate) fleet: Fleet,
+}
+
+/// Plays them.
+pub(crate) fn play(report: &mut Report, chosen: &[Scene]) {
+    let is_chosen = |scene| chosen.is_empty() || chosen.contains(&scene);
+    report.scene("A fresh Debian 12, and the packages");
+    if is_chosen(Scene::Packaging) {
+        packaging::play(report);
+    }
+    let booted = report.check("a fresh Debian boots, with a network of its own", || {
+        lan::make();
+        Machine::boot("broker", lan::BROKER)
+    });
+    let Some(broker) = booted else { return };
+    let mut stage = Stage { report, broker, fleet: Fleet::new() };
+    play_on(&mut stage, is_chosen);
+    if stage.report.failures() > 0 {
+        stage.broker.show_logs();
+    }
+}
+
+fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
+    if broker::play(stage).and_then(|()| install::play(stage)).is_none() {
+        return;
+    }
+    type Play = fn(&mut Stage<'_>);
+    let scenes: [(Scene, &str, Play); 9] = [
+        (Scene::Reboot, "Reboot", reboot::play),
+        (Scene::Journal, "The journal", journal::play),
+        (Scene::Firewalls, "Other firewalls", firewalls::play),
+        (Scene::Change, "Change on a running host", change::play),
+        (Scene::Devices, "A device", devices::play),
+        (Scene::Upgrade, "Upgrade under load", upgrade::play),
+        (Scene::Crash, "Killed, and stuck", crash::play),
+        (Scene::Figures, "Figures", figures::play),
+        (Scene::Purge, "Purge", purge::play),
+    ];
+    for (scene, title, play) in scenes {
+        if is_chosen(scene) {
+            stage.report.scene(title);
+            play(stage);
+        }
+    }
+}
