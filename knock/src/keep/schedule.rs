@@ -33,7 +33,7 @@ impl Chance {
     fn between(self, least: Duration, most: Duration) -> Duration {
         let millis = u64::try_from(most.saturating_sub(least).as_millis()).unwrap_or(u64::MAX);
         // A product of two numbers below 2^32: the longest time in here is an hour.
-        least + Duration::from_millis(millis.saturating_mul(self.0.into()) >> 32)
+        least + Duration::from_millis(millis.saturating_mul(self.0.into()) / u64::from(u32::MAX))
     }
 }
 
