@@ -5,6 +5,8 @@ CARGO ?= cargo
 E2E_THREADS ?= 6
 # What the benchmark measures, and how: BENCH="--quick connect burst". Everything unless given.
 BENCH ?=
+# What the system test shows: SCENE="upgrade crash". Everything unless given.
+SCENE ?=
 # How often `make fuzz` runs each target, and which of them.
 RUNS ?= 10000000
 TARGET ?= all
@@ -17,7 +19,7 @@ DEB_VERSION ?=
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 CARGO_DEB = target/tools/bin/cargo-deb --quiet --no-build --no-strip --output target/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
 
-.PHONY: help deb deb-check static pages demo test callgrind setup build install fmt fuzz lint clean bench
+.PHONY: help deb deb-check static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -36,6 +38,11 @@ test: setup lint ## Everything that CI checks
 	@$(CARGO) test $(FUZZ_LIB) --test replay
 	@echo '==> end-to-end tests'
 	@$(CARGO) test --package e2e -- --test-threads=$(E2E_THREADS)
+
+test-system: setup ## The packages on a real Debian with a real systemd: as root; takes some minutes. SCENE=upgrade for one
+	@tests/system-setup.sh
+	@echo '==> system test'
+	@$(CARGO) run --quiet --package e2e --bin system -- $(SCENE)
 
 fuzz: ## RUNS executions of every fuzz target, or of TARGET: with a nightly compiler and cargo-fuzz
 	@tests/fuzz/run.sh $(TARGET) $(RUNS)

@@ -17,8 +17,8 @@ pub(crate) fn play(stage: &mut Stage<'_>) -> Option<()> {
         broker.sh(&format!(
             "cd /etc/mosquitto/certs
              key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
-             openssl req -quiet -x509 $key -keyout ca.key -out ca.crt -days 2 -subj '/CN=test CA'
-             openssl req -quiet -new $key -keyout server.key -out server.csr -subj /CN=broker
+             openssl req -x509 $key -keyout ca.key -out ca.crt -days 2 -subj '/CN=test CA'
+             openssl req -new $key -keyout server.key -out server.csr -subj /CN=broker
              echo 'subjectAltName=DNS:broker,IP:{},IP:{}' >names
              openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 \
                  -extfile names -out server.crt 2>/dev/null
