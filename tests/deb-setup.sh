@@ -6,7 +6,7 @@ CARGO_DEB=3.8.0
 say() { echo "==> deb-setup: $*"; }
 cd "$(dirname "$0")/.."
 
-if ! target/tools/bin/cargo-deb --version 2>/dev/null | grep -qxF "$CARGO_DEB"; then
+if ! target/tools/bin/cargo-deb --version 2>/dev/null | grep -qxF "cargo-deb $CARGO_DEB"; then
     say "cargo install cargo-deb $CARGO_DEB, into target/tools"
     "${CARGO:-cargo}" install --quiet --locked --root target/tools --version "$CARGO_DEB" cargo-deb
 fi

@@ -11,6 +11,7 @@ use crate::{
         client::ClientCommand,
         doctor::DoctorArgs,
         firewall::FirewallCommand,
+        revoke::RevokeArgs,
     },
     config::DEFAULT_PATH,
 };
@@ -44,7 +45,7 @@ pub enum Command {
     Check(CheckArgs),
     /// Say why a knock would not let a device in on this host, and how to mend it
     Doctor(DoctorArgs),
-    /// Enrol a client, list them, or remove one
+    /// Enrol a client, list them, change or remove one
     #[command(subcommand)]
     Client(ClientCommand),
     /// Print, install, inspect or remove the table in the kernel
@@ -63,9 +64,11 @@ pub enum Command {
     Ban(BanArgs),
     /// Lift a ban, whoever made it
     Unban(UnbanArgs),
+    /// End the live grants of a client or an address
+    Revoke(RevokeArgs),
     /// Have the running daemon apply a changed configuration, and wait until it is in force
     ///
-    /// Clients, services, [allow], [grant], [ban], [replay], [prefilter] and clock-skew take effect at once,
+    /// Clients, services, who needs no knock, limits, bans, the prefilter and clock-skew take effect at once,
     /// without ending a live grant, a ban or a remembered packet; grants end that no entry allows any more.
     /// listen, clients, state, control and realm take effect when the daemon is restarted. If anything is
     /// wrong, in any file, nothing is applied: every mistake is told, and the exit status is 78.

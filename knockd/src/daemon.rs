@@ -20,7 +20,7 @@ use crate::{
         reload::{Places, Stamps},
     },
     control::{
-        Request, Table,
+        Reply, Request, Table,
         answer::{Parts, ToEnd},
         server::{Asked, Control},
     },
@@ -217,6 +217,7 @@ impl Daemon {
         );
         if listener.dropped_before() > 0 {
             warn!(
+                event = "datagrams-lost",
                 dropped = listener.dropped_before(),
                 "datagrams were lost before this start, since systemd opened the socket: its receive buffer was full"
             );
@@ -321,7 +322,7 @@ impl Daemon {
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
             since: self.since,
-            to_end: Vec::new(),
+            to_end: None,
         }
     }
 
@@ -342,16 +343,22 @@ impl Daemon {
         }
         let mut parts = self.parts();
         let reply = parts.answer(&asked.request, clock::now());
-        for connections in parts.to_end {
-            let mender = self.admission.firewall();
-            match connections {
-                ToEnd::Of(source) => mender.end_connections_of(source),
-                ToEnd::Through(doors) => mender.end_connections_through(doors),
-                ToEnd::From(address, ports) => mender.end_connections_from(address, ports),
+        let to_end = parts.to_end;
+        telemetry::report_order(&asked.request, &reply);
+        let mender = self.admission.firewall();
+        match to_end {
+            None => asked.answer(reply),
+            Some(ToEnd::Of(source)) => {
+                mender.end_connections_of(source);
+                asked.answer(reply);
+            }
+            Some(ToEnd::Through(doors)) => {
+                mender.end_connections_through(doors, Box::new(when_ended(asked, reply)));
+            }
+            Some(ToEnd::From(address, ports)) => {
+                mender.end_connections_from(address, ports, Box::new(when_ended(asked, reply)));
             }
         }
-        telemetry::report_order(&asked.request, &reply);
-        asked.answer(reply);
     }
 
     /// How the daemon is, for `systemctl status`.
@@ -383,6 +390,11 @@ impl Daemon {
             telemetry.report(outcome, source, gate.directory(), now);
         })
     }
+}
+
+/// Answers when connections have been ended, with how many they were.
+fn when_ended(asked: Asked, reply: Reply) -> impl FnOnce(Result<usize, String>) + Send {
+    move |ended| asked.answer(reply.with_connections(ended))
 }
 
 fn random() -> io::Result<[u8; 16]> {

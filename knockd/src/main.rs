@@ -48,6 +48,7 @@ fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
         Command::Bans => commands::bans::list(&config, output),
         Command::Ban(args) => commands::bans::ban(&config, &args, output),
         Command::Unban(args) => commands::bans::unban(&config, &args, output),
+        Command::Revoke(args) => commands::revoke::run(&config, &args, output),
         Command::Reload => commands::reload::run(&config, output),
         Command::Status => commands::status::run(&config, output),
     }

@@ -34,7 +34,7 @@ use crate::{
     clock,
     firewall::{
         Firewall, FirewallError,
-        connections::{Connection, Entry, Guarded, Sweep, Sweeper},
+        connections::{Connection, Done, Entry, Guarded, Sweep, Sweeper},
         kernel::Kernel,
         notice::Author,
         ruleset::{Ruleset, TABLE, TAGS, Tags},
@@ -190,28 +190,29 @@ impl Mender {
     /// Has the connections from a banned source to guarded ports ended soon.
     pub fn end_connections_of(&self, source: Source) {
         let select = Box::new(move |connection: &Connection| source.contains(connection.source));
-        self.end_connections(Sweep { which: "of a banned source", select });
+        self.end_connections(Sweep { which: "of a banned source", select, done: None });
     }
 
-    /// Has the connections through these doors ended soon, whoever's they are; one for which a door is open lives
-    /// on.
-    pub fn end_connections_through(&self, doors: HashSet<Door>) {
-        self.end_connections(through(doors, "that an admin has ended"));
+    /// Has the connections through these doors ended, whoever's they are, and tells when that is done. One for which
+    /// a door is open lives on.
+    pub fn end_connections_through(&self, doors: HashSet<Door>, done: Done) {
+        let sweep = through(doors, "that an admin has ended");
+        self.end_connections(Sweep { done: Some(done), ..sweep });
     }
 
-    /// Has the connections from an address to guarded ports ended soon.
-    pub fn end_connections_from(&self, address: IpAddr, ports: Option<Vec<Port>>) {
+    /// Has the connections from an address to guarded ports ended, and tells when that is done.
+    pub fn end_connections_from(&self, address: IpAddr, ports: Option<Vec<Port>>, done: Done) {
         let select = Box::new(move |connection: &Connection| {
             connection.source == address
                 && ports.as_ref().is_none_or(|ports| ports.contains(&connection.port))
         });
-        self.end_connections(Sweep { which: "that an admin has ended", select });
+        self.end_connections(Sweep { which: "that an admin has ended", select, done: Some(done) });
     }
 
     /// Has all connections to guarded ports ended that didn't come by a door, but those that need none.
     pub fn end_what_came_by_no_door(&self) {
         let select = Box::new(|connection: &Connection| connection.entry == Entry::Otherwise);
-        self.end_connections(Sweep { which: "that came by no door", select });
+        self.end_connections(Sweep { which: "that came by no door", select, done: None });
     }
 
     /// Waits until [`mend`] is to be called. Nothing is lost if it is dropped.
@@ -489,7 +490,7 @@ fn through(doors: HashSet<Door>, which: &'static str) -> Sweep {
         UnicastAddress::try_from(connection.source)
             .is_ok_and(|address| doors.contains(&Door { address, port: connection.port }))
     };
-    Sweep { which, select: Box::new(select) }
+    Sweep { which, select: Box::new(select), done: None }
 }
 
 fn tell(Repair { missing, by, since, open_for }: &Repair, repair: u64) {

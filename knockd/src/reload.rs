@@ -10,7 +10,11 @@
 //! - Live grants, bans and remembered packets stay, but for grants that a client's entry no longer allows, and
 //!   bans of who is never banned any more.
 
-use std::{collections::HashSet, future::pending, mem};
+use std::{
+    collections::{HashMap, HashSet},
+    future::pending,
+    mem,
+};
 
 use common::Timestamp;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -102,16 +106,20 @@ impl Reload {
         let cut = self.doors_to_cut(admission);
         let sound = read.and_then(|read| self.roster.check(read, directory));
         let reply = match sound.and_then(|sound| self.put_in_force(sound, admission, house)) {
-            Ok(reloaded) => {
-                if !cut.is_empty() {
-                    admission.firewall().end_connections_through(cut);
-                }
-                Reply::Reloaded(Box::new(reloaded))
-            }
+            Ok(reloaded) => Reply::Reloaded(Box::new(reloaded)),
             Err(error) => Reply::NotReloaded(self.refuse(&error)),
         };
+        let is_in_force = matches!(reply, Reply::Reloaded(_));
         for asked in mem::take(&mut self.waiting) {
-            asked.answer(reply.clone());
+            let reply = reply.clone();
+            match cut_of(&asked).filter(|_| is_in_force) {
+                None => asked.answer(reply),
+                Some(name) => {
+                    let doors = cut.get(name).cloned().unwrap_or_default();
+                    let done = move |ended| asked.answer(reply.with_connections(ended));
+                    admission.firewall().end_connections_through(doors, Box::new(done));
+                }
+            }
         }
         if let Some(later) = self.later.take() {
             self.waiting = later;
@@ -130,20 +138,16 @@ impl Reload {
         }
     }
 
-    /// The doors by which those clients came in whose connections are to end with this reload: looked up before
-    /// it, since they may be gone with it.
-    fn doors_to_cut(&self, admission: &Admission<Mender>) -> HashSet<Door> {
-        let named = self.waiting.iter().filter_map(|asked| match &asked.request {
-            Request::Reload { cut } => cut.as_deref(),
-            _ => None,
-        });
-        let names: HashSet<&str> = named.collect();
+    /// The doors by which those clients came in whose connections are to end with this reload, by name: looked up
+    /// before it, since they may be gone with it.
+    fn doors_to_cut(&self, admission: &Admission<Mender>) -> HashMap<String, HashSet<Door>> {
+        let names: HashSet<&str> = self.waiting.iter().filter_map(cut_of).collect();
         if names.is_empty() {
-            return HashSet::new();
+            return HashMap::new();
         }
         let clients = admission.gate().directory().clients();
         let meant = clients.filter(|(_, name)| names.contains(name));
-        meant.flat_map(|(client, _)| admission.doors_of(client)).collect()
+        meant.map(|(client, name)| (name.to_owned(), admission.doors_of(client))).collect()
     }
 
     fn refuse(&mut self, error: &NotApplied) -> Refusal {
@@ -155,10 +159,13 @@ impl Reload {
         };
         for mistake in &mistakes {
             let (file, line) = (mistake.file.as_deref(), mistake.line);
-            error!(file, line, "the configuration stays as it was: {}", mistake.text);
+            error!(
+                event = "reload-refused",
+                file, line, "the configuration stays as it was: {}", mistake.text
+            );
         }
         if more > 0 {
-            error!("and {more} mistakes more: knockd check tells all");
+            error!(event = "reload-refused", "and {more} mistakes more: knockd check tells all");
         }
         let first = self.refused.as_ref().map_or_else(|| clock::now().utc, |(first, _)| *first);
         let refusal = Refusal { since: rfc3339(first), mistakes, more };
@@ -229,7 +236,10 @@ impl Reload {
             Ok(Tags::Gone) => {
                 house.put_tags_in_again();
                 if let Err(error) = house.let_all_tags_in(admission) {
-                    error!("tags of clients could not be let past the kernel's filter: {error}");
+                    error!(
+                        event = "tags-failed",
+                        "tags of clients could not be let past the kernel's filter: {error}"
+                    );
                 }
             }
             Err(error) => {
@@ -240,6 +250,14 @@ impl Reload {
             }
         }
         Ok(())
+    }
+}
+
+/// The client whose connections are to end with the reload that is asked for.
+fn cut_of(asked: &Asked) -> Option<&str> {
+    match &asked.request {
+        Request::Reload { cut } => cut.as_deref(),
+        _ => None,
     }
 }
 
@@ -302,7 +320,8 @@ fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
     if *bans_lifted > 0 {
         info!(
             event = "never-banned",
-            bans_lifted, "bans of sources that are never banned any more: {bans_lifted} lifted"
+            lifted = bans_lifted,
+            "bans of sources that are never banned any more: {bans_lifted} lifted"
         );
     }
     info!(

@@ -1,4 +1,4 @@
-//! The signals that the daemon heeds: SIGTERM and SIGINT end it, SIGHUP has it apply changed clients.
+//! The signals that the daemon heeds: SIGTERM and SIGINT end it, SIGHUP has it apply a changed configuration.
 
 use std::io;
 
@@ -25,7 +25,7 @@ pub struct Signals {
 pub enum Signalled {
     /// To end; the name of the signal.
     End(&'static str),
-    /// To apply changed clients.
+    /// To apply a changed configuration.
     Reload,
 }
 

@@ -118,7 +118,10 @@ pub fn cannot_start(why: &str) {
 
 fn tell(what: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(what) {
-        error!("the service manager can't be told how the daemon is: {error}");
+        error!(
+            event = "manager-untold",
+            "the service manager can't be told how the daemon is: {error}"
+        );
     }
 }
 

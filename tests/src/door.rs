@@ -311,7 +311,7 @@ impl Daemon {
         Counters::of(&self.process)
     }
 
-    /// Has it apply changed clients.
+    /// Has it apply a changed configuration.
     pub fn reload(&self) {
         self.process.signal(Signal::SIGHUP);
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use e2e::door::{AHEAD, MQTTS, WIDE, broker4, write_private};
 use e2e::fleet::{self, Fleet, granted, held};
+use e2e::table::elements;
 use e2e::{Door, Echo, Foreign, Settings, State, Talk, World, until};
 use serde_json::Value;
 
@@ -312,4 +313,44 @@ fn without_a_daemon_a_reload_says_how_to_start_it() {
     let world = World::with(&["broker"]);
     let door = Door::new(&world, &Settings::default());
     door.run(&["reload"]).exits(69).says("systemctl start knockd");
+}
+
+#[test]
+fn more_clients_than_the_set_of_tags_has_room_for_make_a_larger_one_and_nobodys_tag_is_missing() {
+    // The set has room for six tags of each client, and is at least as large as for these.
+    const ROOM_FOR: usize = (1 << 18) / 6;
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &Settings::default());
+    let device = door.enrol("press-17");
+    let crowd = |name: &str, numbers: std::ops::Range<usize>| {
+        let entry = |number: usize| {
+            let mut key = [7; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            format!(
+                "[[client]]\nname = \"c{number}\"\nkey = \"{}\"\nservices = [\"mqtts\"]\n",
+                data_encoding::BASE64.encode(&key)
+            )
+        };
+        write_private(&door.clients().join(name), &numbers.map(entry).collect::<String>());
+    };
+    crowd("first.toml", 0..ROOM_FOR - 1);
+    let daemon = door.ready();
+    let size = || {
+        let argv = ["nft", "--terse", "list", "set", "inet", "knockd", "tags"];
+        let listing = world.broker().run(&argv).success().stdout;
+        let size = listing.lines().find_map(|line| line.trim().strip_prefix("size "));
+        size.expect("a size").parse::<usize>().expect("a number")
+    };
+    assert_eq!(size(), 1 << 18);
+    device.opens(&["--open-for", "600s"]);
+    crowd("second.toml", ROOM_FOR..ROOM_FOR + 10);
+    let answer = reload(&door);
+    assert_eq!(answer["added"], 10, "{answer}");
+    assert_eq!(size(), 1 << 19);
+    assert_eq!(elements(&world, "tags").len(), ROOM_FOR + 10);
+    door.run(&["firewall", "status"]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
+    device.opens(&[]);
+    assert!(!daemon.has_told(&["is put right"]), "nobody else has changed it");
 }

@@ -1,6 +1,8 @@
 //! What a change of the configuration comes to for whoever is in, or banned.
 
-use super::{Admission, Owner};
+use tracing::error;
+
+use super::{Admission, Owner, span};
 use crate::{
     firewall::{Firewall, FirewallError},
     gate::{bans::BanChange, clock::Now, policy::Policy},
@@ -20,6 +22,13 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// [`Self::settle_services`] behind it. Returns how many bans it has lifted, of sources that are never banned by it.
     pub fn follow(&mut self, policy: &Policy, now: Now) -> usize {
         let spared = self.gate.follow(policy);
+        // What keeps lost packets out depends on the skew: the file must not be older than the policy.
+        if let Err(error) = self.files.seen.append(&[], span(&self.gate)) {
+            error!(
+                event = "state-unwritten",
+                "the file of accepted packets can't be written: {error}; it is again with the next packet that is accepted"
+            );
+        }
         let mut changes: Vec<BanChange> = Vec::new();
         for source in &spared {
             changes.extend(self.gate.bans_mut().lift(*source));

@@ -62,7 +62,7 @@ pub(super) fn unexpected() -> Failure {
     )
 }
 
-fn no_answer(control: &Path, error: &io::Error) -> Failure {
+pub(super) fn no_answer(control: &Path, error: &io::Error) -> Failure {
     let control = control.display();
     match error.kind() {
         _ if says_none_runs(error) => Failure::new(

@@ -23,7 +23,7 @@ const SHOWN: usize = 20;
 /// Nothing is changed, and no running daemon is asked. Exits with 0 if the configuration is sound, 78 if
 /// it isn't, 77 if nothing is wrong but who can read or write its files, and 66 if it isn't there.
 #[derive(Args, Clone, Debug, Default)]
-#[command(after_help = "Example:\n  knockd check && systemctl reload knockd")]
+#[command(after_help = "Example:\n  knockd check && knockd reload")]
 pub struct CheckArgs {}
 
 /// A mistake or a warning, as `--json` has it.

@@ -16,6 +16,7 @@ pub mod grants;
 pub mod moment;
 mod output;
 pub mod reload;
+pub mod revoke;
 pub mod run;
 pub mod status;
 #[cfg(test)]

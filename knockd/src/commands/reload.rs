@@ -80,7 +80,7 @@ fn tell(reloaded: &Reloaded, output: &mut Output<'_>) -> Result<(), Failure> {
         ));
     }
     if let Some(warning) = &reloaded.warning {
-        output.note(format!("warning: the kernel does not follow yet: {warning}"));
+        output.note(format!("warning: not all of it is done yet: {warning}"));
     }
     Ok(())
 }

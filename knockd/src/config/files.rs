@@ -8,7 +8,7 @@
 //! - Text is read into one buffer, which is wiped when it is dropped.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, ErrorKind, Read as _},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
@@ -85,6 +85,8 @@ pub(super) fn read(
 ) -> Option<Zeroizing<Vec<u8>>> {
     match try_read(path, guard, mistakes) {
         Ok(text) => text,
+        // One of a listed folder's; the main file must be there.
+        Err(error) if guard == Guard::Keys && is_gone(path, &error) => None,
         Err(error) => {
             let mut mistake = unreadable(path, &error);
             if guard == Guard::Keys && error.kind() == ErrorKind::PermissionDenied {
@@ -97,6 +99,13 @@ pub(super) fn read(
             None
         }
     }
+}
+
+/// Whether a file is gone that was there when its folder was listed: somebody has removed it meanwhile. A link that
+/// leads nowhere is there.
+pub(super) fn is_gone(path: &Path, error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+        && fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 fn try_read(

@@ -63,7 +63,7 @@ fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
     let Ok(address) = text.parse::<SocketAddr>() else {
         return Err(Wrong::with(
             "is neither an address with a port nor unix: and an absolute path",
-            r#"write listen = "127.0.0.1:9162" or "unix:/run/knockd/metrics.sock""#,
+            r#"write listen = "127.0.0.1:9162" or "unix:/run/knockd-metrics/metrics.sock""#,
         ));
     };
     if !address.ip().to_canonical().is_loopback() {
@@ -81,7 +81,7 @@ fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
 }
 
 fn socket(path: &str) -> Result<Endpoint, Wrong> {
-    let instead = r#"write listen = "unix:/run/knockd/metrics.sock""#;
+    let instead = r#"write listen = "unix:/run/knockd-metrics/metrics.sock""#;
     if !Path::new(path).is_absolute() || path.contains('\0') {
         return Err(Wrong::with("is a socket's path that isn't absolute", instead));
     }
@@ -115,7 +115,10 @@ mod tests {
         for (text, endpoint) in [
             ("127.0.0.1:9162", Endpoint::Tcp(([127, 0, 0, 1], 9162).into())),
             ("[::1]:9162", Endpoint::Tcp(([0, 0, 0, 0, 0, 0, 0, 1], 9162).into())),
-            ("unix:/run/knockd/metrics.sock", Endpoint::Unix("/run/knockd/metrics.sock".into())),
+            (
+                "unix:/run/knockd-metrics/metrics.sock",
+                Endpoint::Unix("/run/knockd-metrics/metrics.sock".into()),
+            ),
         ] {
             let config = folder(&format!("listen = \"{text}\"\nper-client = 0")).load().unwrap();
             assert_eq!(

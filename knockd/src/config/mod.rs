@@ -188,7 +188,7 @@ pub(crate) fn clients_dir(path: &Path, environment: &Environment) -> Result<Path
     }
 }
 
-/// Checks what a file of clients says, or would say; how many clients are in it.
+/// Checks what a file of clients says, or would say; the clients in it.
 ///
 /// # Errors
 /// Every mistake in it.
@@ -196,12 +196,12 @@ pub(crate) fn check_clients(
     file: &Path,
     text: &str,
     services: &[Service],
-) -> Result<usize, Mistakes> {
+) -> Result<Vec<Client>, Mistakes> {
     let mut mistakes = Vec::new();
     let services: Vec<_> = services.iter().map(|service| service.name).collect();
     let mut clients = Clients::new(Some(&services));
     clients.read_text(file, text, &mut mistakes);
-    Mistakes::sorted(mistakes).map_or(Ok(clients.clients.len()), Err)
+    Mistakes::sorted(mistakes).map_or(Ok(clients.clients), Err)
 }
 
 /// The text of a file of clients.

@@ -64,7 +64,11 @@ pub struct Places {
 /// # Errors
 /// If the folder or a file of it can't be looked at.
 pub fn stamps(folder: &Path) -> io::Result<Stamps> {
-    list(folder)?.into_iter().map(|path| stamp(&path).map(|stamp| (path, stamp))).collect()
+    let stamped = |path: PathBuf| match stamp(&path) {
+        Err(error) if files::is_gone(&path, &error) => None,
+        stamp => Some(stamp.map(|stamp| (path, stamp))),
+    };
+    list(folder)?.into_iter().filter_map(stamped).collect()
 }
 
 /// The stamp of a file as it is now.

@@ -42,8 +42,8 @@ pub struct Parts<'a, F> {
     pub clock_steps: ClockSteps,
     /// When the daemon started.
     pub since: Now,
-    /// The connections that are to be ended: those of sources that were banned, and of grants that were ended.
-    pub to_end: Vec<ToEnd>,
+    /// The connections that are to be ended, if any.
+    pub to_end: Option<ToEnd>,
 }
 
 /// Connections that are to be ended.
@@ -137,7 +137,7 @@ impl<F: Firewall> Parts<'_, F> {
         }
         let ban =
             self.admission.ban(source, length, reason, now).map_err(|error| failed(&error))?;
-        self.to_end.push(ToEnd::Of(source));
+        self.to_end = Some(ToEnd::Of(source));
         Ok(Reply::Banned(Banned {
             source: source.to_string(),
             expires: rfc3339(now.utc_of(ban.until)),

@@ -73,9 +73,11 @@ pub struct Reloaded {
     pub removed: usize,
     /// How many grants have ended by it.
     pub grants_ended: usize,
+    /// How many connections were ended with it; none if that wasn't asked for, or failed.
+    pub connections_ended: Option<usize>,
     /// How many bans have ended by it.
     pub bans_lifted: usize,
-    /// What the kernel has not done yet of it.
+    /// What has not been done of it yet.
     pub warning: Option<String>,
 }
 

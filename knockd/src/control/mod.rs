@@ -37,6 +37,8 @@ impl Request {
     pub const fn patience(&self) -> Duration {
         match self {
             Self::Reload { .. } => Duration::from_mins(5),
+            // As many connections as conntrack may hold are looked through.
+            Self::Revoke(_) => Duration::from_mins(1),
             _ => server::PATIENCE,
         }
     }
@@ -232,6 +234,23 @@ pub struct Unbanned {
     pub changed: bool,
     /// How many.
     pub lifted: usize,
+}
+
+impl Reply {
+    /// The reply with how many connections were ended, where that was asked for.
+    #[must_use]
+    pub fn with_connections(mut self, ended: Result<usize, String>) -> Self {
+        let (count, warning) = match &mut self {
+            Self::Revoked(it) => (&mut it.connections_ended, &mut it.warning),
+            Self::Reloaded(it) => (&mut it.connections_ended, &mut it.warning),
+            _ => return self,
+        };
+        match ended {
+            Ok(ended) => *count = Some(ended),
+            Err(error) => *warning = Some(format!("connections could not be ended: {error}")),
+        }
+        self
+    }
 }
 
 /// What was asked for isn't done.

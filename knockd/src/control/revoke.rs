@@ -41,6 +41,9 @@ pub struct Revoked {
     pub changed: bool,
     /// How many.
     pub grants_ended: usize,
+    /// How many connections were ended, as conntrack knows them: those that were closed just before among them.
+    /// None if that wasn't asked for, or failed.
+    pub connections_ended: Option<usize>,
     /// What went wrong beside it.
     pub warning: Option<String>,
 }
@@ -91,12 +94,13 @@ impl<F: Firewall> Parts<'_, F> {
             _ => return Err(bad(&"grants are ended of a client or of an address")),
         };
         if revoke.cut {
-            self.to_end.push(self.connections_of(whose, service));
+            self.to_end = Some(self.connections_of(whose, service));
         }
         let revoked = self.admission.revoke(whose, service, now);
         Ok(Revoked {
             changed: revoked.grants > 0,
             grants_ended: revoked.grants,
+            connections_ended: None,
             warning: revoked.warning,
         })
     }

@@ -13,6 +13,7 @@
 //!   that came by an allowed interface can't be told, and take no harm: their next packet makes them anew.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     io, iter,
     net::IpAddr,
@@ -137,7 +138,12 @@ pub struct Sweep {
     pub which: &'static str,
     /// Whether a guarded connection is one of them.
     pub select: Box<dyn Fn(&Connection) -> bool + Send>,
+    /// Who is told how many they were, if anybody waits for it.
+    pub done: Option<Done>,
 }
+
+/// Is told how many connections were ended, or why they could not be.
+pub type Done = Box<dyn FnOnce(Result<usize, String>) + Send>;
 
 /// Ends connections on a thread of its own, so that nothing waits for a large table to be read.
 pub struct Sweeper {
@@ -165,11 +171,14 @@ impl Sweeper {
     pub fn end(&self, sweep: Sweep) {
         // As many as wait are done at once, and only admins and repairs ask: the queue needs no bound.
         let sweep = (Arc::clone(&self.guarded), sweep);
-        if let Err(SendError((_, Sweep { which, .. }))) = self.asked.send(sweep) {
+        if let Err(SendError((_, Sweep { which, done, .. }))) = self.asked.send(sweep) {
             error!(
                 event = "connections-not-ended",
                 "connections {which} were not ended: the thread that does it has ended"
             );
+            if let Some(done) = done {
+                done(Err("the thread that ends connections has ended".to_owned()));
+            }
         }
     }
 }
@@ -185,7 +194,14 @@ fn sweep_all(sweeps: &Receiver<(Arc<Guarded>, Sweep)>) {
         let mut whose: Vec<&str> = all.iter().map(|sweep| sweep.which).collect();
         whose.dedup();
         let which = whose.join(", or ");
-        match end(&guarded, |found| all.iter().any(|sweep| (sweep.select)(found))) {
+        let counts: Vec<Cell<usize>> = all.iter().map(|_| Cell::new(0)).collect();
+        // Each counts its own, also those that another selects as well.
+        let is_selected = |found: &Connection| {
+            let selecting = all.iter().zip(&counts).filter(|(sweep, _)| (sweep.select)(found));
+            selecting.map(|(_, count)| count.set(count.get() + 1)).count() > 0
+        };
+        let ended = end(&guarded, is_selected);
+        match &ended {
             Ok(0) => {}
             Ok(connections) => {
                 info!(connections, event = "connections-ended", "connections {which} were ended")
@@ -194,6 +210,11 @@ fn sweep_all(sweeps: &Receiver<(Arc<Guarded>, Sweep)>) {
                 event = "connections-not-ended",
                 "connections {which} could not be ended: {error}"
             ),
+        }
+        for (sweep, count) in all.into_iter().zip(counts) {
+            if let Some(done) = sweep.done {
+                done(ended.as_ref().map(|_| count.get()).map_err(ToString::to_string));
+            }
         }
     }
 }

@@ -126,7 +126,7 @@ pub enum StaleBound {
 
 impl Reason {
     /// The names of all reasons, in the order of the checks.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "malformed",
         "unknown-tag",
         "bad-mac",
@@ -134,6 +134,7 @@ impl Reason {
         "stale",
         "client-disabled",
         "client-expired",
+        "old-key-expired",
         "network-not-allowed",
         "banned",
         "address-mismatch",

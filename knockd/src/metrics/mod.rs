@@ -1,5 +1,5 @@
 //! The metrics endpoint: figures for Prometheus and whatever else reads OpenMetrics, off unless `[metrics]` says
-//! where. [`server`] speaks HTTP, on a thread of its own; [`page`] writes down what the event loop tells it.
+//! where. [`server`] speaks HTTP, on a thread of its own; `page` writes down what the event loop tells it.
 //!
 //! # Security considerations
 //! - There is no password before figures: they are told to this host alone ([`crate::config::metrics`]). They have

@@ -10,12 +10,14 @@
 //! | `@help HEADING@` | what stands in `--help` under this heading, below the options; `@help@`: under none |
 //! | `@intro FILE@` | what begins a commented file in `config/` |
 //! | `@keys FILE default@` | its keys, with their defaults; `example`: with examples of values |
-//! | `@fields FILE@` | the events' fields, from the table that begins a source file |
+//! | `@events@` | the kinds of events, from `config/EVENTS.md` |
+//! | `@fields@` | the events' fields, from there too |
 
 use std::fs;
 
 use super::{Program, Release, help::Help, keys, manual};
 use crate::binaries::repository;
+use knockd::telemetry::catalogue::EVENTS;
 
 /// So that an apostrophe is one in every output: roff's crate writes it as `\*(Aq`.
 const PREAMBLE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
@@ -46,7 +48,16 @@ pub(super) fn fill(program: Program, page: &str, release: &Release) -> String {
                 let (file, values) = argument.split_once(' ').expect("@keys FILE VALUES@");
                 keys::list(&read(file), values)
             }
-            "fields" => fields(&read(argument)),
+            "events" => rows("| event | level | fields | what happened |", |row| {
+                let [event, .., what] = row else { return None };
+                Some((cell(event), manual::prose(what)))
+            }),
+            "fields" => rows("| field | content |", |row| {
+                let [fields, content] = row else { return None };
+                let names = fields.split(", ").map(|field| format!("KNOCKD_{}", cell(field)));
+                let names: Vec<_> = names.map(|name| name.to_uppercase()).collect();
+                Some((names.join(", "), manual::prose(content)))
+            }),
             _ => panic!("{}: what is {line}?", path.display()),
         };
     }
@@ -67,19 +78,22 @@ fn title(page: &str, manual: &str, program: Program, release: &Release) -> Strin
     format!(".TH {name} {section} {date} \"{program} {version}\" \"{manual}\"\n")
 }
 
-/// The events' fields, by the names that the journal gives them.
-fn fields(source: &str) -> String {
-    let rows = source
-        .lines()
-        .skip_while(|line| *line != "//! | field | content |")
-        .skip(2)
-        .map_while(|line| line.strip_prefix("//! | `")?.strip_suffix(" |")?.split_once("` | "));
+/// The rows of the table of events that has this head, each as a term and what is said of it.
+fn rows(head: &str, tell: impl Fn(&[&str]) -> Option<(String, String)>) -> String {
+    let rows = EVENTS.lines().skip_while(|line| *line != head).skip(2);
+    let rows = rows.map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let text: String = rows
-        .map(|(field, content)| {
-            let field = format!("KNOCKD_{}", field.to_uppercase());
-            format!(".TP\n{}\n{}\n", manual::bold(&field), manual::prose(content))
+        .map(|row| {
+            let cells: Vec<&str> = row.split(" | ").collect();
+            let (term, content) = tell(&cells).unwrap_or_else(|| panic!("no row of {head}: {row}"));
+            format!(".TP\n{}\n{content}\n", manual::bold(&term))
         })
         .collect();
-    assert!(!text.is_empty(), "the table of the fields isn't where it was");
+    assert!(!text.is_empty(), "there is no table {head} in config/EVENTS.md");
     text
+}
+
+/// A name as a cell has it, without its marks.
+fn cell(name: &str) -> String {
+    name.trim_matches('`').to_owned()
 }

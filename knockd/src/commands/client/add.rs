@@ -9,6 +9,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{
+    effect::Effect,
     folder::Folder,
     profile::{self, Server},
 };
@@ -42,6 +43,9 @@ pub struct AddArgs {
     /// Where the device reaches knockd: it goes into the device's knock.toml
     #[arg(long, value_name = "HOST:PORT")]
     pub server: Option<Server>,
+    /// Succeed where there is a client of that name already, and leave it as it is; its key is not told again
+    #[arg(long)]
+    pub if_missing: bool,
 }
 
 /// Which address a client may open the door for.
@@ -68,7 +72,8 @@ struct Added<'a> {
     changed: bool,
     client: &'a str,
     file: String,
-    profile: &'a str,
+    /// The device's knock.toml; null if the client was there already.
+    profile: Option<&'a str>,
 }
 
 /// Makes a key, writes the client's entry, and prints the device's `knock.toml`.
@@ -86,10 +91,15 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
     if let Some((_, origin)) =
         config.clients.iter().zip(origins).find(|(client, _)| client.name == args.name)
     {
+        if args.if_missing {
+            let (file, control) = (origin.file.display().to_string(), config.control.clone());
+            drop(folder);
+            return tell_present(&args.name, file, &control, output);
+        }
         let message = format!(
-            "there is a client {} already, at {origin}: take another name, or remove it first \
-             (knockd client remove {})",
-            args.name, args.name
+            "there is a client {} already, at {origin}: take another name, give it a new key \
+             (knockd client rotate {}), or remove it first (knockd client remove {})",
+            args.name, args.name, args.name
         );
         return Err(Failure::new(Exit::CantCreat, message));
     }
@@ -114,8 +124,12 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         Format::Human => profile,
         Format::Json => {
             let (client, file) = (client.name.as_str(), file.display().to_string());
-            let mut json =
-                Zeroizing::new(to_json(&Added { changed: true, client, file, profile: &profile })?);
+            let mut json = Zeroizing::new(to_json(&Added {
+                changed: true,
+                client,
+                file,
+                profile: Some(&profile),
+            })?);
             json.push('\n');
             json
         }
@@ -126,14 +140,29 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         let message = format!("can't print the device's knock.toml ({error}): nothing was added");
         return Err(Failure::new(Exit::IoErr, message));
     }
-    if args.server.is_none() {
-        output.note("warning: the server in this knock.toml is a placeholder: --server says which");
+    profile::warn_of_placeholder(args.server.as_ref(), output);
+    output.note(format!("{} is written to {}", client.name, file.display()));
+    let control = config.control.clone();
+    drop(folder);
+    Effect::take(&control, None)?.note(output);
+    Ok(())
+}
+
+/// Tells that there is such a client already, and that nothing has changed.
+fn tell_present(
+    name: &ClientName,
+    file: String,
+    control: &Path,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let effect = Effect::take(control, None)?;
+    match output.format() {
+        Format::Human => output.note(format!("{name} is in {file} already: nothing has changed")),
+        Format::Json => {
+            output.json(&Added { changed: false, client: name.as_str(), file, profile: None })?;
+        }
     }
-    output.note(format!(
-        "{} is written to {}; load it with: systemctl reload knockd",
-        client.name,
-        file.display()
-    ));
+    effect.note(output);
     Ok(())
 }
 
@@ -153,7 +182,7 @@ fn check_services(args: &AddArgs, config: &Config) -> Result<(), Failure> {
 }
 
 /// A secret that nobody has. That random bytes come a second time means that they aren't random.
-fn new_secret(others: &[Client]) -> Result<Secret, Failure> {
+pub(super) fn new_secret(others: &[Client]) -> Result<Secret, Failure> {
     let mut bytes = Zeroizing::new([0; SECRET_LEN]);
     getrandom::fill(bytes.as_mut_slice())
         .map_err(|error| Failure::new(Exit::OsErr, format!("can't get random bytes: {error}")))?;

@@ -35,7 +35,7 @@ pub(super) fn cut(text: &str, name: &str) -> Option<Zeroizing<String>> {
 }
 
 /// The lines of a text, each with its end.
-fn lines(text: &str) -> Vec<Range<usize>> {
+pub(super) fn lines(text: &str) -> Vec<Range<usize>> {
     let mut at = 0;
     text.split_inclusive('\n')
         .map(|line| {

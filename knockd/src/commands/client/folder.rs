@@ -16,9 +16,14 @@ use std::{
 
 use tempfile::NamedTempFile;
 
+use super::{
+    edit::{Edit, edit},
+    show,
+};
 use crate::{
     commands::{Exit, Failure},
-    config::{self, Environment, Located},
+    config::{self, Environment, Located, Origin},
+    gate::policy::{Client, ClientName},
 };
 
 /// How long to wait for another command that is at work.
@@ -61,6 +66,46 @@ impl Folder {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The client of this name, and where it is.
+    ///
+    /// # Errors
+    /// [`Exit::NoInput`] if there is none.
+    pub(super) fn client(&self, name: &ClientName) -> Result<(&Client, &Origin), Failure> {
+        let Located { config, origins } = &self.located;
+        let mut all = config.clients.iter().zip(origins);
+        all.find(|(client, _)| client.name == *name).ok_or_else(|| show::unknown(name))
+    }
+
+    /// Changes keys of the entry of a client, who is then as `is_right` says; all else in its file stays as it is,
+    /// to the byte.
+    ///
+    /// # Errors
+    /// [`Exit::DataErr`] if that can't be done by changing its text, [`Exit::CantCreat`] if it can't be written:
+    /// nothing has changed then.
+    pub(super) fn edit(
+        &self,
+        name: &ClientName,
+        edits: &[Edit<'_>],
+        is_right: impl Fn(&Client) -> bool,
+    ) -> Result<(), Failure> {
+        let (_, origin) = self.client(name)?;
+        let by_hand = || {
+            let message = format!("{origin} can't be changed in its file: change it by hand");
+            Failure::new(Exit::DataErr, message)
+        };
+        let text = config::read_clients_text(&origin.file)?;
+        let text = str::from_utf8(&text).map_err(|_| by_hand())?;
+        let edited = edit(text, name.as_str(), edits).ok_or_else(by_hand)?;
+        let clients =
+            config::check_clients(&origin.file, &edited, &self.located.config.policy.services)?;
+        let same = self.located.origins.iter().filter(|it| it.file == origin.file).count();
+        let is_edited = clients.iter().any(|client| client.name == *name && is_right(client));
+        if clients.len() != same || !is_edited {
+            return Err(by_hand());
+        }
+        self.replace(&origin.file, edited.as_bytes())
     }
 
     /// Makes a file of this name and text, which isn't there yet.

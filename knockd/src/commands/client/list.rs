@@ -12,19 +12,22 @@ use crate::{
 
 /// A client as `--json` has it.
 #[derive(Serialize)]
-struct Listed {
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Listed {
     name: String,
     services: Vec<String>,
     from: Vec<String>,
     address: &'static str,
     expires: Option<String>,
     enabled: bool,
+    /// Until when its old key is good, or was.
+    old_key_until: Option<String>,
     file: String,
     line: u32,
 }
 
 impl Listed {
-    fn new(client: &Client, origin: &Origin) -> Self {
+    pub(super) fn new(client: &Client, origin: &Origin) -> Self {
         Self {
             name: client.name.to_string(),
             services: client.services.iter().map(ToString::to_string).collect(),
@@ -35,9 +38,26 @@ impl Listed {
             },
             expires: client.expires.map(|expires| Moment::from(expires).to_string()),
             enabled: client.standing == Standing::Enabled,
+            old_key_until: client.old_key.as_ref().map(|old| Moment::from(old.until).to_string()),
             file: origin.file.display().to_string(),
             line: origin.line,
         }
+    }
+
+    /// What there is of it, each under its name.
+    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+        let [name, services, from, address, expires, enabled, file] = self.columns();
+        let mut lines = vec![
+            ("name", name),
+            ("services", services),
+            ("from", from),
+            ("address", address),
+            ("expires", expires),
+            ("enabled", enabled),
+        ];
+        lines.extend(self.old_key_until.clone().map(|until| ("old key", format!("until {until}"))));
+        lines.push(("file", format!("{file}:{}", self.line)));
+        lines
     }
 
     fn columns(&self) -> [String; 7] {

@@ -1,7 +1,7 @@
-//! `knockd client`: enrol a client, list them, remove one.
+//! `knockd client`: enrol a client, list them, change or remove one.
 //!
-//! These commands touch files alone: a running daemon learns of it when it is restarted. Each needs a
-//! sound configuration to begin with, and leaves a sound one behind.
+//! Each needs a sound configuration to begin with, and leaves a sound one behind. A running daemon is asked to
+//! apply it; without one, it takes effect when the daemon starts.
 
 use std::path::Path;
 
@@ -11,16 +11,24 @@ use super::{Failure, Output};
 
 mod add;
 mod cut;
+mod edit;
+mod effect;
 mod folder;
 mod list;
 mod profile;
 mod remove;
+mod rotate;
+mod show;
+mod switch;
 #[cfg(test)]
 mod tests;
 
 pub use add::{AddArgs, AddressChoice};
 pub use profile::{InvalidServer, Server};
 pub use remove::RemoveArgs;
+pub use rotate::RotateArgs;
+pub use show::ShowArgs;
+pub use switch::{DisableArgs, EnableArgs};
 
 /// What to do with the clients.
 #[derive(Clone, Debug, Subcommand)]
@@ -35,10 +43,31 @@ pub enum ClientCommand {
     /// List the clients, without their keys
     #[command(after_help = "Example:\n  knockd client list --json")]
     List,
-    /// Remove a client's entry
+    /// Show one client, without its keys, and who is in by it
+    #[command(after_help = "Example:\n  knockd client show press-17 --json")]
+    Show(ShowArgs),
+    /// Make a new key for a client, and print the device's whole new knock.toml
     ///
-    /// The entries of other clients in the same file stay as they are, to the byte.
-    #[command(after_help = "Example:\n  knockd client remove press-17")]
+    /// The old key stays good for as long as --overlap says, so that the device can have the new one within that
+    /// time. A key that somebody else may have is ended at once with --overlap 0s. While an older key is still
+    /// good, another rotation is refused: the device may have that one alone.
+    #[command(after_help = ROTATE_HELP)]
+    Rotate(RotateArgs),
+    /// Refuse a client's knocks, and end its live grants
+    ///
+    /// With --cut, connections end as well that came from where the client was let in of late: by its name 16
+    /// addresses are remembered, since the daemon started. Those of others behind the same address end with
+    /// them, unless they hold a grant.
+    #[command(after_help = "Example:\n  knockd client disable press-17 --cut")]
+    Disable(DisableArgs),
+    /// Let a client in again that was disabled
+    #[command(after_help = "Example:\n  knockd client enable press-17")]
+    Enable(EnableArgs),
+    /// Remove a client's entry, and end its live grants
+    ///
+    /// The entries of other clients in the same file stay as they are, to the byte. --cut ends connections as
+    /// `knockd client disable` does.
+    #[command(after_help = "Example:\n  knockd client remove press-17 --cut")]
     Remove(RemoveArgs),
 }
 
@@ -49,6 +78,13 @@ Examples:
 
 Exit status: 64 no such service, 73 the name is taken, 75 another knockd client is at work";
 
+const ROTATE_HELP: &str = "\
+Examples:
+  knockd client rotate press-17 --server broker.example.com > knock.toml
+  knockd client rotate press-17 --overlap 0s --server broker.example.com > knock.toml
+
+Exit status: 66 no such client, 75 an older key is still good";
+
 /// Runs one of them.
 ///
 /// # Errors
@@ -57,6 +93,10 @@ pub fn run(command: &ClientCommand, config: &Path, output: &mut Output<'_>) -> R
     match command {
         ClientCommand::Add(args) => add::run(config, args, output),
         ClientCommand::List => list::run(config, output),
+        ClientCommand::Show(args) => show::run(config, args, output),
+        ClientCommand::Rotate(args) => rotate::run(config, args, output),
+        ClientCommand::Disable(args) => switch::disable(config, args, output),
+        ClientCommand::Enable(args) => switch::enable(config, args, output),
         ClientCommand::Remove(args) => remove::run(config, args, output),
     }
 }

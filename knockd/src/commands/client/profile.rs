@@ -10,6 +10,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use crate::{
+    commands::Output,
     config::{Config, secret},
     gate::policy::{AddressPolicy, Client, Protocol},
 };
@@ -68,6 +69,13 @@ impl FromStr for Server {
 
 /// Stands in the profile until somebody writes the right one.
 const PLACEHOLDER: &str = "broker.example.com";
+
+/// Warns where the device's `knock.toml` lacks the server's name.
+pub(super) fn warn_of_placeholder(server: Option<&Server>, output: &mut Output<'_>) {
+    if server.is_none() {
+        output.note("warning: the server in this knock.toml is a placeholder: --server says which");
+    }
+}
 
 /// The whole `knock.toml` of a client's device, key included.
 pub(super) fn text(client: &Client, server: Option<&Server>, config: &Config) -> Zeroizing<String> {

@@ -5,10 +5,10 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::{cut::cut, folder::Folder};
+use super::{cut::cut, effect::Effect, folder::Folder, show};
 use crate::{
     commands::{Exit, Failure, Format, Output},
-    config::{self, Located},
+    config::{self, Located, Origin},
     gate::policy::ClientName,
 };
 
@@ -17,14 +17,24 @@ use crate::{
 pub struct RemoveArgs {
     /// The client's name
     pub name: ClientName,
+    /// End its connections as well, also those whose grants are over
+    #[arg(long)]
+    pub cut: bool,
+    /// Succeed where there is no such client
+    #[arg(long)]
+    pub if_present: bool,
 }
 
 /// The answer as `--json` has it.
 #[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Removed<'a> {
     changed: bool,
     client: &'a str,
-    file: String,
+    file: Option<String>,
+    in_force: bool,
+    grants_ended: usize,
+    connections_ended: Option<usize>,
 }
 
 /// Removes the client's entry; its file as well where no other client is in it.
@@ -39,38 +49,52 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let folder = Folder::lock(config)?;
     let Located { config, origins } = &folder.located;
-    let Some((_, origin)) =
-        config.clients.iter().zip(origins).find(|(client, _)| client.name == args.name)
-    else {
-        let message =
-            format!("there is no client {}: knockd client list tells who there is", args.name);
-        return Err(Failure::new(Exit::NoInput, message));
-    };
+    let mut all = config.clients.iter().zip(origins);
+    let found = all.find(|(client, _)| client.name == args.name).map(|(_, origin)| origin);
+    match found {
+        Some(origin) => take_out(&folder, origin, &args.name)?,
+        None if args.if_present => {}
+        None => return Err(show::unknown(&args.name)),
+    }
+    let file = found.map(|origin| origin.file.display().to_string());
+    let control = config.control.clone();
+    drop(folder);
+    let effect = Effect::take(&control, args.cut.then_some(&args.name))?;
+    match (output.format(), &file) {
+        (Format::Human, Some(file)) => {
+            output.line(format!("{} is removed from {file}", args.name))?;
+        }
+        (Format::Human, None) => output.line(format!("there is no client {}", args.name))?,
+        (Format::Json, _) => output.json(&Removed {
+            changed: file.is_some(),
+            client: args.name.as_str(),
+            in_force: effect.is_in_force(),
+            grants_ended: effect.grants_ended(),
+            connections_ended: effect.connections_ended(),
+            file,
+        })?,
+    }
+    effect.note(output);
+    Ok(())
+}
+
+fn take_out(folder: &Folder, origin: &Origin, name: &ClientName) -> Result<(), Failure> {
+    let Located { config, origins } = &folder.located;
     let neighbours = origins.iter().filter(|it| it.file == origin.file).count().saturating_sub(1);
     if neighbours == 0 {
-        folder.remove(&origin.file)?;
-    } else {
-        let by_hand = || {
-            let message = format!("{origin} can't be cut out of its file: remove it by hand");
-            Failure::new(Exit::DataErr, message)
-        };
-        let text = config::read_clients_text(&origin.file)?;
-        let text = str::from_utf8(&text).map_err(|_| by_hand())?;
-        let rest = cut(text, args.name.as_str()).ok_or_else(by_hand)?;
-        // What is left must be what it was but for one client.
-        let left = config::check_clients(&origin.file, &rest, &config.policy.services)?;
-        if left != neighbours {
-            return Err(by_hand());
-        }
-        folder.replace(&origin.file, rest.as_bytes())?;
+        return folder.remove(&origin.file);
     }
-    let file = origin.file.display().to_string();
-    match output.format() {
-        Format::Human => output.line(format!("{} is removed from {file}", args.name))?,
-        Format::Json => {
-            output.json(&Removed { changed: true, client: args.name.as_str(), file })?;
-        }
+    let by_hand = || {
+        let message = format!("{origin} can't be cut out of its file: remove it by hand");
+        Failure::new(Exit::DataErr, message)
+    };
+    let text = config::read_clients_text(&origin.file)?;
+    let text = str::from_utf8(&text).map_err(|_| by_hand())?;
+    let rest = cut(text, name.as_str()).ok_or_else(by_hand)?;
+    // What is left must be what it was but for one client.
+    let left = config::check_clients(&origin.file, &rest, &config.policy.services)?;
+    if left.len() != neighbours {
+        return Err(by_hand());
     }
-    output.note("shut it out, and end its grants, with: systemctl reload knockd");
-    Ok(())
+    folder.replace(&origin.file, rest.as_bytes())
 }

@@ -19,6 +19,11 @@ struct Line {
     command: ClientCommand,
 }
 
+/// A main file with a control socket of its own, at which no daemon listens.
+fn main_file() -> String {
+    format!("control = \"control.sock\"\n{MAIN}")
+}
+
 /// Runs `client` with these words.
 fn knockd(folder: &Folder, format: Format, words: &str) -> Told {
     let words = std::iter::once("client").chain(words.split_whitespace());
@@ -32,7 +37,7 @@ fn names(folder: &Folder) -> Vec<String> {
 
 #[test]
 fn an_added_client_is_loaded_as_it_was_asked_for() {
-    let folder = Folder::new(MAIN);
+    let folder = Folder::new(&main_file());
     let words = "add press-17 --service mqtts --from 10.3.0.0/16,2001:db8::/32 --address observed \
                  --expires 2999-12-31 --server broker.example.com";
     let told = knockd(&folder, Format::Human, words);
@@ -62,7 +67,7 @@ fn an_added_client_is_loaded_as_it_was_asked_for() {
     assert_eq!(
         told.notes,
         format!(
-            "press-17 is written to {}; load it with: systemctl reload knockd\n",
+            "press-17 is written to {}\nno daemon runs: it takes effect when knockd starts\n",
             file.display()
         )
     );
@@ -71,8 +76,10 @@ fn an_added_client_is_loaded_as_it_was_asked_for() {
 
 #[test]
 fn a_realm_and_several_services_are_in_the_profile_as_the_device_needs_them() {
-    let main =
-        format!("realm = 'a\"b\\c'\n{MAIN}[[service]]\nname = \"coap\"\nports = [\"udp/5684\"]\n");
+    let main = format!(
+        "realm = 'a\"b\\c'\n{}[[service]]\nname = \"coap\"\nports = [\"udp/5684\"]\n",
+        main_file()
+    );
     let folder = Folder::new(&main);
     let told = knockd(&folder, Format::Human, "add a --service coap --service mqtts");
     assert_eq!(told.result, Ok(()));
@@ -85,7 +92,7 @@ fn a_realm_and_several_services_are_in_the_profile_as_the_device_needs_them() {
 
 #[test]
 fn json_tells_the_file_and_the_profile() {
-    let folder = Folder::new(MAIN);
+    let folder = Folder::new(&main_file());
     let told = knockd(&folder, Format::Json, "add a --service mqtts");
     let answer: serde_json::Value = serde_json::from_str(&told.answer).unwrap();
     assert_eq!((&answer["changed"], &answer["client"]), (&true.into(), &"a".into()));
@@ -95,7 +102,7 @@ fn json_tells_the_file_and_the_profile() {
 
 #[test]
 fn a_name_that_is_taken_in_any_file_is_refused_with_the_place() {
-    let folder = Folder::with_clients(MAIN, &client("a", KEYS[0], ""));
+    let folder = Folder::with_clients(&main_file(), &client("a", KEYS[0], ""));
     let failure = knockd(&folder, Format::Human, "add a --service mqtts").result.unwrap_err();
     assert_eq!(failure.exit, Exit::CantCreat);
     assert!(failure.message.contains("clients.d/clients.toml:1"), "{failure}");
@@ -106,7 +113,7 @@ fn a_name_that_is_taken_in_any_file_is_refused_with_the_place() {
 
 #[test]
 fn what_cannot_be_added_changes_nothing() {
-    let folder = Folder::new(MAIN);
+    let folder = Folder::new(&main_file());
     for (words, exit, said) in [
         ("add a --service http", Exit::Usage, "name one of mqtts"),
         ("add a --service mqtts,mqtts", Exit::Usage, "twice"),
@@ -137,7 +144,7 @@ fn a_client_whose_profile_cannot_be_printed_is_not_added() {
             Ok(())
         }
     }
-    let folder = Folder::new(MAIN);
+    let folder = Folder::new(&main_file());
     let line = Line::try_parse_from(["client", "add", "a", "--service", "mqtts"]).unwrap();
     let (mut answer, mut notes) = (Closed, Vec::new());
     let mut output = Output::new(&mut answer, &mut notes, Format::Human);
@@ -148,7 +155,7 @@ fn a_client_whose_profile_cannot_be_printed_is_not_added() {
 
 #[test]
 fn of_many_that_add_at_once_each_name_is_added_once() {
-    let folder = Folder::new(MAIN);
+    let folder = Folder::new(&main_file());
     let added = thread::scope(|scope| {
         let add = |index: usize| {
             let name = format!("add c{} --service mqtts", index % 8);
@@ -167,7 +174,7 @@ fn the_list_tells_all_but_the_keys() {
     let more = "from = [\"10.3.0.0/16\"]\naddress = \"observed\"\nexpires = 2027-12-31T00:00:00Z\n\
                 enabled = false";
     let text = client("press-17", KEYS[0], more) + &client("b", KEYS[1], "");
-    let folder = Folder::with_clients(MAIN, &text);
+    let folder = Folder::with_clients(&main_file(), &text);
     let told = knockd(&folder, Format::Human, "list");
     let lines: Vec<Vec<_>> =
         told.answer.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -190,7 +197,7 @@ fn the_list_tells_all_but_the_keys() {
 #[test]
 fn a_removed_client_leaves_its_neighbours_byte_for_byte_and_the_file_its_mode() {
     let (a, b) = (client("a", KEYS[0], "# mine\n"), client("b", KEYS[1], ""));
-    let folder = Folder::with_clients(MAIN, &format!("{a}{b}"));
+    let folder = Folder::with_clients(&main_file(), &format!("{a}{b}"));
     let file = folder.clients_dir().join("clients.toml");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
     assert_eq!(knockd(&folder, Format::Human, "remove a").result, Ok(()));
@@ -208,7 +215,7 @@ fn a_removed_client_leaves_its_neighbours_byte_for_byte_and_the_file_its_mode() 
 
 #[test]
 fn a_file_behind_a_link_is_changed_where_it_is() {
-    let folder = Folder::new(MAIN);
+    let folder = Folder::new(&main_file());
     let two = client("a", KEYS[0], "") + &client("b", KEYS[1], "");
     let target = folder.write("kept.toml", &two);
     let link = folder.clients_dir().join("link.toml");
@@ -216,4 +223,181 @@ fn a_file_behind_a_link_is_changed_where_it_is() {
     assert_eq!(knockd(&folder, Format::Human, "remove a").result, Ok(()));
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::read_to_string(&target).unwrap(), client("b", KEYS[1], ""));
+}
+
+fn answer(told: &Told) -> serde_json::Value {
+    serde_json::from_str(&told.answer).unwrap()
+}
+
+fn key_of(folder: &Folder, name: &str) -> String {
+    let clients = folder.load().unwrap().config.clients;
+    let client = clients.iter().find(|client| client.name.as_str() == name).unwrap();
+    crate::config::secret::to_text(&client.secret).to_string()
+}
+
+#[test]
+fn a_rotated_client_has_a_new_key_and_its_old_one_until_the_overlap_is_over() {
+    let (a, b) = (client("a", KEYS[0], "# mine\n"), client("b", KEYS[1], ""));
+    let folder = Folder::with_clients(&main_file(), &format!("{a}{b}"));
+    let file = folder.clients_dir().join("clients.toml");
+    let told = knockd(&folder, Format::Json, "rotate a --overlap 7d --server broker");
+    let told = answer(&told);
+    assert_eq!((&told["changed"], &told["client"]), (&true.into(), &"a".into()));
+    let loaded = folder.load().unwrap().config.clients;
+    let old = loaded[0].old_key.as_ref().unwrap();
+    assert_eq!(*crate::config::secret::to_text(&old.secret), KEYS[0]);
+    let new = key_of(&folder, "a");
+    let profile: toml::Table = toml::from_str(told["profile"].as_str().unwrap()).unwrap();
+    assert_eq!(profile["broker"]["key"].as_str(), Some(new.as_str()));
+    let until = told["old-key-until"].as_str().unwrap().to_owned();
+    assert_eq!(old.until, until.parse::<crate::commands::moment::Moment>().unwrap().into());
+
+    // Every other byte is as it was, and a rotation that ends all but the new key takes the old one out again.
+    let added = format!("old-key = \"{}\"\nold-key-until = {until}\n", KEYS[0]);
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.replace(&new, KEYS[0]).replace(&added, ""), format!("{a}{b}"));
+    assert_eq!(knockd(&folder, Format::Human, "rotate a --overlap 0s").result, Ok(()));
+    let newest = key_of(&folder, "a");
+    assert_eq!(fs::read_to_string(&file).unwrap().replace(&newest, KEYS[0]), format!("{a}{b}"));
+}
+
+#[test]
+fn a_second_rotation_within_the_overlap_is_refused_unless_it_says_what_becomes_of_the_older_key() {
+    let folder = Folder::with_clients(&main_file(), &client("a", KEYS[0], ""));
+    assert_eq!(knockd(&folder, Format::Human, "rotate a").result, Ok(()));
+    let first = key_of(&folder, "a");
+    let failure = knockd(&folder, Format::Human, "rotate a --overlap 1d").result.unwrap_err();
+    assert_eq!(failure.exit, Exit::TempFail);
+    assert!(failure.message.contains("--drop-older"), "{failure}");
+    assert_eq!(key_of(&folder, "a"), first);
+    assert_eq!(knockd(&folder, Format::Human, "rotate a --drop-older").result, Ok(()));
+    let old = folder.load().unwrap().config.clients[0].old_key.clone().unwrap();
+    assert_eq!(*crate::config::secret::to_text(&old.secret), first);
+
+    // One that is over is in nobody's way.
+    let past = client(
+        "a",
+        KEYS[0],
+        &format!("old-key = \"{}\"\nold-key-until = 2020-01-01T00:00:00Z", KEYS[1]),
+    );
+    let folder = Folder::with_clients(&main_file(), &past);
+    assert_eq!(knockd(&folder, Format::Human, "rotate a").result, Ok(()));
+    let failure = knockd(&folder, Format::Human, "rotate b").result.unwrap_err();
+    assert_eq!(failure.exit, Exit::NoInput);
+}
+
+#[test]
+fn a_client_whose_new_profile_cannot_be_printed_keeps_its_key() {
+    struct Closed;
+    impl std::io::Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let text = client("a", KEYS[0], "");
+    let folder = Folder::with_clients(&main_file(), &text);
+    let line = Line::try_parse_from(["client", "rotate", "a"]).unwrap();
+    let (mut answer, mut notes) = (Closed, Vec::new());
+    let mut output = Output::new(&mut answer, &mut notes, Format::Human);
+    let failure = run(&line.command, &folder.main(), &mut output).unwrap_err();
+    assert_eq!(failure.exit, Exit::IoErr);
+    assert_eq!(fs::read_to_string(folder.clients_dir().join("clients.toml")).unwrap(), text);
+}
+
+#[test]
+fn what_is_done_already_says_that_nothing_has_changed_and_changes_nothing() {
+    let text = client("a", KEYS[0], "") + &client("b", KEYS[1], "enabled = false # gone fishing\n");
+    let folder = Folder::with_clients(&main_file(), &text);
+    let file = folder.clients_dir().join("clients.toml");
+    for (words, changed, becomes) in [
+        ("add a --service mqtts --if-missing", false, text.clone()),
+        ("enable a", false, text.clone()),
+        ("disable b", false, text.clone()),
+        ("remove c --if-present", false, text.clone()),
+        ("enable b", true, text.replace("enabled = false", "enabled = true")),
+        ("enable b", false, text.replace("enabled = false", "enabled = true")),
+        ("disable b", true, text.clone()),
+        ("disable a", true, text.replacen("=\"\n", "=\"\nenabled = false\n", 1)),
+        ("disable a", false, text.replacen("=\"\n", "=\"\nenabled = false\n", 1)),
+    ] {
+        let told = knockd(&folder, Format::Json, words);
+        assert_eq!(told.result, Ok(()), "{words}");
+        assert_eq!(answer(&told)["changed"], changed, "{words}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), becomes, "{words}");
+        assert_eq!(knockd(&folder, Format::Human, "list").result, Ok(()));
+    }
+    for words in ["disable c", "enable c", "remove c", "show c"] {
+        let failure = knockd(&folder, Format::Human, words).result.unwrap_err();
+        assert_eq!(failure.exit, Exit::NoInput, "{words}");
+    }
+}
+
+#[test]
+fn a_client_that_has_no_header_of_its_own_is_changed_by_hand_alone() {
+    let inline =
+        format!("client = [{{ name = \"a\", key = \"{}\", services = [\"mqtts\"] }}]\n", KEYS[0]);
+    let folder = Folder::with_clients(&main_file(), &inline);
+    for words in ["disable a", "rotate a"] {
+        let failure = knockd(&folder, Format::Human, words).result.unwrap_err();
+        assert_eq!(failure.exit, Exit::DataErr, "{failure}");
+        assert!(failure.message.contains("clients.toml:1"), "{failure}");
+    }
+}
+
+#[test]
+fn one_client_is_shown_with_all_but_its_keys() {
+    let more = format!(
+        "from = [\"10.3.0.0/16\"]\nold-key = \"{}\"\nold-key-until = 2027-12-31T00:00:00Z",
+        KEYS[1]
+    );
+    let folder = Folder::with_clients(&main_file(), &client("press-17", KEYS[0], &more));
+    let human = knockd(&folder, Format::Human, "show press-17").answer;
+    for part in ["10.3.0.0/16", "until 2027-12-31T00:00:00Z", "clients.toml:1", "no daemon runs"] {
+        assert!(human.contains(part), "{part}: {human}");
+    }
+    let json = knockd(&folder, Format::Json, "show press-17");
+    let shown = answer(&json);
+    assert_eq!((&shown["name"], &shown["daemon"]), (&"press-17".into(), &serde_json::Value::Null));
+    assert_eq!(shown["old-key-until"], "2027-12-31T00:00:00Z");
+    for key in KEYS {
+        assert!(!human.contains(&key[..8]) && !json.answer.contains(&key[..8]));
+    }
+}
+
+#[test]
+fn of_many_that_change_one_file_at_once_every_change_is_made_and_none_undone() {
+    let key = |number: u8| {
+        data_encoding::BASE64.encode(&{
+            let mut key = [number; 32];
+            key[0] = !number;
+            key
+        })
+    };
+    let entries: Vec<String> =
+        (1..=12).map(|number| client(&format!("c{number}"), &key(number), "")).collect();
+    let folder = Folder::with_clients(&main_file(), &entries.concat());
+    thread::scope(|scope| {
+        for number in 1..=12 {
+            let folder = &folder;
+            scope.spawn(move || {
+                let words = match number % 3 {
+                    0 => format!("disable c{number}"),
+                    1 => format!("rotate c{number}"),
+                    _ => format!("remove c{number}"),
+                };
+                assert_eq!(knockd(folder, Format::Human, &words).result, Ok(()), "{words}");
+            });
+        }
+    });
+    let clients = folder.load().unwrap().config.clients;
+    assert_eq!(clients.len(), 8);
+    for client in clients {
+        let number: u8 = client.name.as_str()[1..].parse().unwrap();
+        let is_disabled = client.standing == crate::gate::policy::Standing::Disabled;
+        assert_eq!(is_disabled, number.is_multiple_of(3), "{number}");
+        assert_eq!(client.old_key.is_some(), number % 3 == 1, "{number}");
+    }
 }

@@ -19,6 +19,8 @@ use crate::wait::{wait, wait_some};
 pub(crate) const PACKAGES: &str = "/srv/packages";
 /// How long a command in a machine may take, in seconds.
 const LIMIT: &str = "150";
+/// How systemd-nspawn ends with --keep-unit when the machine in it reboots: whoever started it is to do so again.
+const REBOOTS: i32 = 133;
 
 /// A booted machine, ended when dropped.
 pub(crate) struct Machine {
@@ -98,12 +100,12 @@ impl Machine {
         let nspawn =
             command.spawn().expect("start `systemd-nspawn` (tests/system-setup.sh installs it)");
         self.nspawn = Some(nspawn);
-        self.wait_until_up(None);
+        self.wait_until_up();
     }
 
     /// Waits until all that boots with the machine has started.
     #[track_caller]
-    fn wait_until_up(&mut self, before: Option<u32>) {
+    fn wait_until_up(&mut self) {
         let name = self.name;
         wait(&format!("the machine {name} has booted"), || {
             let ended = self.nspawn.as_mut().expect("switched on").try_wait().expect("wait");
@@ -112,8 +114,7 @@ impl Machine {
                 "systemd-nspawn can't boot a machine here ({ended:?}):\n{}",
                 self.said()
             );
-            let Some(leader) = self.leader() else { return false };
-            if Some(leader) == before {
+            if self.leader().is_none() {
                 return false;
             }
             let state = self.run(&["systemctl", "is-system-running"]).stdout;
@@ -142,10 +143,15 @@ impl Machine {
     /// `systemctl reboot`, until it is up again. Takes how long that was.
     #[track_caller]
     pub(crate) fn reboot(&mut self) -> Duration {
-        let before = self.leader();
         let start = Instant::now();
         self.run(&["systemctl", "reboot"]).success();
-        self.wait_until_up(before);
+        let name = self.name;
+        let code = wait_some(&format!("the machine {name} has gone down"), || {
+            let nspawn = self.nspawn.as_mut().expect("switched on");
+            nspawn.try_wait().expect("wait for a child").map(|status| status.code())
+        });
+        assert_eq!(code, Some(REBOOTS), "systemd-nspawn ended:\n{}", self.said());
+        self.switch_on();
         start.elapsed()
     }
 
@@ -168,7 +174,7 @@ impl Machine {
         let mut command = Command::new("timeout");
         command.args([LIMIT, "nsenter", "--target", &leader.to_string()]);
         command.args([
-            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--",
+            "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wdns=/", "--",
         ]);
         command.args(argv);
         command.env_clear().envs([

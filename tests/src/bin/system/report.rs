@@ -39,6 +39,12 @@ impl Report {
         }
     }
 
+    /// A scene panicked between its checks.
+    pub(crate) fn broke_off(&mut self, scene: &str) {
+        println!("  FAILED  the rest of it");
+        self.failed.push(format!("{scene}, the rest of it"));
+    }
+
     /// How many have failed.
     pub(crate) fn failures(&self) -> usize {
         self.failed.len()

@@ -12,6 +12,9 @@ mod packaging;
 mod purge;
 mod reboot;
 mod upgrade;
+mod watching;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clap::ValueEnum;
 
@@ -39,6 +42,8 @@ pub(crate) enum Scene {
     Devices,
     /// The journal and its fields.
     Journal,
+    /// Prometheus, and the doctor.
+    Watching,
     /// Exposure, size, memory.
     Figures,
     /// The packages are removed.
@@ -76,7 +81,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         return;
     }
     type Play = fn(&mut Stage<'_>);
-    let scenes: [(Scene, &str, Play); 9] = [
+    let scenes: [(Scene, &str, Play); 10] = [
         (Scene::Reboot, "Reboot", reboot::play),
         (Scene::Journal, "The journal", journal::play),
         (Scene::Firewalls, "Other firewalls", firewalls::play),
@@ -84,13 +89,16 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         (Scene::Devices, "A device", devices::play),
         (Scene::Upgrade, "Upgrade under load", upgrade::play),
         (Scene::Crash, "Killed, and stuck", crash::play),
+        (Scene::Watching, "Watched", watching::play),
         (Scene::Figures, "Figures", figures::play),
         (Scene::Purge, "Purge", purge::play),
     ];
     for (scene, title, play) in scenes {
         if is_chosen(scene) {
             stage.report.scene(title);
-            play(stage);
+            if catch_unwind(AssertUnwindSafe(|| play(stage))).is_err() {
+                stage.report.broke_off(title);
+            }
         }
     }
 }

@@ -1,0 +1,79 @@
+//! `knockd revoke`: ends live grants before their time.
+
+use std::{convert::Infallible, net::IpAddr, path::Path, str::FromStr};
+
+use clap::Args;
+use common::ServiceName;
+
+use super::{
+    Failure, Format, Output,
+    ask::{ask, unexpected},
+};
+use crate::control::{Reply, Request, revoke::Revoke};
+
+/// End the live grants of a client or an address
+///
+/// A door shuts at once, unless somebody else holds it as well. Who may knock may do so again: `knockd client
+/// disable` and `knockd ban` keep him out. Connections live on, where grant.sessions is "keep", unless --cut ends
+/// them: those of a client are found by where it was let in of late (16 addresses since the daemon started), and
+/// connections of others behind the same address end with them, unless they hold a grant.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  knockd revoke press-17 --cut\n  knockd revoke 198.51.100.7 --service mqtts\n\nExit status: 66 no such client or service, 69 no daemon runs"
+)]
+pub struct RevokeArgs {
+    /// The client's name, or the address: what can be read as an address is one
+    #[arg(value_name = "CLIENT|ADDRESS")]
+    pub whose: Whose,
+    /// Those for this service alone
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<ServiceName>,
+    /// End the connections as well, also those whose grants are over
+    #[arg(long)]
+    pub cut: bool,
+}
+
+/// Whose grants to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Those for an address.
+    Address(IpAddr),
+    /// Those of a client of this name.
+    Client(String),
+}
+
+impl FromStr for Whose {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.parse().map_or_else(|_| Self::Client(text.to_owned()), Self::Address))
+    }
+}
+
+/// Ends live grants.
+///
+/// # Errors
+/// A [`Failure`] if there is no such client, or no daemon runs.
+pub fn run(config: &Path, args: &RevokeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let (client, address, whose) = match &args.whose {
+        Whose::Client(name) => (Some(name.clone()), None, name.clone()),
+        Whose::Address(address) => (None, Some(address.to_string()), address.to_string()),
+    };
+    let service = args.service.map(|service| service.to_string());
+    let request = Request::Revoke(Revoke { client, address, service, cut: args.cut });
+    let Reply::Revoked(revoked) = ask(config, &request)? else { return Err(unexpected()) };
+    if let Some(warning) = &revoked.warning {
+        output.note(format!("warning: {warning}"));
+    }
+    match output.format() {
+        Format::Json => output.json(&revoked),
+        Format::Human if revoked.changed => {
+            output.line(format!("{whose}: grants ended: {}", revoked.grants_ended))
+        }
+        Format::Human => output.line(format!("{whose} holds no grant")),
+    }?;
+    if let (Format::Human, Some(ended)) = (output.format(), revoked.connections_ended) {
+        output.line(format!("connections ended: {ended}"))?;
+    }
+    Ok(())
+}
