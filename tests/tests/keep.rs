@@ -253,6 +253,34 @@ fn the_command_is_a_child_that_gets_the_signals_and_whose_exit_status_is_handed_
 }
 
 #[test]
+fn what_is_typed_at_the_terminal_reaches_the_command_once_and_its_exit_status_counts() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &Settings::default());
+    let device = door.enrol("press-17");
+    let daemon = door.ready();
+    let script = "trap 'n=$((n + 1)); echo heard $n' INT; n=0; echo started
+        while [ ! -e stop ]; do sleep 0.05; done; echo $n in all; exit 5";
+    fs::write(world.dir().join("child.sh"), script).expect("write a script");
+    let line = format!(
+        "{} --config {} -4 --keep -- sh child.sh",
+        binaries::path("knock"),
+        device.profile().display()
+    );
+    // script(1) runs it on a terminal of its own.
+    let mut terminal = world.client().spawn(&["script", "-qec", &line, "/dev/null"], &[]);
+    terminal.wait_for("started");
+    for n in [1, 2] {
+        terminal.write_line("\u{3}");
+        terminal.wait_for(&format!("heard {n}"));
+    }
+    fs::write(world.dir().join("stop"), "").expect("write a file");
+    terminal.wait_for("2 in all");
+    assert_eq!(terminal.wait().code(), Some(5));
+    daemon.tells(&["client=press-17", "decision=\"closed\""]);
+}
+
+#[test]
 fn a_command_does_not_run_before_the_door_has_opened() {
     let world = World::new();
     let door = Door::new(&world, &Settings::default());
