@@ -25,20 +25,23 @@ Examples:
   knock broker --wait -- mosquitto_pub -h broker.example.com -p 8883 -t a -m b
   knock broker --close                      shut it again
   knock broker --reply                      and say until when it is open, and for which address
+  knock --keep broker                       keep it open until SIGTERM, from networks that come and go
+  knock --keep broker -- mosquitto_sub -h broker.example.com -p 8883 -t a
   knock --server broker.example.com --key-file /etc/knock/key --service mqtts --port tcp/8883 --wait=5s
   knock broker --dry-run                    show the datagram and what is in it, and send nothing
 
 Exit codes:
-  0   sent; with --wait: open; with --reply: there is one
+  0   sent; with --wait: open; with --reply: there is one; with --keep: ended by SIGTERM or SIGINT, and closed
   64  the command line is wrong; nothing was sent
-  68  the server's name has no address that can be used
-  69  nothing could be sent, or the port did not open in time
+  68  the server's name has no address that can be used (--keep tries again instead)
+  69  nothing could be sent, or the port did not open in time (--keep tries again instead)
   71  the system gave no randomness or no socket
   74  the output could not be written
   75  no reply came in time
   77  a file with a key is open to others, or may not be read
   78  a profile or a key is missing or wrong
-  126, 127  COMMAND can't be run, or isn't there; otherwise the exit status is COMMAND's";
+  126, 127  COMMAND can't be run, or isn't there; otherwise the exit status is COMMAND's,
+            or with --keep 128 and the number of the signal that ended COMMAND, or knock before it ran";
 
 /// Opens a door: sends one sealed datagram to each address of a server that runs knockd
 #[derive(Debug, clap::Parser)]
@@ -48,7 +51,7 @@ pub(crate) struct Args {
     #[arg(value_name = "PROFILE")]
     pub(crate) profile: Option<ProfileName>,
 
-    /// Command to run after sending, or once the port is open with --wait; it takes knock's place
+    /// Command to run after sending, or once the port is open with --wait; it takes knock's place (with --keep: a child)
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 
@@ -74,8 +77,7 @@ pub(crate) struct Args {
     )]
     pub(crate) reply: Option<Span>,
 
-    /// Keep the door open: knock again before the grant ends and whenever this device's network changes,
-    /// until a signal ends it; COMMAND runs as a child
+    /// Keep the door open: knock again before the grant ends and whenever the network changes, until a signal or COMMAND's end
     #[arg(long, conflicts_with_all = ["close", "dry_run", "repeat"])]
     pub(crate) keep: bool,
 
@@ -143,7 +145,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Print one JSON object instead of text, also on failure
+    /// Print one JSON object instead of text, also on failure; with --keep, one for each event
     #[arg(long)]
     pub(crate) json: bool,
 

@@ -226,11 +226,10 @@ fn the_command_is_a_child_that_gets_the_signals_and_whose_exit_status_is_handed_
     let device = door.enrol("press-17");
     let daemon = door.ready();
     let script = "trap 'echo heard USR1' USR1; trap 'echo heard HUP' HUP
-        trap 'echo heard TERM; exit 7' TERM; echo \"notify: $NOTIFY_SOCKET.\"
+        trap 'echo heard TERM; exit 7' TERM; echo started
         while :; do sleep 0.05; done";
-    let env = [("NOTIFY_SOCKET", "/nowhere")];
-    let mut keeper = keep(&device, world.client(), &["--", "sh", "-c", script], &env);
-    keeper.wait_for("notify: .");
+    let mut keeper = keep(&device, world.client(), &["--", "sh", "-c", script], &[]);
+    keeper.wait_for("started");
     assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
     for (signal, said) in [(Signal::SIGUSR1, "heard USR1"), (Signal::SIGHUP, "heard HUP")] {
         keeper.signal(signal);
@@ -251,6 +250,34 @@ fn the_command_is_a_child_that_gets_the_signals_and_whose_exit_status_is_handed_
         assert_eq!(keeper.wait().code(), Some(code), "{command:?}");
         until("the door is closed", || closed(&daemon.log()) == before + 1);
     }
+}
+
+#[test]
+fn what_is_typed_at_the_terminal_reaches_the_command_once_and_its_exit_status_counts() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &Settings::default());
+    let device = door.enrol("press-17");
+    let daemon = door.ready();
+    let script = "trap 'n=$((n + 1)); echo heard $n' INT; n=0; echo started
+        while [ ! -e stop ]; do sleep 0.05; done; echo $n in all; exit 5";
+    fs::write(world.dir().join("child.sh"), script).expect("write a script");
+    let line = format!(
+        "{} --config {} -4 --keep -- sh child.sh",
+        binaries::path("knock"),
+        device.profile().display()
+    );
+    // script(1) runs it on a terminal of its own.
+    let mut terminal = world.client().spawn(&["script", "-qec", &line, "/dev/null"], &[]);
+    terminal.wait_for("started");
+    for n in [1, 2] {
+        terminal.write_line("\u{3}");
+        terminal.wait_for(&format!("heard {n}"));
+    }
+    fs::write(world.dir().join("stop"), "").expect("write a file");
+    terminal.wait_for("2 in all");
+    assert_eq!(terminal.wait().code(), Some(5));
+    daemon.tells(&["client=press-17", "decision=\"closed\""]);
 }
 
 #[test]

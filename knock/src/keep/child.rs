@@ -12,21 +12,20 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{command, exit::Error, keep::notify};
+use crate::{command, exit::Error};
 
 /// A command that runs.
 #[derive(Debug)]
 pub(super) struct Running(Child);
 
 impl Running {
-    /// Starts it, with no signal blocked. Readiness is for this process to tell, so that a command which would
-    /// tell the service manager, too, has nobody to tell it to.
+    /// Starts it, with no signal blocked.
     ///
     /// # Errors
     /// As env(1) tells them apart: there is no such command, or it can't be run.
     pub(super) fn start(line: &[OsString]) -> Result<Option<Self>, Error> {
         let Some((program, arguments)) = line.split_first() else { return Ok(None) };
-        let child = Command::new(program).args(arguments).env_remove(notify::VARIABLE).spawn();
+        let child = Command::new(program).args(arguments).spawn();
         child.map(|child| Some(Self(child))).map_err(|error| command::failure(program, &error))
     }
 

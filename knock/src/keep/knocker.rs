@@ -34,10 +34,7 @@ impl Ways {
     }
 
     fn list(&self) -> Vec<Way> {
-        let mut list: Vec<_> = self.routes.iter().map(|way| (way.to, way.local())).collect();
-        // Resolvers change the order of their answers.
-        list.sort_unstable();
-        list
+        self.routes.iter().map(|way| (way.to, way.local())).collect()
     }
 }
 
@@ -58,7 +55,7 @@ pub(super) enum Moved {
 impl Knocker {
     /// Whether these are the ways that the last knock went.
     pub(super) fn is_settled_on(&self, ways: &Ways) -> bool {
-        self.last.as_ref() == Some(&ways.list())
+        self.last.as_ref().is_some_and(|last| are_same(last, &ways.list()))
     }
 
     /// Sends one packet each way.
@@ -87,7 +84,7 @@ impl Knocker {
         }
         let list = ways.list();
         let moved = match &self.last {
-            Some(last) if *last == list => Moved::No,
+            Some(last) if are_same(last, &list) => Moved::No,
             Some(_) => {
                 tell_moved(plan, &list, teller);
                 Moved::Yes
@@ -124,6 +121,11 @@ impl Knocker {
         }
         self.warned = warnings;
     }
+}
+
+/// Whether both have the same ways, each of them once, in whatever order: resolvers change that of their answers.
+fn are_same(one: &[Way], other: &[Way]) -> bool {
+    one.len() == other.len() && one.iter().all(|way| other.contains(way))
 }
 
 fn send<'w>(plan: &Plan, ways: &'w Ways) -> Result<Vec<Outcome<'w>>, Error> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 /// The variable that names the service manager's socket.
-pub(super) const VARIABLE: &str = "NOTIFY_SOCKET";
+const VARIABLE: &str = "NOTIFY_SOCKET";
 
 /// The way to the service manager, if one started this process and wants to know.
 #[derive(Debug)]

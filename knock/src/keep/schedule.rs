@@ -31,8 +31,9 @@ pub(super) struct Chance(pub(super) u32);
 impl Chance {
     /// A time between these two.
     fn between(self, least: Duration, most: Duration) -> Duration {
-        let share = f64::from(self.0) / f64::from(u32::MAX);
-        least + most.saturating_sub(least).mul_f64(share)
+        let millis = u64::try_from(most.saturating_sub(least).as_millis()).unwrap_or(u64::MAX);
+        // A product of two numbers below 2^32: the longest time in here is an hour.
+        least + Duration::from_millis(millis.saturating_mul(self.0.into()) / u64::from(u32::MAX))
     }
 }
 

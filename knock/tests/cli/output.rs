@@ -133,6 +133,7 @@ fn help_shows_every_option_every_exit_code_and_examples() {
         "--wait[=<TIME>]",
         "--port",
         "--close",
+        "--keep",
         "--open-for",
         "--service",
         "--address",
