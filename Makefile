@@ -14,12 +14,15 @@ FUZZ = --manifest-path tests/fuzz/Cargo.toml
 FUZZ_LIB = $(FUZZ) --no-default-features --target-dir $(or $(CARGO_TARGET_DIR),target)/fuzz
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
+# Where cargo builds.
+OUT = $(or $(CARGO_TARGET_DIR),target)
+
 # The packages' version, where it isn't that of Cargo.toml; and their time: the same sources, the same packages.
 DEB_VERSION ?=
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
-CARGO_DEB = target/tools/bin/cargo-deb --quiet --no-build --no-strip --output target/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
+CARGO_DEB = target/tools/bin/cargo-deb --quiet --no-build --no-strip --output $(OUT)/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
 
-.PHONY: help deb deb-check static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
+.PHONY: help deb deb-setup deb-check static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -75,17 +78,19 @@ build: ## The release binaries: target/release/knockd and target/client/knock
 static: ## A client without libraries, for devices: target/static/knock
 	@CARGO='$(CARGO)' knock/build.sh static
 
+deb-setup: ## Install what `make deb` and its check need, if any is missing
+	@tests/deb-setup.sh
+
 pages: ## Man pages and shell completions: target/pages
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO) run --quiet --package e2e --bin pages -- \
 		$(addprefix --version ,$(DEB_VERSION)) target/pages
 
-deb: build pages ## The packages knockd-spa and knock-spa: target/debian/*.deb
-	@tests/deb-setup.sh
-	@rm -f target/debian/*.deb
+deb: deb-setup build pages ## The packages knockd-spa and knock-spa: target/debian/*.deb
+	@rm -f $(OUT)/debian/*.deb
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO_DEB) --package knockd
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO_DEB) --package knock
 
-deb-check: deb static ## What must hold for the packages and the static client, lintian's opinion included
+deb-check: setup deb static ## What must hold for the packages and the static client, lintian's opinion included
 	@$(CARGO) test --package e2e --test package
 
 install: ## Put what `make build` built, the units and a first configuration in place
