@@ -93,17 +93,25 @@ deb: deb-setup build pages ## The packages knockd-spa and knock-spa: target/debi
 deb-check: setup deb static ## What must hold for the packages and the static client, lintian's opinion included
 	@$(CARGO) test --package e2e --test package
 
-install: ## Put what `make build` built, the units and a first configuration in place
-	@install -D -m 755 target/release/knockd $(DESTDIR)/usr/sbin/knockd
-	@install -D -m 755 target/client/knock $(DESTDIR)/usr/bin/knock
+install: ## Put what `make build` and `make pages` built, the units and a first configuration in place
+	@install -D -m 755 $(OUT)/release/knockd $(DESTDIR)/usr/sbin/knockd
+	@install -D -m 755 $(OUT)/client/knock $(DESTDIR)/usr/bin/knock
 	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/*.service systemd/*.socket
 	@for unit in nftables ufw firewalld netfilter-persistent; do \
 		install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system/$$unit.service.d systemd/$$unit.service.d/knockd.conf; \
 	done
 	@install -D -m 644 systemd/knockd.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/knockd.conf
 	@install -D -m 644 systemd/knockd.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/knockd.conf
-	@install -d -m 755 $(DESTDIR)/etc/knockd
-	@install -d -m 750 $(DESTDIR)/etc/knockd/clients.d
+	@test ! -d target/pages || { \
+		for section in 1 5 8; do \
+			install -D -m 644 -t $(DESTDIR)/usr/share/man/man$$section target/pages/man/*.$$section; \
+		done; \
+		install -D -m 644 -t $(DESTDIR)/usr/share/bash-completion/completions target/pages/bash/*; \
+		install -D -m 644 -t $(DESTDIR)/usr/share/zsh/site-functions target/pages/zsh/*; \
+		install -D -m 644 -t $(DESTDIR)/usr/share/fish/vendor_completions.d target/pages/fish/*; \
+	}
+	@install -d -m 755 $(DESTDIR)/etc/knockd $(DESTDIR)/etc/knock
+	@install -d -m 2750 $(DESTDIR)/etc/knockd/clients.d
 	@test -e $(DESTDIR)/etc/knockd/knockd.toml || \
 		install -m 644 config/knockd.toml $(DESTDIR)/etc/knockd/knockd.toml
 	@test -n '$(DESTDIR)' || { systemd-sysusers knockd.conf && systemd-tmpfiles --create knockd.conf && systemctl daemon-reload; }

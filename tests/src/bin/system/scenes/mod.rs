@@ -9,6 +9,7 @@ mod firewalls;
 mod install;
 pub(crate) mod journal;
 mod other;
+mod playbook;
 mod purge;
 mod reboot;
 mod upgrade;
@@ -48,6 +49,8 @@ pub(crate) enum Scene {
     Purge,
     /// In the place of Debian's own knockd.
     Other,
+    /// All of it by a playbook.
+    Playbook,
 }
 
 /// What the scenes share.
@@ -78,7 +81,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         return;
     }
     type Play = fn(&mut Stage<'_>);
-    let scenes: [(Scene, &str, Play); 11] = [
+    let scenes: [(Scene, &str, Play); 12] = [
         (Scene::Reboot, "Reboot", reboot::play),
         (Scene::Journal, "The journal", journal::play),
         (Scene::Firewalls, "Other firewalls", firewalls::play),
@@ -90,6 +93,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         (Scene::Figures, "Figures", figures::play),
         (Scene::Purge, "Purge", purge::play),
         (Scene::Other, "In the place of Debian's knockd", other::play),
+        (Scene::Playbook, "By a playbook", playbook::play),
     ];
     for (scene, title, play) in scenes {
         if is_chosen(scene) {
