@@ -33,9 +33,9 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Debian's own package `knockd`, which ours takes the place of: its file in there, and what it depends on.
-pub(crate) const OTHER: &str = "/srv/other/knockd.deb";
+pub(crate) const OTHER: &str = "/srv/other/package.deb";
 const OTHER_NEEDS: &[&str] = &["libpcap0.8", "logrotate", "lsb-base"];
-const OTHER_HOOK: &str = r#"chroot "$1" sh -ec 'mkdir /srv/other; cd /srv/other; apt-get -q download knockd; mv knockd_*.deb knockd.deb'"#;
+const OTHER_HOOK: &str = r#"chroot "$1" sh -ec 'mkdir /srv/other; cd /srv/other; apt-get -q download knockd; mv knockd_*.deb package.deb'"#;
 
 /// The kept root file system.
 pub(crate) struct RootFs;
