@@ -138,7 +138,12 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
     };
     let text = entry(&client);
     let file_name = format!("{}.toml", client.name);
-    config::check_clients(&folder.path().join(&file_name), &text, &config.policy.services)?;
+    config::check_clients(
+        &folder.path().join(&file_name),
+        &text,
+        &config.policy.services,
+        &config.master_key_file,
+    )?;
 
     let profile = profile::text(&client, args.server.as_ref(), config);
     let file = folder.create(&file_name, &text)?;
