@@ -64,6 +64,9 @@ use crate::gate::policy::{Client, ClientName, Policy, Service};
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/knockd/knockd.toml";
 
+/// Largest file of clients that is read, in bytes.
+pub(crate) const CLIENTS_FILE_MAX: usize = files::MAX_LEN;
+
 /// A sound configuration.
 #[derive(Clone)]
 pub struct Config {
