@@ -118,9 +118,12 @@ impl Default for Realm {
     }
 }
 
-/// The three keys of one client, derived once from its secret and the realm (RFC 5869).
+/// The three keys of one client, derived once from its secret and the realm (RFC 5869), and what those of its
+/// replies are derived from.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct ClientKeys {
+    /// RFC 5869's PRK, the root of all keys: no other is kept for what is rarely used.
+    root: [u8; 32],
     tag: [u8; 32],
     pub(crate) seal: [u8; 32],
     pub(crate) mac: [u8; 32],
@@ -130,16 +133,23 @@ impl ClientKeys {
     /// Derives a client's keys.
     #[must_use]
     pub fn derive(secret: &Secret, realm: &Realm) -> Self {
-        let hkdf = Hkdf::<Sha256>::new(Some(realm.salt()), &secret.0);
-        let expand = |label: &[u8]| {
-            let mut key = [0; 32];
-            // RFC 5869, section 2.3: it fails beyond 255 blocks only, and this is one block.
-            if hkdf.expand(label, &mut key).is_err() {
-                unreachable!("one block of HKDF output is always to be had");
-            }
-            key
+        let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(realm.salt()), &secret.0);
+        let keys = Self {
+            root: <[u8; 32]>::from(prk),
+            tag: expand(&hkdf, b"tag"),
+            seal: expand(&hkdf, b"seal"),
+            mac: expand(&hkdf, b"mac"),
         };
-        Self { tag: expand(b"tag"), seal: expand(b"seal"), mac: expand(b"mac") }
+        prk.as_mut_slice().zeroize();
+        keys
+    }
+
+    /// Another key of this client's, by its label.
+    pub(crate) fn expand(&self, label: &[u8]) -> [u8; 32] {
+        let Ok(hkdf) = Hkdf::<Sha256>::from_prk(&self.root) else {
+            unreachable!("RFC 5869, section 2.3: a PRK has at least the hash's 32 bytes");
+        };
+        expand(&hkdf, label)
     }
 
     /// The tag that this client's packets carry on a day.
@@ -167,6 +177,15 @@ impl fmt::Debug for ClientKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClientKeys(..)")
     }
+}
+
+fn expand(hkdf: &Hkdf<Sha256>, label: &[u8]) -> [u8; 32] {
+    let mut key = [0; 32];
+    // RFC 5869, section 2.3: it fails beyond 255 blocks only, and this is one block.
+    if hkdf.expand(label, &mut key).is_err() {
+        unreachable!("one block of HKDF output is always to be had");
+    }
+    key
 }
 
 pub(crate) fn keyed(key: &[u8; 32]) -> HmacSha256 {

@@ -7,7 +7,7 @@
 //!
 //! The order of calls is that of PROTOCOL.md: [`Datagram::parse`] (step 1), find the client by
 //! [`Datagram::tag`] (step 2, the caller's directory), [`Datagram::open`] (steps 3 to 5). Steps 6 to
-//! 10 need to know the time, the clients and the past: they are the daemon's.
+//! 10 need to know the time, the clients and the past: they are the daemon's. A [`Reply`] goes the other way.
 //!
 //! # Security considerations
 //! - Nothing is decrypted before the mac over all of it is verified, in constant time.
@@ -20,6 +20,7 @@
 mod error;
 mod keys;
 mod packet;
+mod reply;
 mod request;
 mod time;
 
@@ -28,6 +29,7 @@ pub use keys::{ClientKeys, InvalidRealm, Realm, SECRET_LEN, Secret, WeakSecret};
 pub use packet::{
     DATAGRAM_LEN, Datagram, Mac, NONCE_LEN, Nonce, SealedDatagram, TAG_LEN, Tag, seal,
 };
+pub use reply::{DoorState, REPLY_LEN, Reply, ReplyError, ReplyKeys, SealedReply};
 pub use request::{
     Action, ClientAddress, InvalidAddress, InvalidServiceName, OpenFor, REQUEST_LEN, ReplyWanted,
     Request, SERVICE_NAME_MAX, ServiceName, UnicastAddress,

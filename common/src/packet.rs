@@ -64,6 +64,10 @@ impl Nonce {
     pub const fn from_random(bytes: [u8; NONCE_LEN]) -> Self {
         Self(bytes)
     }
+
+    pub(crate) const fn bytes(&self) -> &[u8; NONCE_LEN] {
+        &self.0
+    }
 }
 
 /// The mac of a datagram. Once [`Datagram::open`] has verified it, it names this packet among all

@@ -75,7 +75,7 @@ impl UnicastAddress {
         self.0
     }
 
-    fn octets(self) -> [u8; 16] {
+    pub(crate) fn octets(self) -> [u8; 16] {
         match self.0 {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),

@@ -26,16 +26,18 @@ Examples:
   knock broker --close                      shut it again
   knock --keep broker                       keep it open until SIGTERM, from networks that come and go
   knock --keep broker -- mosquitto_sub -h broker.example.com -p 8883 -t a
+  knock broker --reply                      and say until when it is open, and for which address
   knock --server broker.example.com --key-file /etc/knock/key --service mqtts --port tcp/8883 --wait=5s
   knock broker --dry-run                    show the datagram and what is in it, and send nothing
 
 Exit codes:
-  0   sent; with --wait: open; with --keep: ended by SIGTERM or SIGINT, and closed
+  0   sent; with --wait: open; with --reply: there is one; with --keep: ended by SIGTERM or SIGINT, and closed
   64  the command line is wrong; nothing was sent
   68  the server's name has no address that can be used (--keep tries again instead)
   69  nothing could be sent, or the port did not open in time (--keep tries again instead)
   71  the system gave no randomness or no socket
   74  the output could not be written
+  75  no reply came in time
   77  a file with a key is open to others, or may not be read
   78  a profile or a key is missing or wrong
   126, 127  COMMAND can't be run, or isn't there; otherwise the exit status is COMMAND's,
@@ -62,6 +64,18 @@ pub(crate) struct Args {
         default_missing_value = "10s"
     )]
     pub(crate) wait: Option<Span>,
+
+    /// Ask for a reply, and wait for it for at most TIME (5s if left out), sending again meanwhile; the server has to
+    /// have replies on
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "5s",
+        conflicts_with = "keep"
+    )]
+    pub(crate) reply: Option<Span>,
 
     /// Keep the door open: knock again before the grant ends and whenever the network changes, until a signal or COMMAND's end
     #[arg(long, conflicts_with_all = ["close", "dry_run", "repeat"])]
@@ -110,6 +124,18 @@ pub(crate) struct Args {
     /// Realm of the server, where it has one
     #[arg(long, value_name = "REALM")]
     pub(crate) realm: Option<String>,
+
+    /// File with the number of the last packet, of a device without a clock
+    #[arg(long, value_name = "FILE")]
+    pub(crate) counter_file: Option<PathBuf>,
+
+    /// Begin that file, or set it to what `knockd client resync` says; send nothing
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with_all = ["command", "wait", "keep", "reply", "close", "open_for", "dry_run"]
+    )]
+    pub(crate) set_counter: Option<u64>,
 
     /// Read the profiles from this file alone
     #[arg(long, value_name = "FILE")]

@@ -17,6 +17,8 @@ pub(crate) enum Code {
     System = 71,
     /// `EX_IOERR`: the output could not be written.
     Io = 74,
+    /// `EX_TEMPFAIL`: no reply came in time.
+    NoReply = 75,
     /// `EX_NOPERM`: a file with a key is open to others, or may not be read.
     Permission = 77,
     /// `EX_CONFIG`: a profile or a key is missing or wrong.
@@ -58,6 +60,9 @@ pub(crate) enum Error {
     /// `--wait` ran out.
     #[error("{0}")]
     NotOpen(String),
+    /// `--reply` ran out.
+    #[error("{0}")]
+    NoReply(String),
     /// A file with a key is open to others, or may not be read.
     #[error("{0}")]
     Permission(String),
@@ -83,6 +88,7 @@ impl Error {
             Self::Config(_) => Code::Config,
             Self::NoHost(_) => Code::NoHost,
             Self::NotSent(_) | Self::NotOpen(_) => Code::Unavailable,
+            Self::NoReply(_) => Code::NoReply,
             Self::Permission(_) => Code::Permission,
             Self::System(_) => Code::System,
             Self::Output(_) => Code::Io,
@@ -106,6 +112,7 @@ mod tests {
             (Error::NotOpen(text()), 69),
             (Error::System(text()), 71),
             (Error::Output(std::io::Error::other("full")), 74),
+            (Error::NoReply(text()), 75),
             (Error::Permission(text()), 77),
             (Error::Config(text()), 78),
             (Error::NotExecutable(text()), 126),

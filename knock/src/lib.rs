@@ -7,6 +7,7 @@
 
 mod cli;
 mod command;
+mod counter;
 pub mod duration;
 pub mod endpoint;
 mod exit;
@@ -19,6 +20,7 @@ mod packet;
 mod plan;
 mod private_file;
 pub mod profile;
+mod reply;
 mod report;
 mod resolve;
 mod run;

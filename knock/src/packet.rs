@@ -7,17 +7,83 @@
 use std::time::SystemTime;
 
 use common::{
-    ClientAddress, ClientKeys, Day, NONCE_LEN, Nonce, ReplyWanted, Request, SealedDatagram,
-    Timestamp,
+    ClientAddress, ClientKeys, Day, NONCE_LEN, Nonce, Request, SealedDatagram, Timestamp,
 };
 
-use crate::{exit::Error, plan::Ask};
+use crate::{
+    counter::{CounterFile, Numbers},
+    exit::Error,
+    plan::Ask,
+};
 
 /// 2020-01-01T00:00:00Z. A clock before this project existed was never set.
 const PLAUSIBLE_SINCE: Timestamp = Timestamp::from_millis(1_577_836_800_000);
 
 /// A device that lost its clock's battery is refused in silence; its own clock is the only place to notice.
 pub(crate) const IMPLAUSIBLE_CLOCK: &str = "the clock of this device shows a time before 2020, and the server will refuse the packet as stale: set the clock";
+
+/// What a packet carries in place of a time, and the day that its tag is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) timestamp: Timestamp,
+    pub(crate) day: Day,
+}
+
+impl Stamp {
+    /// The time, by this device's clock.
+    pub(crate) fn now() -> Result<Self, Error> {
+        let timestamp = now()?;
+        Ok(Self { timestamp, day: Day::of(timestamp).ok_or_else(unusable_clock)? })
+    }
+}
+
+/// What keeps this device's packets from being accepted twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum DeviceClock {
+    /// Its clock.
+    #[default]
+    Utc,
+    /// The number in this file, which rises with every packet.
+    Counter(CounterFile),
+}
+
+/// What makes stamps.
+#[derive(Debug)]
+pub(crate) enum Stamps {
+    /// The clock, as it is at that moment.
+    Clock,
+    /// Numbers that are kept for these packets, and for nobody else while they are being sent.
+    Numbers(Numbers),
+}
+
+impl DeviceClock {
+    /// Stamps for this many packets, which are to be sent.
+    pub(crate) fn stamps(&self, packets: usize) -> Result<Stamps, Error> {
+        match self {
+            Self::Utc => Ok(Stamps::Clock),
+            Self::Counter(file) => file.take(packets as u64).map(Stamps::Numbers),
+        }
+    }
+
+    /// Stamps for this many packets, which are not to be sent: no number is used up.
+    pub(crate) fn rehearsed(&self, packets: usize) -> Result<Stamps, Error> {
+        match self {
+            Self::Utc => Ok(Stamps::Clock),
+            Self::Counter(file) => file.peek(packets as u64).map(Stamps::Numbers),
+        }
+    }
+}
+
+impl Stamps {
+    pub(crate) fn next(&mut self) -> Result<Stamp, Error> {
+        match self {
+            Self::Clock => Stamp::now(),
+            Self::Numbers(numbers) => numbers.next().ok_or_else(|| {
+                Error::System("more packets than numbers were kept for: a fault of knock".into())
+            }),
+        }
+    }
+}
 
 /// A datagram, and what is in it.
 #[derive(Clone, Copy, Debug)]
@@ -28,20 +94,19 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// Seals what is asked, for this address and at this moment.
+    /// Seals what is asked, for this address and with this stamp.
     pub(crate) fn fresh(
         keys: &ClientKeys,
         ask: Ask,
         address: ClientAddress,
+        Stamp { timestamp, day }: Stamp,
     ) -> Result<Self, Error> {
-        let timestamp = now()?;
-        let day = Day::of(timestamp).ok_or_else(unusable_clock)?;
         let request = Request {
             timestamp,
             address,
             open_for: ask.open_for,
             action: ask.action,
-            reply: ReplyWanted::No,
+            reply: ask.reply,
             service: ask.service,
         };
         let mut nonce = [0; NONCE_LEN];
@@ -52,9 +117,9 @@ impl Packet {
         Ok(Self { request, day, datagram })
     }
 
-    /// Whether the clock that stamped this packet can have been set at all.
+    /// Whether the clock that stamped this packet, if one did, can have been set at all.
     pub(crate) fn is_plausibly_stamped(&self) -> bool {
-        is_plausible(self.request.timestamp)
+        self.day == Day::COUNTER || is_plausible(self.request.timestamp)
     }
 }
 
@@ -74,7 +139,7 @@ fn unusable_clock() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use common::{Action, OpenFor, Realm, Secret};
+    use common::{Action, OpenFor, Realm, ReplyWanted, Secret};
 
     use super::*;
 
@@ -91,9 +156,15 @@ mod tests {
             &Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())).unwrap(),
             &Realm::default(),
         );
-        let ask = Ask { action: Action::Open, open_for: OpenFor::Default, service: None };
+        let ask = Ask {
+            action: Action::Open,
+            open_for: OpenFor::Default,
+            service: None,
+            reply: ReplyWanted::No,
+        };
+        let stamp = Stamp::now().unwrap();
         let nonces: std::collections::HashSet<[u8; NONCE_LEN]> = (0..1_000)
-            .map(|_| Packet::fresh(&keys, ask, ClientAddress::Observed).unwrap().datagram)
+            .map(|_| Packet::fresh(&keys, ask, ClientAddress::Observed, stamp).unwrap().datagram)
             .map(|datagram| datagram[8..20].try_into().unwrap())
             .collect();
         assert_eq!(nonces.len(), 1_000);

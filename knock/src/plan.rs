@@ -5,16 +5,18 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use common::{Action, ClientKeys, OpenFor, Realm, Secret, ServiceName};
+use common::{Action, ClientKeys, OpenFor, Realm, ReplyWanted, Secret, ServiceName};
 
 use crate::{
     cli::{Args, Repeat},
-    duration::Seconds,
+    counter::CounterFile,
+    duration::{Seconds, Span},
     endpoint::{AddressChoice, Protocol, Server, ServicePort},
     exit::Error,
     find::Places,
     key,
-    profile::{KeySource, Named, Profile, ProfileName},
+    packet::DeviceClock,
+    profile::{ClockChoice, KeySource, Named, Profile, ProfileName},
 };
 
 const KEY_FILE_VARIABLE: &str = "KNOCK_KEY_FILE";
@@ -31,9 +33,12 @@ pub(crate) struct Plan {
     pub(crate) keys: ClientKeys,
     pub(crate) ask: Ask,
     pub(crate) address: AddressChoice,
+    pub(crate) clock: DeviceClock,
     pub(crate) repeat: Repeat,
     /// What tells whether the door is open, if anything can.
     pub(crate) wait: Option<Wait>,
+    /// How long a reply is waited for, if one is asked for.
+    pub(crate) reply_within: Option<Duration>,
 }
 
 /// The part of the request that is the same in every packet.
@@ -42,6 +47,7 @@ pub(crate) struct Ask {
     pub(crate) action: Action,
     pub(crate) open_for: OpenFor,
     pub(crate) service: Option<ServiceName>,
+    pub(crate) reply: ReplyWanted,
 }
 
 /// Which of the server's addresses are knocked at.
@@ -87,6 +93,7 @@ impl Plan {
             }
             None => profile.realm.unwrap_or_default(),
         };
+        let clock = clock(args, name.as_ref(), profile.clock)?;
         let wait = wait(args, profile.port)?;
         let server =
             args.server.clone().or(profile.server).ok_or_else(|| missing("server", "--server"))?;
@@ -105,9 +112,16 @@ impl Plan {
             server,
             families: Families::of(args),
             keys: ClientKeys::derive(&secret, &realm),
-            ask: Ask { action, open_for, service: args.service.or(profile.service) },
+            ask: Ask {
+                action,
+                open_for,
+                service: args.service.or(profile.service),
+                reply: if args.reply.is_some() { ReplyWanted::Yes } else { ReplyWanted::No },
+            },
+            clock,
             address: args.address.or(profile.address).unwrap_or_default(),
             repeat: args.repeat,
+            reply_within: args.reply.map(Span::as_duration),
             wait,
         })
     }
@@ -121,6 +135,49 @@ impl Families {
             (false, false) => Self::Both,
         }
     }
+}
+
+/// The file of the counter that `--set-counter` is about: what the profile says, with flags over it.
+pub(crate) fn counter_file(args: &Args) -> Result<CounterFile, Error> {
+    let found = match args.counter_file {
+        Some(_) => None,
+        None => Places::new(args.config.clone()).profile(args.profile.as_ref())?.named,
+    };
+    let (name, choice) = match found {
+        Some(Named { name, profile }) => (Some(name), profile.clock),
+        None => (None, None),
+    };
+    match clock(args, name.as_ref(), choice)? {
+        DeviceClock::Counter(file) => Ok(file),
+        DeviceClock::Utc => Err(Error::Usage(
+            "--set-counter is for a profile with clock = \"counter\", or give --counter-file"
+                .into(),
+        )),
+    }
+}
+
+/// Where the counters of profiles are that don't say where.
+const COUNTERS: &str = "/var/lib/knock";
+
+fn clock(
+    args: &Args,
+    profile: Option<&ProfileName>,
+    choice: Option<ClockChoice>,
+) -> Result<DeviceClock, Error> {
+    let counter = |path| DeviceClock::Counter(CounterFile::new(path));
+    if let Some(path) = &args.counter_file {
+        return Ok(counter(path.clone()));
+    }
+    Ok(match (choice, profile) {
+        (None | Some(ClockChoice::Utc), _) => DeviceClock::Utc,
+        (Some(ClockChoice::Counter(Some(path))), _) => counter(path),
+        (Some(ClockChoice::Counter(None)), Some(name)) => {
+            counter(PathBuf::from(COUNTERS).join(format!("{name}.counter")))
+        }
+        (Some(ClockChoice::Counter(None)), None) => {
+            return Err(Error::Usage("a counter without a profile needs --counter-file".into()));
+        }
+    })
 }
 
 fn wait(args: &Args, profile_port: Option<ServicePort>) -> Result<Option<Wait>, Error> {

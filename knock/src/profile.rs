@@ -62,6 +62,16 @@ pub enum KeySource {
     File(PathBuf),
 }
 
+/// What keeps the device's packets from being accepted twice, as in the client's entry on the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClockChoice {
+    /// The time.
+    Utc,
+    /// A number that rises with every packet, and the file that it is in, if the profile says where; a relative name
+    /// is beside the profile's file.
+    Counter(Option<PathBuf>),
+}
+
 /// What one profile says. Everything may be left out here, since flags can say it too.
 #[derive(Debug, Default)]
 pub struct Profile {
@@ -77,6 +87,8 @@ pub struct Profile {
     pub address: Option<AddressChoice>,
     /// For how long.
     pub open_for: Option<Seconds>,
+    /// As in the client's entry.
+    pub clock: Option<ClockChoice>,
     /// As in knockd.toml.
     pub realm: Option<Realm>,
 }
@@ -120,7 +132,8 @@ struct Source<'a> {
     folder: &'a Path,
 }
 
-const KNOWN: &str = "server, key, key-file, service, port, address, open-for and realm";
+const KNOWN: &str =
+    "server, key, key-file, service, port, address, open-for, clock, counter-file and realm";
 
 impl Source<'_> {
     fn mistake(&self, at: usize, message: impl Into<String>) -> Mistake {
@@ -146,6 +159,7 @@ impl Source<'_> {
             .parse()
             .map_err(|error: InvalidProfileName| self.mistake(at, error.to_string()))?;
         let mut profile = Profile::default();
+        let mut counter_file = None;
         for (entry, value) in entries {
             match entry.get_ref().as_ref() {
                 "server" => profile.server = Some(self.parsed("server", value)?),
@@ -162,12 +176,41 @@ impl Source<'_> {
                 "port" => profile.port = Some(self.parsed("port", value)?),
                 "address" => profile.address = Some(self.parsed("address", value)?),
                 "open-for" => profile.open_for = Some(self.parsed("open-for", value)?),
+                "clock" => {
+                    profile.clock = Some(match self.string("clock", value)? {
+                        "utc" => ClockChoice::Utc,
+                        "counter" => ClockChoice::Counter(None),
+                        _ => {
+                            let message =
+                                "clock: it is utc, or counter for a device without a clock";
+                            return Err(self.mistake(value.span().start, message));
+                        }
+                    });
+                }
+                "counter-file" => {
+                    let file = self.string("counter-file", value)?;
+                    if key::parse(file).is_ok() {
+                        let message = "counter-file holds a key where the name of a file belongs";
+                        return Err(self.mistake(value.span().start, message));
+                    }
+                    let file = self.folder.join(file);
+                    counter_file = Some((entry.span().start, file));
+                }
                 "realm" => {
                     let realm = Realm::new(self.string("realm", value)?)
                         .map_err(|error| self.mistake(value.span().start, error.to_string()))?;
                     profile.realm = Some(realm);
                 }
                 unknown => return Err(self.unknown(entry.span().start, unknown)),
+            }
+        }
+        match (counter_file, &mut profile.clock) {
+            (None, _) => {}
+            (Some((_, file)), Some(ClockChoice::Counter(place))) => *place = Some(file),
+            (Some((at, _)), _) => {
+                let message =
+                    "counter-file is for clock = \"counter\", which this profile doesn't have";
+                return Err(self.mistake(at, message));
             }
         }
         Ok(Named { name, profile })
@@ -221,7 +264,8 @@ mod tests {
     fn every_key_of_the_format_is_read() {
         let text = format!(
             "# comment\n[broker]\nserver = \"broker.example.com:62201\"\nkey = \"{KEY}\"\nservice = \"mqtts\"\n\
-             port = \"tcp/8883\"\naddress = \"observed\"\nopen-for = \"30s\"\nrealm = \"plant 7\"\n"
+             port = \"tcp/8883\"\naddress = \"observed\"\nopen-for = \"30s\"\nrealm = \"plant 7\"\n\
+             clock = \"counter\"\ncounter-file = \"count\"\n"
         );
         let profiles = parse_text(&text).unwrap();
         let [Named { name, profile }] = profiles.as_slice() else { panic!("{profiles:?}") };
@@ -232,6 +276,8 @@ mod tests {
         assert_eq!(profile.address, Some(AddressChoice::Observed));
         assert_eq!(profile.open_for, "30s".parse().ok());
         assert_eq!(profile.realm, Realm::new("plant 7").ok());
+        let counter = Path::new("/etc/knock/count").to_owned();
+        assert_eq!(profile.clock, Some(ClockChoice::Counter(Some(counter))));
         let Some(KeySource::Inline(secret)) = &profile.key else { panic!("no key") };
         assert!(secret.is_same(&key::parse(KEY).unwrap()));
     }
@@ -262,7 +308,10 @@ mod tests {
             ("server = \"x\"\n", 1, "outside of any profile"),
             ("\n[\"my broker\"]\n", 2, "a profile's name is"),
             ("[a]\nsever = \"x\"\n", 2, "unknown key \"sever\""),
-            ("[a]\nopen_for = \"1s\"\n", 2, "open-for and realm"),
+            ("[a]\nopen_for = \"1s\"\n", 2, "counter-file and realm"),
+            ("[a]\nclock = \"sun\"\n", 2, "utc, or counter"),
+            ("[a]\ncounter-file = \"x\"\n", 2, "is for clock"),
+            ("[a]\nclock = \"utc\"\ncounter-file = \"x\"\n", 3, "is for clock"),
             ("[a.b]\nserver = \"x\"\n", 1, "unknown key \"b\""),
             ("[a]\nserver = 1\n", 2, "put it in quotes"),
             ("[a]\nserver = \"::1\"\n", 2, "brackets"),
@@ -305,6 +354,8 @@ mod tests {
             format!("[a]\naddress = \"{KEY}\"\n"),
             format!("[a]\nopen-for = \"{KEY}\"\n"),
             format!("[a]\nrealm = \"{KEY}{KEY}\"\n"),
+            format!("[a]\nclock = \"{KEY}\"\n"),
+            format!("[a]\ncounter-file = \"{KEY}\"\n"),
         ]
         .into();
         for at in 0..sound.len() {

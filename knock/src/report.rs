@@ -6,15 +6,17 @@
 
 use std::fmt::Write as _;
 
-use common::{Action, ClientAddress, OpenFor};
+use common::{Action, ClientAddress, DoorState, OpenFor};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::{
+    counter::{Change, CounterFile},
     endpoint::ServicePort,
     exit::Error,
     packet::Packet,
     plan::Plan,
+    reply::Replied,
     send::{Outcome, Unreachable},
     wait::Opened,
 };
@@ -35,7 +37,10 @@ pub(crate) struct Report {
     failed: Vec<Failed>,
     /// With `--dry-run`, the packets that would have been sent.
     unsent: Vec<Unsent>,
+    replies: Vec<Answer>,
     open: Option<Open>,
+    /// What `--set-counter` did.
+    counter: Option<Counted>,
     warnings: Vec<String>,
     error: Option<String>,
     exit_code: u8,
@@ -74,7 +79,70 @@ struct Open {
     after_ms: u64,
 }
 
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Answer {
+    from: String,
+    /// Whether the door is open; it is closed otherwise.
+    open: bool,
+    /// Until when, in milliseconds since 1970 by the server's clock.
+    open_until: Option<u64>,
+    /// For how long from now.
+    open_for_ms: Option<u64>,
+    /// The address that the server saw, and that the door is for.
+    address: String,
+    /// The server's clock, in milliseconds since 1970.
+    clock: u64,
+    /// The server's clock less this device's.
+    clock_offset_ms: i64,
+    after_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Counted {
+    file: String,
+    last: u64,
+    changed: bool,
+}
+
 impl Report {
+    /// Notes the replies that came.
+    pub(crate) fn replied(&mut self, replies: &[Replied]) {
+        self.replies = replies.iter().map(Answer::of).collect();
+    }
+
+    /// One line for each reply.
+    pub(crate) fn replies_as_text(&self) -> String {
+        let mut text = String::new();
+        for Answer { from, open_for_ms, address, clock_offset_ms, .. } in &self.replies {
+            let door = match open_for_ms {
+                Some(millis) => format!("open for {} s", millis / 1000),
+                None => "closed".to_owned(),
+            };
+            let offset = seconds(*clock_offset_ms);
+            line(
+                &mut text,
+                format_args!(
+                    "reply from {from}: {door}, for {address}; its clock is {offset} s off this one"
+                ),
+            );
+        }
+        text
+    }
+
+    /// Notes that the counter was set.
+    pub(crate) fn counted(&mut self, file: &CounterFile, last: u64, change: Change) {
+        let changed = change == Change::Done;
+        self.counter = Some(Counted { file: file.path().display().to_string(), last, changed });
+    }
+
+    /// That the counter is set.
+    pub(crate) fn counted_as_text(&self) -> String {
+        self.counter.as_ref().map_or_else(String::new, |Counted { file, last, .. }| {
+            format!("{file} is at {last}: the next packet has the number after it\n")
+        })
+    }
+
     /// Notes what is about to be done.
     pub(crate) fn begin(&mut self, plan: &Plan) {
         self.profile = plan.profile.as_ref().map(ToString::to_string);
@@ -193,6 +261,32 @@ impl Report {
         text.push('\n');
         Ok(text)
     }
+}
+
+impl Answer {
+    fn of(Replied { by, reply, after, clock_offset_ms }: &Replied) -> Self {
+        let clock = reply.clock.as_millis();
+        let until = match reply.door {
+            DoorState::OpenUntil(until) => Some(until.as_millis()),
+            DoorState::Closed => None,
+        };
+        Self {
+            from: by.to_string(),
+            open: until.is_some(),
+            open_until: until,
+            open_for_ms: until.map(|until| until.saturating_sub(clock)),
+            address: reply.seen.to_string(),
+            clock,
+            clock_offset_ms: *clock_offset_ms,
+            after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Milliseconds as signed seconds: `+12.500`, `-0.120`.
+fn seconds(millis: i64) -> String {
+    let (sign, size) = (if millis < 0 { '-' } else { '+' }, millis.unsigned_abs());
+    format!("{sign}{}.{:03}", size / 1000, size % 1000)
 }
 
 impl Unsent {

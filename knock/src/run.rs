@@ -11,7 +11,8 @@ use crate::{
     keep, nat,
     output::{self, Output, complain},
     packet,
-    plan::Plan,
+    plan::{self, Plan},
+    reply,
     report::Report,
     resolve, send, wait,
 };
@@ -70,6 +71,9 @@ fn obey(args: &Args) -> Code {
 
 /// Sends, and waits if it is to. What happens is noted in the report also when it fails.
 fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> {
+    if let Some(number) = args.set_counter {
+        return set_counter(args, number, output, report);
+    }
     let plan = Plan::new(args)?;
     report.begin(&plan);
     let addresses = resolve::addresses(&plan.server, plan.families, plan.address)?;
@@ -102,6 +106,11 @@ fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> 
         return Err(send::nothing_sent(&unreachable, &outcomes));
     }
     output.tell(&report.sent_as_text())?;
+    if let Some(limit) = plan.reply_within {
+        let replies = reply::wait(&plan, &knocked, limit)?;
+        report.replied(&replies);
+        output.tell(&report.replies_as_text())?;
+    }
     if let Some(wait) = plan.wait {
         let routes: Vec<_> = knocked.iter().map(|outcome| outcome.route).collect();
         let opened = wait::until_open(&routes, wait)?;
@@ -109,6 +118,14 @@ fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> 
         output.tell(&report.open_as_text())?;
     }
     Ok(())
+}
+
+/// Sets the number of the last packet, and sends nothing.
+fn set_counter(args: &Args, number: u64, output: Output, report: &mut Report) -> Result<(), Error> {
+    let file = plan::counter_file(args)?;
+    let change = file.set(number)?;
+    report.counted(&file, number, change);
+    output.tell(&report.counted_as_text())
 }
 
 fn warn_of_clock(outcomes: &[send::Outcome<'_>], output: Output, report: &mut Report) {

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd as _, BorrowedFd},
     thread::sleep,
     time::Duration,
 };
@@ -84,6 +85,11 @@ impl Route {
         self.socket.local_addr().ok()?.as_socket().map(|local| local.ip())
     }
 
+    /// The socket, connected: what comes in is from there.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     fn send(&self, packet: &Packet) -> io::Result<()> {
         let send = || self.socket.send(&packet.datagram);
         match send() {
@@ -132,12 +138,15 @@ pub(crate) fn routes(
 pub(crate) fn send<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'a>>, Error> {
     let mut outcomes: Vec<_> =
         routes.iter().map(|route| Outcome { route, packets: Vec::new(), error: None }).collect();
-    for round in 0..plan.repeat.number() {
+    let rounds = plan.repeat.number();
+    let mut stamps = plan.clock.stamps(usize::from(rounds) * routes.len())?;
+    for round in 0..rounds {
         if round > 0 {
             sleep(PAUSE);
         }
         for outcome in &mut outcomes {
-            let packet = Packet::fresh(&plan.keys, plan.ask, outcome.route.address)?;
+            let packet =
+                Packet::fresh(&plan.keys, plan.ask, outcome.route.address, stamps.next()?)?;
             match outcome.route.send(&packet) {
                 Ok(()) => outcome.packets.push(packet),
                 Err(error) => {
@@ -149,13 +158,22 @@ pub(crate) fn send<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'
     Ok(outcomes)
 }
 
+/// Sends one more packet on a way; `None` if it could not be sent.
+pub(crate) fn send_once(plan: &Plan, route: &Route) -> Result<Option<Packet>, Error> {
+    let mut stamps = plan.clock.stamps(1)?;
+    let packet = Packet::fresh(&plan.keys, plan.ask, route.address, stamps.next()?)?;
+    Ok(route.send(&packet).is_ok().then_some(packet))
+}
+
 /// Makes the packets that [`send`] would make, and sends none.
 pub(crate) fn rehearse<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'a>>, Error> {
+    let rounds = plan.repeat.number();
+    let mut stamps = plan.clock.rehearsed(usize::from(rounds) * routes.len())?;
     routes
         .iter()
         .map(|route| {
-            let packets = (0..plan.repeat.number())
-                .map(|_| Packet::fresh(&plan.keys, plan.ask, route.address))
+            let packets = (0..rounds)
+                .map(|_| Packet::fresh(&plan.keys, plan.ask, route.address, stamps.next()?))
                 .collect::<Result<_, _>>()?;
             Ok(Outcome { route, packets, error: None })
         })
@@ -230,8 +248,10 @@ mod tests {
             action: common::Action::Open,
             open_for: common::OpenFor::Default,
             service: None,
+            reply: common::ReplyWanted::No,
         };
-        let packet = Packet::fresh(&keys, ask, route.address).unwrap();
+        let stamp = crate::packet::Stamp::now().unwrap();
+        let packet = Packet::fresh(&keys, ask, route.address, stamp).unwrap();
         drop(listener);
         route.send(&packet).unwrap();
         let listener = std::net::UdpSocket::bind(address).unwrap();

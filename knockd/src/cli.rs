@@ -70,8 +70,8 @@ pub enum Command {
     ///
     /// Clients, services, who needs no knock, limits, bans, the prefilter and clock-skew take effect at once,
     /// without ending a live grant, a ban or a remembered packet; grants end that no entry allows any more.
-    /// listen, clients, state, control and realm take effect when the daemon is restarted. If anything is
-    /// wrong, in any file, nothing is applied: every mistake is told, and the exit status is 78.
+    /// listen, clients, state, control, realm and the metrics take effect when the daemon is restarted. If
+    /// anything is wrong, in any file, nothing is applied: every mistake is told, and the exit status is 78.
     #[command(after_help = "Example:\n  knockd check && knockd reload")]
     Reload,
     /// Say how the running daemon is: grants, bans, what it has decided so far

@@ -65,7 +65,10 @@ impl AllClients {
                     self.of(client, directory).refused += 1;
                 }
             }
-            Outcome::Banned { .. } | Outcome::NotBanned(_) | Outcome::BanLifted { .. } => {}
+            Outcome::Drifting { .. }
+            | Outcome::Banned { .. }
+            | Outcome::NotBanned(_)
+            | Outcome::BanLifted { .. } => {}
         }
     }
 
@@ -121,7 +124,7 @@ mod tests {
     use super::*;
     use crate::gate::{
         decision::{Reason, Refusal},
-        policy::{AddressPolicy, Client, Standing},
+        policy::{AddressPolicy, Client, ClientClock, Standing},
     };
 
     const NOW: Timestamp = Timestamp::from_millis(1_000);
@@ -140,6 +143,7 @@ mod tests {
             services: [].into(),
             from: Vec::new(),
             address: AddressPolicy::Strict,
+            clock: ClientClock::Utc,
             expires: None,
             standing: Standing::Enabled,
         };

@@ -22,6 +22,12 @@ pub struct Counts {
     pub not_banned: u64,
     /// Bans that a valid knock has lifted.
     pub ban_lifted: u64,
+    /// Replies that were sent to who asked for one.
+    #[serde(default)]
+    pub replies_sent: u64,
+    /// Replies that could not be sent at once, and were dropped.
+    #[serde(default)]
+    pub replies_dropped: u64,
 }
 
 impl Counts {
@@ -35,6 +41,7 @@ impl Counts {
             Outcome::Banned { .. } => self.banned += 1,
             Outcome::NotBanned(_) => self.not_banned += 1,
             Outcome::BanLifted { .. } => self.ban_lifted += 1,
+            Outcome::Drifting { .. } => {}
         }
     }
 

@@ -37,10 +37,12 @@ use crate::{
     house::{self, Housekeeping},
     journal::{BootId, DaemonId, StateError, StateFolder, Writer, seen::Condition},
     listener::{ListenError, Listener},
+    lost_counters,
     mend::{Mender, Repairs, mend},
     metrics::{Figures, Metrics},
     plan,
     reload::Reload,
+    replies,
     restore::{FileCondition, RestoreError, Restored, restore},
     roster::Roster,
     setback,
@@ -188,6 +190,7 @@ impl Daemon {
         let now = clock::now();
         let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
         report_restored(&restored);
+        lost_counters::report(&admission);
         if let Err(error) = admission.look_up_own_addresses(now) {
             warn!(
                 event = "own-addresses-unknown",
@@ -203,7 +206,7 @@ impl Daemon {
             None => Control::listen(&control),
         }
         .map_err(|error| StartError::Control { path: control, error })?;
-        let listener = match passed.udp {
+        let mut listener = match passed.udp {
             sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
             sockets => Listener::adopt(sockets, listen.addresses())?,
         };
@@ -215,6 +218,7 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
+        listener.keep_ways(policy.reply).map_err(system("replies (reply.enabled)"))?;
         if listener.dropped_before() > 0 {
             warn!(
                 event = "datagrams-lost",
@@ -279,6 +283,9 @@ impl Daemon {
                 }
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
+                    if let Err(error) = self.listener.keep_ways(self.reload.replies()) {
+                        error!(event = "replies-failing", "replies can't be sent: {error}");
+                    }
                     self.supervisor.is_ready();
                     self.tell_status();
                     due = Instant::now();
@@ -384,11 +391,14 @@ impl Daemon {
         }
         let (telemetry, counts, clients) =
             (&mut self.telemetry, &mut self.counts, &mut self.clients);
-        self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
-            counts.count(outcome);
-            clients.count(outcome, gate.directory(), now.utc);
-            telemetry.report(outcome, source, gate.directory(), now);
-        })
+        let accepted =
+            self.admission.handle(self.listener.batch(), now, |outcome, source, gate| {
+                counts.count(outcome);
+                clients.count(outcome, gate.directory(), now.utc);
+                telemetry.report(outcome, source, gate.directory(), now);
+            });
+        replies::send(self.admission.take_replies(), &self.listener, counts);
+        accepted
     }
 }
 
@@ -490,6 +500,7 @@ fn report_restored(restored: &Restored) {
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
+    lost_counters::report_file(restored.counters);
     if let Some(what) = lost(restored.grants) {
         error!(
             event = "state-lost",

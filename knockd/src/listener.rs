@@ -1,7 +1,7 @@
 //! Receives knocks: some hundred datagrams in one system call, each with its source.
 //!
 //! # Security considerations
-//! - Nothing is ever sent.
+//! - Nothing is sent here. Where replies are on, it is kept how each packet came, for [`crate::replies`].
 //! - A datagram longer than a packet is cut off one byte behind it, so that its length still shows that
 //!   it is none; memory is what was set aside at start, whatever arrives.
 
@@ -16,14 +16,18 @@ use std::{
 use common::DATAGRAM_LEN;
 use nix::{
     errno::Errno,
+    libc,
     sys::socket::{
-        AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrStorage, bind, recvmmsg,
-        setsockopt, socket, sockopt,
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockFlag,
+        SockType, SockaddrStorage, bind, recvmmsg, setsockopt, socket, sockopt,
     },
 };
 use tokio::{io::Interest, net::UdpSocket};
 
-use crate::drops::{self, SocketInode};
+use crate::{
+    drops::{self, SocketInode},
+    gate::policy::ReplyPolicy,
+};
 
 /// Datagrams taken in one system call at most.
 const BATCH: usize = 256;
@@ -45,6 +49,61 @@ pub struct Listener {
     buffers: Vec<[u8; BUFFER_LEN]>,
     /// Length and source of each datagram of the batch.
     received: Vec<(usize, IpAddr)>,
+    /// How each came, where that is kept.
+    ways: Option<Vec<Option<Way>>>,
+    /// The socket that the batch came in at.
+    from: usize,
+}
+
+/// How a datagram came.
+#[derive(Clone, Copy)]
+struct Way {
+    from: SockaddrStorage,
+    to: OwnAddress,
+}
+
+/// The address of this host that a datagram was sent to.
+#[derive(Clone, Copy)]
+pub enum OwnAddress {
+    /// At a socket for IPv4.
+    V4(libc::in_pktinfo),
+    /// At a socket for IPv6; it may be the IPv6 form of an IPv4 address.
+    V6(libc::in6_pktinfo),
+}
+
+impl OwnAddress {
+    /// From what the kernel tells of a datagram. The interface is left to the routes: replies may have to leave by
+    /// another one than the datagram came in at.
+    fn of(message: &ControlMessageOwned) -> Option<Self> {
+        match message {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                Some(Self::V4(libc::in_pktinfo { ipi_ifindex: 0, ..*info }))
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                Some(Self::V6(libc::in6_pktinfo { ipi6_ifindex: 0, ..*info }))
+            }
+            _ => None,
+        }
+    }
+
+    /// What has a datagram sent from this address.
+    #[must_use]
+    pub const fn message(&self) -> ControlMessage<'_> {
+        match self {
+            Self::V4(info) => ControlMessage::Ipv4PacketInfo(info),
+            Self::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+        }
+    }
+}
+
+/// The way back to who sent a datagram.
+pub struct WayBack<'a> {
+    /// The socket that it came in at.
+    pub socket: &'a UdpSocket,
+    /// Where it came from.
+    pub to: &'a SockaddrStorage,
+    /// The address that it was sent to.
+    pub from: OwnAddress,
 }
 
 /// Why an address can't be listened on.
@@ -114,7 +173,32 @@ impl Listener {
             headers: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; BUFFER_LEN]; BATCH],
             received: Vec::with_capacity(BATCH),
+            ways: None,
+            from: 0,
         })
+    }
+
+    /// Keeps how datagrams come, or no longer does: what there is to keep costs a little with each batch.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn keep_ways(&mut self, reply: ReplyPolicy) -> io::Result<()> {
+        let on = reply == ReplyPolicy::On;
+        for socket in &self.sockets {
+            match socket.local_addr()? {
+                SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &on)?,
+                SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &on)?,
+            }
+        }
+        self.ways = on.then(|| Vec::with_capacity(BATCH));
+        Ok(())
+    }
+
+    /// The way back to who sent a datagram of the batch, by its place there.
+    #[must_use]
+    pub fn way_back(&self, at: usize) -> Option<WayBack<'_>> {
+        let way = self.ways.as_ref()?.get(at)?.as_ref()?;
+        Some(WayBack { socket: self.sockets.get(self.from)?, to: &way.from, from: way.to })
     }
 
     /// How many datagrams were dropped at sockets that were passed on, from when they were opened until they
@@ -182,6 +266,13 @@ impl Listener {
         let Some(socket) = self.sockets.get(at) else { return Ok(false) };
         let mut slices: Vec<[IoSliceMut<'_>; 1]> =
             self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        self.from = at;
+        if let Some(ways) = &mut self.ways {
+            ways.clear();
+            // The kernel has written the lengths of what it told into the headers: there is room once only.
+            self.headers =
+                MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(libc::in6_pktinfo)));
+        }
         let result = socket.try_io(Interest::READABLE, || {
             let batch = recvmmsg(
                 socket.as_raw_fd(),
@@ -190,7 +281,17 @@ impl Listener {
                 MsgFlags::MSG_DONTWAIT,
                 None,
             )?;
-            self.received.extend(batch.map(|message| (message.bytes, source(message.address))));
+            for message in batch {
+                self.received.push((message.bytes, source(message.address)));
+                if let Some(ways) = &mut self.ways {
+                    let own = message
+                        .cmsgs()
+                        .ok()
+                        .and_then(|mut told| told.find_map(|message| OwnAddress::of(&message)));
+                    let way = message.address.zip(own);
+                    ways.push(way.map(|(from, to)| Way { from, to }));
+                }
+            }
             Ok(())
         });
         match result {

@@ -25,6 +25,7 @@ pub fn ruleset(config: &Config, clients: usize) -> Ruleset {
         allowed_networks: &config.allow.networks,
         sessions: config.policy.grant.sessions,
         ban_scope: config.policy.ban.scope,
+        replies: config.policy.reply,
     })
 }
 

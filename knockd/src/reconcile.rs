@@ -119,7 +119,7 @@ mod tests {
         gate::{
             directory::Directory,
             grants::Owner,
-            policy::{AddressPolicy, Client, Service, Standing},
+            policy::{AddressPolicy, Client, ClientClock, Service, Standing},
         },
     };
 
@@ -153,6 +153,7 @@ mod tests {
             services: ["mqtts".parse().unwrap()].into(),
             from: Vec::new(),
             address: AddressPolicy::Strict,
+            clock: ClientClock::Utc,
             expires: None,
             old_key: None,
             standing: Standing::Enabled,

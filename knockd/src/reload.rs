@@ -33,7 +33,7 @@ use crate::{
         server::Asked,
     },
     firewall::{FirewallError, ruleset::Tags},
-    gate::{clock::Now, grants::Door},
+    gate::{clock::Now, grants::Door, policy::ReplyPolicy},
     house::Housekeeping,
     mend::Mender,
     plan,
@@ -136,6 +136,12 @@ impl Reload {
             restart: self.restart.clone(),
             refused: self.refused.as_ref().map(|(_, refusal)| refusal.clone()),
         }
+    }
+
+    /// Whether packets that ask for a reply get one, by the configuration in force.
+    #[must_use]
+    pub const fn replies(&self) -> ReplyPolicy {
+        self.in_force.policy.reply
     }
 
     /// The doors by which those clients came in whose connections are to end with this reload, by name: looked up

@@ -4,13 +4,19 @@
 //! - Where the file of accepted packets can't be relied on, nothing stamped at or before *start + skew* is
 //!   accepted: a packet that was accepted before is stamped earlier than that. That start is kept for the rest
 //!   of the boot, so that a clock that is behind now and set later counts as if it had been right.
+//! - Where the file of counters can't be relied on, a client without a clock that has none in it is known to have
+//!   lost its: nothing of it is accepted until an admin sets it anew. So it is at the first start of all, since an
+//!   empty folder may be one that was lost.
 //! - A source that is banned in the kernel and not by us is let go, and the other way round.
 //! - A door in the kernel that no live grant stands for is shut; a live grant's door that is missing is
 //!   opened again, for the time that is left of it.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
-use common::Timestamp;
+use common::{Day, Tag, Timestamp};
 
 use crate::{
     admission::{Admission, Files, span},
@@ -19,6 +25,7 @@ use crate::{
         Gate,
         bans::Bans,
         clock::Now,
+        counters::{Counter, Counters},
         directory::{ClientId, Directory},
         grants::{Grants, Owner},
         policy::Policy,
@@ -27,6 +34,7 @@ use crate::{
     journal::{
         StateError, StateFile, StateFolder, Writer,
         banned::{self, BannedFile},
+        counted::{self, CountedFile},
         held::{self, HeldFile, StoredGrant},
         seen::{self, Condition, NameHash, Record, SeenFile},
     },
@@ -42,6 +50,8 @@ pub struct Restored {
     pub packets: usize,
     /// Nothing stamped at or before this is accepted.
     pub refused_up_to: Option<Timestamp>,
+    /// Whether the file of counters could be relied on.
+    pub counters: counted::Condition,
     /// Whether the file of grants could be read.
     pub grants: FileCondition,
     /// How many grants are live.
@@ -135,12 +145,17 @@ pub fn restore<F: Firewall, D: StateFile>(
         }
     }
     drop(ids);
+    let counted = counted::load(&folder)?;
+    let counters = Counters::new(with_lost(counted.counters, counted.condition, &directory));
     let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
     *gate.bans_mut() = bans;
+    *gate.counters_mut() = counters;
+    gate.set_reply(policy.reply);
     live.iter().for_each(|(owner, _)| gate.visits_mut().record(*owner));
     let restored = Restored {
         seen: found.condition,
         packets: gate.replay().packets().len(),
+        counters: counted.condition,
         refused_up_to: gate.replay().refused_up_to(now),
         grants: condition,
         live: live.len(),
@@ -149,11 +164,27 @@ pub fn restore<F: Firewall, D: StateFile>(
         mended: reconcile(&mut firewall, &grants, gate.bans(), now.uptime)?.changed(),
     };
     let held = HeldFile::create(&folder, writer, live)?;
+    let counted = CountedFile::create(&folder, writer, gate.counters().iter())?;
     let banned = BannedFile::create(&folder, writer, gate.bans().iter(), now)?;
     // Last, so that where it is found intact, the others were there as well.
     let seen = write_seen(&gate, &found.packets, &folder, writer, policy)?;
-    let files = Files { folder, seen, held, banned };
+    let files = Files { folder, seen, counted, held, banned };
     Ok((Admission::new(gate, grants, files, firewall), restored))
+}
+
+/// What is known of the counters; where the file isn't whole, those that a client has and that aren't in it are
+/// lost. That is written down as well: a restart doesn't take them for new.
+fn with_lost(
+    mut counters: Vec<(Tag, Counter)>,
+    condition: counted::Condition,
+    directory: &Directory,
+) -> Vec<(Tag, Counter)> {
+    if condition != counted::Condition::Whole {
+        let known: HashSet<Tag> = counters.iter().map(|(key, _)| *key).collect();
+        let in_use = directory.tags_on(Day::COUNTER, 0..directory.places());
+        counters.extend(in_use.filter(|key| !known.contains(key)).map(|key| (key, Counter::Lost)));
+    }
+    counters
 }
 
 fn remembered(

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Realm, ServiceName};
+use common::{Day, Realm, ServiceName};
 
 use crate::{
     config::{
@@ -274,7 +274,8 @@ fn check_keys(
     let Some(today) = directory.first_day() else { return };
     for ReadFile { path, enrolments, .. } in files {
         for (enrolment, line) in enrolments {
-            let takers = enrolment.tags(today).filter_map(|tag| directory.find(tag));
+            let tags = [today, Day::COUNTER].into_iter().flat_map(|day| enrolment.tags(day));
+            let takers = tags.filter_map(|tag| directory.find(tag));
             for (other, ..) in takers.filter(|(other, ..)| !former.contains(other)) {
                 let (name, other) = (&enrolment.client.name, directory.name(other));
                 let what =

@@ -13,7 +13,7 @@ use common::{Day, Tag, Timestamp};
 use crate::{
     firewall::{Firewall, FirewallError},
     gate::{
-        clock::Now,
+        clock::{Now, Uptime},
         directory::{ClientId, Directory},
         policy::ClockSkew,
     },
@@ -22,6 +22,10 @@ use crate::{
 /// How long before a day's tags are needed they begin to go in, and how long after it they stay: the
 /// turnover of a large fleet is spread over this time, and no knock waits for it.
 const MARGIN: Duration = Duration::from_mins(10);
+/// How long the tags of clients without a clock stay, which are never out of date.
+const COUNTERS_STAY: Duration = Duration::from_hours(48);
+/// After which time they are let in anew: long before that is over.
+const COUNTERS_RENEWED: Duration = Duration::from_hours(12);
 /// Tags that go in at once: less than two milliseconds of the kernel's time.
 const STEP: usize = 1_000;
 
@@ -31,6 +35,8 @@ pub struct TagKeeper {
     skew_ms: u64,
     /// The days whose tags are in, or on their way: up to which of the directory's places.
     days: Vec<(Day, usize)>,
+    /// When those of clients without a clock were begun with last.
+    counters_since: Option<Uptime>,
     /// The days whose tags are to be taken out: from which of the directory's places on.
     leaving: Vec<(Day, usize)>,
 }
@@ -49,7 +55,12 @@ impl TagKeeper {
     /// A keeper of a set in which nothing is yet.
     #[must_use]
     pub fn new(skew: ClockSkew) -> Self {
-        Self { skew_ms: skew.as_millis(), days: Vec::new(), leaving: Vec::new() }
+        Self {
+            skew_ms: skew.as_millis(),
+            days: Vec::new(),
+            counters_since: None,
+            leaving: Vec::new(),
+        }
     }
 
     /// Lets some more tags in, if any are missing.
@@ -74,6 +85,11 @@ impl TagKeeper {
             return Ok(Upkeep::More);
         }
         let needed = self.days_needed(now.utc);
+        let renews = |since: Uptime| now.uptime.since(since) >= COUNTERS_RENEWED;
+        if self.counters_since.is_none_or(renews) {
+            self.counters_since = Some(now.uptime);
+            self.days.retain(|(day, _)| *day != Day::COUNTER);
+        }
         self.days.retain(|(day, _)| needed.contains(day));
         for day in needed {
             if !self.days.iter().any(|(begun, _)| *begun == day) {
@@ -145,7 +161,8 @@ impl TagKeeper {
         self.days.clear();
     }
 
-    /// The days that a fresh packet can be of, from now until [`MARGIN`] later; today first.
+    /// The days that a fresh packet can be of, from now until [`MARGIN`] later; today first. Packets of clients
+    /// without a clock can be fresh at any time.
     fn days_needed(&self, now: Timestamp) -> Vec<Day> {
         let now = now.as_millis();
         let earliest = now.saturating_sub(self.skew_ms);
@@ -153,12 +170,16 @@ impl TagKeeper {
         [now, earliest, latest]
             .into_iter()
             .filter_map(|ms| Day::of(Timestamp::from_millis(ms)))
+            .chain([Day::COUNTER])
             .collect()
     }
 }
 
 /// How long a day's tags stay: until its last packet has become stale, and a margin.
 fn time_left(day: Day, skew_ms: u64, now: Timestamp) -> Duration {
+    if day == Day::COUNTER {
+        return COUNTERS_STAY;
+    }
     let end = (u64::from(day.number()) + 1).saturating_mul(DAY_MS);
     let last_use = end.saturating_add(skew_ms).saturating_add(millis(MARGIN));
     Duration::from_millis(last_use.saturating_sub(now.as_millis()))
@@ -179,7 +200,7 @@ mod tests {
         firewall::memory::MemoryFirewall,
         gate::{
             clock::Uptime,
-            policy::{AddressPolicy, Client, Standing},
+            policy::{AddressPolicy, Client, ClientClock, Standing},
         },
     };
 
@@ -198,6 +219,7 @@ mod tests {
                     services: [].into(),
                     from: Vec::new(),
                     address: AddressPolicy::Strict,
+                    clock: ClientClock::Utc,
                     expires: None,
                     old_key: None,
                     standing: Standing::Enabled,

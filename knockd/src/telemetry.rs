@@ -23,12 +23,13 @@ use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::Subscriber
 
 use crate::{
     admission::{Failure, NoBan, Outcome},
-    control::{Banned, Reply, Request, Unbanned},
+    control::{Banned, Reply, Request, Resynced, Unbanned},
     gate::{
         bans::NotBanned,
         clock::Now,
         decision::{Reason, Refusal},
         directory::{Directory, ServiceId},
+        skews::Drift,
         source::Source,
     },
 };
@@ -138,6 +139,15 @@ impl Telemetry {
                 if let Some(failure) = warning {
                     error!(%client, %source, reason = failure.name(), event = "state-unwritten", "{failure}");
                 }
+            }
+            Outcome::Drifting { client, drift } => {
+                let client = directory.name(*client);
+                let Drift { difference_ms: skew_ms, allowed_ms } = *drift;
+                warn!(
+                    %client, %source, skew_ms, event = "clock-drifts",
+                    "{client}: its clock is {} s off, and beyond {} s nothing of it is accepted: set its clock (clock-skew)",
+                    seconds(skew_ms), allowed_ms / 1000
+                );
             }
             Outcome::Refused(Refusal { client: None, reason }) => {
                 debug!(%source, decision = "refused", reason = reason.name(), event = "refused", "{source}: refused: {reason}");
@@ -289,6 +299,13 @@ pub fn report_order(request: &Request, reply: &Reply) {
                 "{whose}: an admin has ended {grants_ended} grants{cut}"
             );
         }
+        (Request::Resync { client }, Reply::Resynced(Resynced { counter })) => {
+            warn!(
+                client,
+                event = "counter-set",
+                "{client}: an admin has set its counter anew: it counts from {counter} on"
+            );
+        }
         _ => {}
     }
 }
@@ -297,6 +314,13 @@ fn names(services: &[ServiceId], directory: &Directory) -> String {
     let names: Vec<String> =
         services.iter().map(|service| directory.service(*service).name.to_string()).collect();
     names.join(",")
+}
+
+/// Milliseconds as signed seconds: `+12.500`, `-0.120`.
+#[must_use]
+pub fn seconds(millis: i64) -> String {
+    let (sign, size) = (if millis < 0 { '-' } else { '+' }, millis.unsigned_abs());
+    format!("{sign}{}.{:03}", size / 1000, size % 1000)
 }
 
 /// A timestamp as people and tools read it, in UTC to the second; in milliseconds if it is beyond what a

@@ -61,7 +61,7 @@ fn after_a_plain_restart_a_fresh_packet_of_a_device_whose_clock_is_20_seconds_sl
     let mut host = Host::warmed_up();
     assert_eq!(host.handle(&[open(1, at(40))], at(40)), ["granted"]);
     assert_eq!(host.start(at(60)).seen, Condition::Intact);
-    assert_eq!(host.handle(&[open(2, at(41))], at(61)), ["granted"]);
+    assert_eq!(host.handle(&[open(2, at(41))], at(61)), ["granted", "drifting"]);
 }
 
 #[test]

@@ -19,8 +19,8 @@ use knockd::gate::{
     decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
     directory::{Directory, Progress},
     policy::{
-        AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, Port, ReplayLimits, Service,
-        Sessions, Standing,
+        AddressPolicy, BanPolicy, Client, ClientClock, ClockSkew, GrantPolicy, Port, ReplayLimits,
+        Service, Sessions, Standing,
     },
     replay::{Floor, ReplayMemory},
 };
@@ -51,6 +51,7 @@ fn client(name: &str, seed: u8) -> Client {
         services: ["mqtts".parse().unwrap()].into(),
         from: Vec::new(),
         address: AddressPolicy::Strict,
+        clock: ClientClock::Utc,
         expires: None,
         old_key: None,
         standing: Standing::Enabled,

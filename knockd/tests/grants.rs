@@ -16,7 +16,7 @@ use knockd::gate::{
     clock::Uptime,
     directory::{ClientId, Directory, ServiceId},
     grants::{Change, Door, DoorBefore, Grants, Owner},
-    policy::{AddressPolicy, Client, Port, Service, Standing},
+    policy::{AddressPolicy, Client, ClientClock, Port, Service, Standing},
     source::Source,
 };
 use proptest::prelude::*;
@@ -40,6 +40,7 @@ fn directory() -> Directory {
                 services: services.iter().map(|service| service.name).collect(),
                 from: Vec::new(),
                 address: AddressPolicy::Strict,
+                clock: ClientClock::Utc,
                 expires: None,
                 old_key: None,
                 standing: Standing::Enabled,

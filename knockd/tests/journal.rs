@@ -322,7 +322,7 @@ mod places {
 
 /// Clients whose names differ, for their ids.
 fn clients(count: u8) -> Vec<knockd::gate::policy::Client> {
-    use knockd::gate::policy::{AddressPolicy, Client, Standing};
+    use knockd::gate::policy::{AddressPolicy, Client, ClientClock, Standing};
 
     (0..count)
         .map(|number| {
@@ -334,6 +334,7 @@ fn clients(count: u8) -> Vec<knockd::gate::policy::Client> {
                 services: ["telemetry-ingest".parse().unwrap()].into(),
                 from: Vec::new(),
                 address: AddressPolicy::Strict,
+                clock: ClientClock::Utc,
                 expires: None,
                 old_key: None,
                 standing: Standing::Enabled,

@@ -20,8 +20,8 @@ use knockd::{
         decision::{Decision, Refusal},
         directory::{Directory, Enrolment, Progress},
         policy::{
-            AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, OldKey, ReplayLimits,
-            Service, Sessions, Standing,
+            AddressPolicy, BanPolicy, Client, ClientClock, ClockSkew, GrantPolicy, OldKey,
+            ReplayLimits, Service, Sessions, Standing,
         },
         replay::{Floor, ReplayMemory},
     },
@@ -55,6 +55,7 @@ fn client(until: Option<u64>) -> Client {
         services: ["mqtts".parse().unwrap()].into(),
         from: Vec::new(),
         address: AddressPolicy::Strict,
+        clock: ClientClock::Utc,
         expires: None,
         standing: Standing::Enabled,
     }

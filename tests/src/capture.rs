@@ -1,6 +1,7 @@
 //! What a sniffer sees, and the proof that there is nothing to see.
 
 use crate::binaries;
+use crate::door::KNOCK_PORT;
 use crate::process::Process;
 use crate::until::until_some;
 use crate::wire::tcp_flags;
@@ -60,6 +61,22 @@ impl Capture {
     pub fn saw_silence(self, host: Host<'_>) {
         let answers = self.answers(host);
         assert!(answers.is_empty(), "the broker's host answered:\n{}", answers.join("\n"));
+    }
+
+    /// The payloads, in hex, of what the broker's host sent to `host` since the capture began: datagrams over IPv4
+    /// from the port of the knocks, and nothing else, or it panics.
+    #[track_caller]
+    pub fn replies(&self, host: Host<'_>) -> Vec<String> {
+        let port = format!("{KNOCK_PORT:04x}");
+        let payload = |packet: String| {
+            // An IPv4 header of 20 bytes, with UDP (17) at 9; then its source port.
+            let is_reply = packet.starts_with("45")
+                && packet.get(18..20) == Some("11")
+                && packet.get(40..44) == Some(&port);
+            assert!(is_reply, "the broker's host sent {packet}");
+            packet.get((20 + 8) * 2..).unwrap_or_default().to_owned()
+        };
+        self.answers(host).into_iter().map(payload).collect()
     }
 
     /// Panics if the broker's host sent anything over IPv4 but TCP segments with RST.

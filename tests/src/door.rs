@@ -383,6 +383,15 @@ impl<'w> Device<'w> {
         host.run(&argv)
     }
 
+    /// Runs `knock` as [`Self::knock`] does, by a clock of its own.
+    pub fn knock_by(&self, clock: &FakeClock, host: Host<'_>, options: &[&str]) -> Output {
+        let knock = binaries::path("knock");
+        let argv = [&[knock.as_str(), "--config", text(&self.profile)], options].concat();
+        let env = clock.env();
+        let env: Vec<_> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        host.run_with(&argv, &env, "")
+    }
+
     /// Knocks from the client's host over IPv4, and waits until the port is open.
     #[track_caller]
     pub fn opens(&self, options: &[&str]) -> Output {

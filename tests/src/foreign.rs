@@ -20,6 +20,17 @@ impl Foreign<'_> {
         self.0.run(&argv)
     }
 
+    /// What a reply to a request says, both in hex, by `foreign/reply.py`.
+    #[track_caller]
+    pub fn reads(self, device: &Device<'_>, request: &str, reply: &str) -> serde_json::Value {
+        let script = binaries::repository().join("tests/foreign/reply.py");
+        let script = script.to_str().expect("a path in UTF-8");
+        let key = device.key();
+        let argv = ["python3", script, "--key", &key, "--request", request, "--open", reply];
+        // It leaves nothing behind in the repository.
+        self.0.run_with(&argv, &[("PYTHONDONTWRITEBYTECODE", "1")], "").success().json()
+    }
+
     /// Makes a datagram with the device's key for this host's IPv4 address, and returns it in hex.
     #[track_caller]
     pub fn datagram(self, device: &Device<'_>, args: &[&str]) -> String {

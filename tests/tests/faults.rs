@@ -168,7 +168,7 @@ fn a_configuration_that_vanishes_changes_nothing_until_a_restart_which_leaves_th
         fs::rename(&path, path.with_extension("away")).expect("move");
     }
     daemon.reload();
-    daemon.tells(&["ERROR", "the clients stay as they are"]);
+    daemon.tells(&["ERROR", "the configuration stays as it was"]);
     assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
     device.opens(&[]);
     daemon.kill9();

@@ -434,7 +434,7 @@ fn what_the_daemon_does_itself_and_what_others_do_elsewhere_wakes_nobody() {
         guarded.device.opens(&["--open-for", "600s"]);
         guarded.device.knock(world.client(), &["-4", "--close"]).success();
     }
-    until("all are closed", || guarded.daemon.log().matches("\"closed\"").count() == 5);
+    until("all are closed", || guarded.daemon.log().matches("decision=\"closed\"").count() == 5);
     guarded.nft("table inet other { chain input { type filter hook input priority 0; }; }");
     guarded.nft("delete table inet other");
     // The absence of something can only be seen by waiting.

@@ -3,11 +3,15 @@
 #[cfg(test)]
 mod command;
 #[cfg(test)]
+mod counter;
+#[cfg(test)]
 mod output;
 #[cfg(test)]
 mod packet;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod reply;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

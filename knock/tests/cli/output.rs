@@ -47,6 +47,8 @@ fn json_is_one_object_with_all_that_happened() {
             "failed": [],
             "unsent": [],
             "open": { "to": "127.0.0.1", "port": port, "after-ms": json["open"]["after-ms"] },
+            "replies": [],
+            "counter": null,
             "warnings": [],
             "error": null,
             "exit-code": 0,

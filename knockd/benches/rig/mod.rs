@@ -18,8 +18,8 @@ use knockd::gate::{
     decision::Decision,
     directory::Directory,
     policy::{
-        AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, ReplayLimits, Service, Sessions,
-        Standing,
+        AddressPolicy, BanPolicy, Client, ClientClock, ClockSkew, GrantPolicy, ReplayLimits,
+        Service, Sessions, Standing,
     },
     replay::{Floor, ReplayMemory},
 };
@@ -53,6 +53,7 @@ pub(crate) fn gate(clients: u32) -> Gate {
             services: [service.name].into(),
             from: Vec::new(),
             address: AddressPolicy::Strict,
+            clock: ClientClock::Utc,
             expires: None,
             old_key: None,
             standing: Standing::Enabled,

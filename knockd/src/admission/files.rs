@@ -5,7 +5,8 @@ use std::{fs::File, io};
 use tracing::warn;
 
 use crate::journal::{
-    StateError, StateFile, StateFolder, banned::BannedFile, held::HeldFile, seen::SeenFile,
+    StateError, StateFile, StateFolder, banned::BannedFile, counted::CountedFile, held::HeldFile,
+    seen::SeenFile,
 };
 
 /// The files in the state folder, open for changes.
@@ -14,6 +15,8 @@ pub struct Files<D = File> {
     pub folder: StateFolder<D>,
     /// Accepted packets.
     pub seen: SeenFile<D>,
+    /// The counters of clients without a clock.
+    pub counted: CountedFile<D>,
     /// Who holds which door.
     pub held: HeldFile<D>,
     /// Who is banned.
@@ -42,12 +45,13 @@ impl<D: StateFile> Files<D> {
     }
 
     fn put_back(&mut self) -> Result<(), StateError> {
-        let Self { folder, seen, held, banned } = self;
+        let Self { folder, seen, counted, held, banned } = self;
         folder.keep()?;
         // The memory of accepted packets comes last, as at start: where it is whole, so are the others.
         for (path, put_back) in [
             (folder.held(), held.put_back(folder)?),
             (folder.banned(), banned.put_back(folder)?),
+            (folder.counted(), counted.put_back(folder)?),
             (folder.seen(), seen.put_back(folder)?),
         ] {
             if put_back {

@@ -12,13 +12,17 @@
 
 mod bans;
 mod change;
+mod counters;
 mod files;
 mod outcome;
+mod reply;
 mod revoke;
 
 pub use bans::{AdminBan, BanError};
+pub use counters::ResyncError;
 pub use files::Files;
 pub use outcome::{Failure, NoBan, Outcome};
+pub use reply::ReplyDue;
 pub use revoke::{Revoked, Whose};
 
 use std::{collections::HashSet, fs::File, io, net::IpAddr, sync::Arc};
@@ -29,7 +33,7 @@ use crate::{
         Gate,
         bans::BanChange,
         clock::{Now, Uptime},
-        decision::{Accepted, Decision, Effect},
+        decision::{Accepted, Decision, Effect, Memory},
         directory::{ClientId, ServiceId},
         grants::{Before, Change, Grants, Owner},
     },
@@ -51,6 +55,8 @@ pub struct Admission<F, D = File> {
     kernel: KernelState,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
+    /// What is to be answered of the last batch.
+    replies: Vec<ReplyDue>,
 }
 
 /// Whether the kernel's elements are known to be those of the live grants and bans.
@@ -64,6 +70,8 @@ pub enum KernelState {
 
 /// An accepted packet on its way.
 struct Pending {
+    /// Its place in the batch.
+    at: usize,
     source: IpAddr,
     accepted: Accepted,
     undo: Vec<Before>,
@@ -75,7 +83,15 @@ struct Pending {
 impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// With all that an earlier run left behind, as [`crate::restore`] makes it.
     pub const fn new(gate: Gate, grants: Grants, files: Files<D>, firewall: F) -> Self {
-        Self { gate, grants, files, firewall, kernel: KernelState::Known, own_read: None }
+        Self {
+            gate,
+            grants,
+            files,
+            firewall,
+            kernel: KernelState::Known,
+            own_read: None,
+            replies: Vec::new(),
+        }
     }
 
     /// The gate.
@@ -205,9 +221,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     ) -> usize {
         let mut pending = Vec::new();
         let mut strikes = Vec::new();
-        for (datagram, source) in batch {
+        self.replies.clear();
+        for (at, (datagram, source)) in batch.enumerate() {
             match self.gate.decide(datagram, source, now) {
-                Decision::Accept(accepted) => pending.push(Pending::new(source, accepted)),
+                Decision::Accept(accepted) => pending.push(Pending::new(at, source, accepted)),
                 Decision::Refuse(refusal) => {
                     tell(&Outcome::Refused(refusal), source, &self.gate);
                     if refusal.is_strike() {
@@ -249,8 +266,14 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let sources: Vec<IpAddr> = pending.iter().map(|packet| packet.source).collect();
         for packet in pending {
             let source = packet.source;
+            let (client, drift) = (packet.accepted.client, packet.accepted.drift);
+            let asked = packet.asked();
             let outcome = self.outcome(packet, now);
+            self.replies.extend(asked.and_then(|asked| asked.answered(&outcome, now)));
             tell(&outcome, source, &self.gate);
+            if let Some(drift) = drift {
+                tell(&Outcome::Drifting { client, drift }, source, &self.gate);
+            }
         }
         self.pardon(&sources, now, tell);
     }
@@ -260,6 +283,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let directory = self.gate.directory();
         let records: Vec<Record> = pending
             .iter()
+            .filter(|packet| packet.accepted.memory == Memory::Mac)
             .map(|Pending { accepted, .. }| Record {
                 timestamp: accepted.timestamp,
                 mac: accepted.mac,
@@ -269,11 +293,21 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let in_place = self.files.keep_in_place();
         // Where that fails again, it is no reason to refuse these.
         let _ = self.files.catch_up();
+        let failed = in_place.err().map(|error| Failure::journal(&error));
+        self.remember_counters(pending, failed.as_ref());
+        if records.is_empty() {
+            return;
+        }
         let span = span(&self.gate);
-        if let Err(error) = in_place.and_then(|()| self.files.seen.append(&records, span)) {
+        let failed = failed.or_else(|| {
+            let appended = self.files.seen.append(&records, span);
+            appended.err().map(|error| Failure::journal(&error))
+        });
+        if let Some(failure) = failed {
             self.gate.replay_mut().take_back(records.len());
-            for packet in pending {
-                packet.failure = Some(Failure::journal(&error));
+            let packets = pending.iter_mut();
+            for packet in packets.filter(|packet| packet.accepted.memory == Memory::Mac) {
+                packet.failure = Some(failure.clone());
             }
         }
     }
@@ -385,8 +419,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
 }
 
 impl Pending {
-    const fn new(source: IpAddr, accepted: Accepted) -> Self {
+    const fn new(at: usize, source: IpAddr, accepted: Accepted) -> Self {
         Self {
+            at,
             source,
             accepted,
             undo: Vec::new(),

@@ -10,6 +10,7 @@ use crate::{
         decision::Refusal,
         directory::{ClientId, ServiceId},
         grants::TooMany,
+        skews::Drift,
         source::Source,
     },
 };
@@ -34,6 +35,13 @@ pub enum Outcome {
         services: Arc<[ServiceId]>,
         /// What went wrong beside it.
         warning: Option<Failure>,
+    },
+    /// A client that got in is about to be shut out by its clock.
+    Drifting {
+        /// Whose clock it is.
+        client: ClientId,
+        /// How far it is off.
+        drift: Drift,
     },
     /// A check failed.
     Refused(Refusal),
@@ -76,7 +84,7 @@ pub enum NoBan {
 }
 
 /// Why a packet that passed every check had no effect.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Failure {
     /// It could not be written down.
     Journal(io::ErrorKind, String),

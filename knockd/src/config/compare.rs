@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{Config, InterfaceName, PrefilterMode, duration::Written};
-use crate::gate::policy::{BanScope, Service, Sessions};
+use super::{Config, InterfaceName, PrefilterMode, duration::Written, metrics::Endpoint};
+use crate::gate::policy::{BanScope, ReplyPolicy, Service, Sessions};
 
 /// A key whose value differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,7 @@ impl Config {
         self.state.clone_from(&former.state);
         self.control.clone_from(&former.control);
         self.policy.realm = former.policy.realm;
+        self.metrics = former.metrics.clone();
         self
     }
 }
@@ -66,7 +67,8 @@ struct Value {
 }
 
 fn values(config: &Config) -> Vec<Value> {
-    let Config { listen, state, control, clients_dir, policy, allow, prefilter, .. } = config;
+    let Config { listen, state, control, clients_dir, policy, allow, prefilter, metrics, .. } =
+        config;
     let value = |key, value: String| Value { key, value, effect: Effect::AtOnce };
     let at_start = |key, value: String| Value { key, value, effect: Effect::AtStart };
     let duration = |duration: Duration| Written(duration).to_string();
@@ -105,6 +107,7 @@ fn values(config: &Config) -> Vec<Value> {
         value("ban.never", list(never)),
         value("replay.capacity", policy.replay.capacity.to_string()),
         value("replay.per-client", policy.replay.per_client.to_string()),
+        value("reply.enabled", (policy.reply == ReplyPolicy::On).to_string()),
         value(
             "prefilter.mode",
             match prefilter.mode {
@@ -115,6 +118,15 @@ fn values(config: &Config) -> Vec<Value> {
             .to_owned(),
         ),
         value("prefilter.junk-budget", prefilter.junk_budget.to_string()),
+        at_start(
+            "metrics.listen",
+            match &metrics.listen {
+                None => "nowhere".to_owned(),
+                Some(Endpoint::Tcp(address)) => address.to_string(),
+                Some(Endpoint::Unix(path)) => format!("unix:{}", path.display()),
+            },
+        ),
+        at_start("metrics.per-client", metrics.per_client.to_string()),
     ]
 }
 
@@ -171,7 +183,8 @@ mod tests {
         [allow]\ninterfaces = [\"wg0\"]\nnetworks = [\"192.0.2.0/24\"]\n\
         [grant]\nopen-for = \"1m\"\nmax = \"2h\"\nsessions = \"cut\"\n\
         [ban]\nfailures = 6\nwindow = \"1h\"\nduration = \"1d\"\nscope = \"host\"\nnever = [\"10.0.0.0/8\"]\n\
-        [prefilter]\nmode = \"off\"\njunk-budget = 7\n[replay]\ncapacity = 5\nper-client = 5\n";
+        [prefilter]\nmode = \"off\"\njunk-budget = 7\n[replay]\ncapacity = 5\nper-client = 5\n\
+        [metrics]\nlisten = \"127.0.0.1:9162\"\nper-client = 5\n";
 
     #[test]
     fn every_key_that_differs_is_told_and_none_that_does_not() {
@@ -200,6 +213,8 @@ mod tests {
                 "replay.per-client",
                 "prefilter.mode",
                 "prefilter.junk-budget",
+                "metrics.listen",
+                "metrics.per-client",
                 "service coaps",
                 "service mqtts",
             ]

@@ -14,7 +14,7 @@ use super::{
     section::Section,
     source::Wrong,
 };
-use crate::gate::policy::{AddressPolicy, Client, ClientName, OldKey, Standing};
+use crate::gate::policy::{AddressPolicy, Client, ClientClock, ClientName, OldKey, Standing};
 
 /// What an entry says, right or wrong: its name and its key must be nobody else's in either case.
 pub(super) struct Read {
@@ -45,6 +45,7 @@ pub(super) struct Rest {
     services: Vec<ServiceName>,
     from: Vec<ipnet::IpNet>,
     address: AddressPolicy,
+    clock: ClientClock,
     expires: Option<Timestamp>,
     standing: Standing,
     /// Until when the old key is good, if there is one.
@@ -60,11 +61,11 @@ impl Rest {
         old_secret: Option<Secret>,
         service_lists: &mut ServiceLists,
     ) -> Client {
-        let Self { services, from, address, expires, standing, old_until } = self;
+        let Self { services, from, address, clock, expires, standing, old_until } = self;
         let services = service_lists.shared(&services);
         let old_key =
             old_secret.zip(old_until).map(|(secret, until)| Box::new(OldKey { secret, until }));
-        Client { name, secret, old_key, services, from, address, expires, standing }
+        Client { name, secret, old_key, services, from, address, clock, expires, standing }
     }
 }
 
@@ -86,12 +87,9 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
         _ => Err(Wrong::new("is neither strict nor observed")),
     });
     let clock = table.text(&CLOCK, |text| match text {
-        "utc" => Ok(()),
-        "counter" => Err(Wrong::with(
-            "is \"counter\", which this version doesn't support",
-            "write clock = \"utc\", and give the device a clock",
-        )),
-        _ => Err(Wrong::new("is nothing that a clock can be")),
+        "utc" => Ok(ClientClock::Utc),
+        "counter" => Ok(ClientClock::Counter),
+        _ => Err(Wrong::new("is neither utc nor counter")),
     });
     let expires = table.time(&EXPIRES, expiry);
     let enabled = table.boolean(&ENABLED);
@@ -101,13 +99,13 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
     let services = table.required(&SERVICES, services).and_then(|list| each_once(table, list));
     let old = old_key(table, secret.as_ref(), old_secret, old_until);
     let rest = (|| {
-        clock.or(())?;
         let old_until = old.as_ref()?.as_ref().map(|(_, until)| *until);
         Some(Rest {
             old_until,
             services: services?,
             from: values(from.or(Vec::new())?.value),
             address: address.or(AddressPolicy::Strict)?.value,
+            clock: clock.or(ClientClock::Utc)?.value,
             expires: expires.map(Some).or(None)?.value,
             standing: match enabled.or(true)?.value {
                 true => Standing::Enabled,

@@ -40,6 +40,8 @@ pub(super) const REPLAY: &str = "replay";
 pub(super) const CAPACITY: Key = Key::new("capacity", "1048576");
 pub(super) const PER_CLIENT: Key = Key::new("per-client", "131072");
 
+pub(super) const REPLY: &str = "reply";
+pub(super) const REPLY_ENABLED: Key = Key::new("enabled", "true");
 pub(super) const METRICS: &str = "metrics";
 pub(super) const METRICS_LISTEN: Key = Key::new("listen", r#""127.0.0.1:9162""#);
 pub(super) const METRICS_CLIENTS: Key = Key::new("per-client", "100");
@@ -52,6 +54,6 @@ pub(super) const OLD_KEY_UNTIL: Key = Key::new("old-key-until", "2027-12-31T00:0
 pub(super) const SERVICES: Key = Key::new("services", r#"["mqtts"]"#);
 pub(super) const FROM: Key = Key::new("from", r#"["10.3.0.0/16"]"#);
 pub(super) const ADDRESS: Key = Key::new("address", r#""strict" or "observed""#);
-pub(super) const CLOCK: Key = Key::new("clock", r#""utc""#);
+pub(super) const CLOCK: Key = Key::new("clock", r#""utc" or "counter""#);
 pub(super) const EXPIRES: Key = Key::new("expires", "2027-12-31T00:00:00Z");
 pub(super) const ENABLED: Key = Key::new("enabled", "true");

@@ -17,7 +17,7 @@ use super::{
     field::{Field, Key},
     keys::{
         ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, METRICS, OPEN_FOR,
-        PER_CLIENT, PREFILTER, REALM, REPLAY, SESSIONS, STATE,
+        PER_CLIENT, PREFILTER, REALM, REPLAY, REPLY, REPLY_ENABLED, SESSIONS, STATE,
     },
     listen::Listen,
     metrics::Metrics,
@@ -26,7 +26,7 @@ use super::{
     services,
     source::Wrong,
 };
-use crate::gate::policy::{ClockSkew, GrantPolicy, Policy, ReplayLimits, Sessions};
+use crate::gate::policy::{ClockSkew, GrantPolicy, Policy, ReplayLimits, ReplyPolicy, Sessions};
 
 /// The longest that a grant can be allowed to last.
 const GRANT_LIMIT: Duration = Duration::from_hours(30 * 24);
@@ -158,6 +158,7 @@ fn policy(
         ban
     });
     let replay = section.table(REPLAY, replay).flatten();
+    let reply = section.table(REPLY, reply).flatten();
     Some(Policy {
         realm: realm.or(Realm::default())?.value,
         clock_skew: clock_skew?,
@@ -165,6 +166,7 @@ fn policy(
         ban: ban?,
         services: services?,
         replay: replay?,
+        reply: reply?,
     })
 }
 
@@ -215,6 +217,13 @@ fn grant(table: &mut Section<'_, '_, '_>) -> Option<GrantPolicy> {
         return None;
     }
     Some(GrantPolicy { open_for, max, sessions: sessions?.value })
+}
+
+fn reply(table: &mut Section<'_, '_, '_>) -> Option<ReplyPolicy> {
+    Some(match table.boolean(&REPLY_ENABLED).or(false)?.value {
+        true => ReplyPolicy::On,
+        false => ReplyPolicy::Off,
+    })
 }
 
 fn replay(table: &mut Section<'_, '_, '_>) -> Option<ReplayLimits> {

@@ -3,11 +3,11 @@
 use std::{cmp::Reverse, collections::HashSet, net::IpAddr, time::Duration};
 
 use super::{
-    Banned, Clock, Denied, Memory, Refused, RefusedKind, Reply, Request, Status, Table, Unbanned,
-    configuration::Configuration, list,
+    Banned, Clock, Denied, Memory, Refused, RefusedKind, Reply, Request, Resynced, SkewSeen, Skews,
+    Status, Table, Unbanned, configuration::Configuration, list,
 };
 use crate::{
-    admission::{Admission, BanError},
+    admission::{Admission, BanError, ResyncError},
     counts::Counts,
     firewall::Firewall,
     gate::{
@@ -23,6 +23,10 @@ use crate::{
 
 /// Denied clients that the status shows.
 pub const DENIALS_SHOWN: usize = 20;
+/// Clients with lost counters that the status shows.
+pub const LOST_SHOWN: usize = 20;
+/// Clients whose skews are told in one reply.
+pub const SKEWS_AT_ONCE: usize = 1_000;
 /// The longest ban that an admin can make: ten years.
 pub const BAN_LIMIT: Duration = Duration::from_hours(10 * 365 * 24);
 
@@ -70,6 +74,8 @@ impl<F: Firewall> Parts<'_, F> {
                 Ok(Reply::Bans(list::bans(self.admission, after.as_ref(), now)))
             }
             Request::Unban { source } => self.unban(source.as_deref(), now),
+            Request::Resync { client } => self.resync(client, now),
+            Request::Skews { from } => Ok(Reply::Skews(self.skews(*from))),
             Request::Revoke(revoke) => self.revoke(revoke, now).map(Reply::Revoked),
             Request::Client { name } => Ok(Reply::Client(self.client(name, now))),
             // It is answered when it is applied: see [`crate::reload`].
@@ -107,6 +113,12 @@ impl<F: Firewall> Parts<'_, F> {
             denied: denied.collect(),
             configuration: self.configuration.clone(),
             table: self.table.clone(),
+            counters_lost: self
+                .admission
+                .lost_counters()
+                .take(LOST_SHOWN)
+                .map(|client| gate.directory().name(client).to_owned())
+                .collect(),
             receive_buffer_drops: self.receive_buffer_drops,
             kernel_drops: None,
             replay_memory: Memory { used, capacity },
@@ -144,6 +156,38 @@ impl<F: Firewall> Parts<'_, F> {
             grants_ended: ban.ended,
             warning: ban.warning.map(|error| error.to_string()),
         }))
+    }
+
+    fn resync(&mut self, client: &str, now: Now) -> Result<Reply, Refused> {
+        let directory = self.admission.gate().directory();
+        let named = directory.clients().find(|(_, name)| *name == client).map(|(id, _)| id);
+        let Some(id) = named else {
+            let message = format!(
+                "the daemon knows no client {client}: knockd client list tells who is in its files, and a reload loads them"
+            );
+            return Err(Refused::new(RefusedKind::Unknown, message));
+        };
+        let counter = self.admission.resync(id, now).map_err(|error| {
+            let kind = match error {
+                ResyncError::HasClock | ResyncError::Exhausted(_) => RefusedKind::Impossible,
+                ResyncError::Journal(_) => RefusedKind::Failed,
+            };
+            Refused::new(kind, format!("{client}: {error}"))
+        })?;
+        Ok(Reply::Resynced(Resynced { counter }))
+    }
+
+    fn skews(&self, from: usize) -> Skews {
+        let gate = self.admission.gate();
+        let (skews, next) = gate.skews().page(from, SKEWS_AT_ONCE);
+        let skews = skews
+            .map(|(client, skew)| SkewSeen {
+                client: gate.directory().name(client).to_owned(),
+                skew_ms: skew.difference_ms,
+                seen: rfc3339(skew.seen),
+            })
+            .collect();
+        Skews { skews, next }
     }
 
     fn unban(&mut self, source: Option<&str>, now: Now) -> Result<Reply, Refused> {

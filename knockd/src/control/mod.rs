@@ -87,6 +87,16 @@ pub enum Request {
         /// The source; all if it isn't given.
         source: Option<String>,
     },
+    /// To set the counter of a client without a clock anew.
+    Resync {
+        /// The client's name.
+        client: String,
+    },
+    /// How far clients' clocks were off.
+    Skews {
+        /// From which place of the daemon's list on: 0, and then what the last reply says.
+        from: usize,
+    },
 }
 
 /// What the daemon says.
@@ -111,6 +121,10 @@ pub enum Reply {
     Banned(Banned),
     /// Bans are lifted.
     Unbanned(Unbanned),
+    /// A counter is set anew.
+    Resynced(Resynced),
+    /// How far clients' clocks were off.
+    Skews(Skews),
     /// What was asked for isn't done.
     Refused(Refused),
 }
@@ -142,6 +156,9 @@ pub struct Status {
     pub configuration: Configuration,
     /// The kernel's table, and what was put right of it since.
     pub table: Table,
+    /// Clients whose counters are lost, so that nothing is accepted from them; at most [`answer::LOST_SHOWN`].
+    #[serde(default)]
+    pub counters_lost: Vec<String>,
     /// Datagrams that were lost because the receive buffer was full; none if that can't be read.
     pub receive_buffer_drops: Option<u64>,
     /// Packets that the kernel dropped, by rule, since the table went in; none if that can't be read.
@@ -234,6 +251,36 @@ pub struct Unbanned {
     pub changed: bool,
     /// How many.
     pub lifted: usize,
+}
+
+/// A counter is set anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Resynced {
+    /// From where on the device is to count: its next packet has the number after this.
+    pub counter: u64,
+}
+
+/// How far clients' clocks were off when their last packets were accepted, at most [`answer::SKEWS_AT_ONCE`] of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Skews {
+    /// Of clients that have knocked since the daemon started.
+    pub skews: Vec<SkewSeen>,
+    /// Where to go on, if there may be more.
+    pub next: Option<usize>,
+}
+
+/// How far a client's clock was off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SkewSeen {
+    /// The client's name.
+    pub client: String,
+    /// Its packet's stamp less the daemon's clock, in milliseconds: negative for a clock that is slow.
+    pub skew_ms: i64,
+    /// When: RFC 3339.
+    pub seen: String,
 }
 
 impl Reply {

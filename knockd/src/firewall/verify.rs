@@ -69,7 +69,7 @@ mod tests {
         },
         *,
     };
-    use crate::gate::policy::{BanScope, Service, Sessions};
+    use crate::gate::policy::{BanScope, ReplyPolicy, Service, Sessions};
 
     fn ruleset(port: &str) -> Ruleset {
         Ruleset::of(&Plan {
@@ -84,6 +84,7 @@ mod tests {
             sessions: Sessions::Keep,
             prefilter: Prefilter::Off,
             ban_scope: BanScope::Host,
+            replies: ReplyPolicy::On,
         })
     }
 

@@ -2,9 +2,13 @@
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use common::{Mac, ServiceName, Timestamp, UnicastAddress};
+use common::{Mac, ReplyKeys, ServiceName, Timestamp, UnicastAddress};
 
-use super::directory::{ClientId, ServiceId};
+use super::{
+    counters::{Advance, NotAhead},
+    directory::{ClientId, ServiceId},
+    skews::Drift,
+};
 
 /// What is to happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,34 @@ pub struct Accepted {
     pub mac: Mac,
     /// What the packet was stamped with: how long it must be remembered follows from it.
     pub timestamp: Timestamp,
+    /// How it is remembered.
+    pub memory: Memory,
+    /// That the client's clock is about to leave the allowed skew, where that is to be told.
+    pub drift: Option<Drift>,
+    /// What its reply is sealed with, if it is to get one. The packet's mac is what the reply is bound to.
+    pub reply: Option<ReplySeal>,
+}
+
+/// What a reply is sealed with: one key's packets are like another's.
+#[derive(Clone, Debug)]
+pub struct ReplySeal(pub Box<ReplyKeys>);
+
+impl PartialEq for ReplySeal {
+    /// Keys are never compared: that there is a reply is all that two decisions can differ in, beside the mac.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for ReplySeal {}
+
+/// How an accepted packet is remembered, so that it isn't accepted again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// By its mac, among all others.
+    Mac,
+    /// By the counter of its client, which has no clock.
+    Counter(Advance),
 }
 
 /// What is to happen to the door.
@@ -80,6 +112,8 @@ pub enum Reason {
     BadSeal,
     /// Step 6: stamped too long ago, or too far ahead.
     Stale(Staleness),
+    /// Step 6: of a client without a clock, the number is none that is known to be new.
+    Counter(NotAhead),
     /// Step 7: the client's entry is switched off.
     ClientDisabled,
     /// Step 7: the client's entry has ended.
@@ -126,12 +160,14 @@ pub enum StaleBound {
 
 impl Reason {
     /// The names of all reasons, in the order of the checks.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 16] = [
         "malformed",
         "unknown-tag",
         "bad-mac",
         "bad-seal",
         "stale",
+        "counter-behind",
+        "counter-lost",
         "client-disabled",
         "client-expired",
         "old-key-expired",
@@ -152,6 +188,8 @@ impl Reason {
             Self::BadMac => "bad-mac",
             Self::BadSeal => "bad-seal",
             Self::Stale(_) => "stale",
+            Self::Counter(NotAhead::Behind { .. }) => "counter-behind",
+            Self::Counter(NotAhead::Lost) => "counter-lost",
             Self::ClientDisabled => "client-disabled",
             Self::ClientExpired => "client-expired",
             Self::OldKeyExpired => "old-key-expired",
@@ -185,6 +223,7 @@ impl fmt::Display for Reason {
             Self::BadMac => f.write_str("the mac does not match"),
             Self::BadSeal => f.write_str("the seal does not open"),
             Self::Stale(staleness) => write!(f, "{staleness}"),
+            Self::Counter(error) => write!(f, "{error}"),
             Self::ClientDisabled => f.write_str("the client is disabled"),
             Self::ClientExpired => f.write_str("the client's entry has expired"),
             Self::OldKeyExpired => f.write_str(

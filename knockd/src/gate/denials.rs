@@ -17,7 +17,9 @@ use super::directory::ClientId;
 pub struct Denial {
     /// How often.
     pub count: u64,
-    /// The stamp of the last such packet.
+    /// The stamp of the last such packet: a time, or the number of a client without a clock.
+    pub stamp: Timestamp,
+    /// When that was, by the packet's stamp where that is a time.
     pub last: Timestamp,
 }
 
@@ -26,12 +28,11 @@ pub struct Denial {
 pub struct Denials(HashMap<ClientId, Denial>);
 
 impl Denials {
-    /// Counts a packet of this client, unless it can be a copy.
-    pub fn count(&mut self, client: ClientId, stamp: Timestamp) {
-        let denial =
-            self.0.entry(client).or_insert(Denial { count: 0, last: Timestamp::from_millis(0) });
-        if denial.count == 0 || stamp > denial.last {
-            *denial = Denial { count: denial.count + 1, last: stamp };
+    /// Counts a packet of this client, unless it can be a copy. `last` is when it asked.
+    pub fn count(&mut self, client: ClientId, stamp: Timestamp, last: Timestamp) {
+        let denial = self.0.entry(client).or_insert(Denial { count: 0, stamp, last });
+        if denial.count == 0 || stamp > denial.stamp {
+            *denial = Denial { count: denial.count + 1, stamp, last };
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Holds the tags of yesterday, today and tomorrow: the allowed skew is at most 12 hours, so that no
 //! packet of another day could be fresh, and an honest device whose clock is further off can be told so.
-//! Today's come first when they are made, and another day's are only needed to tell a reason.
+//! Today's come first when they are made, and another day's are only needed to tell a reason. The tags of clients
+//! without a clock never change, and are there from the moment that such a client is added.
 
 use std::{collections::HashMap, iter, ops::Range, sync::Arc};
 
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     decision::Reason,
-    policy::{AddressPolicy, Client, OldKey, Service, Standing},
+    policy::{AddressPolicy, Client, ClientClock, OldKey, Service, Standing},
     tag_index::TagIndex,
 };
 
@@ -92,6 +93,8 @@ pub struct Entry {
     pub from: Box<[IpNet]>,
     /// Which address it may open the door for.
     pub address: AddressPolicy,
+    /// What keeps its packets from being accepted twice.
+    pub clock: ClientClock,
     /// When its entry ends.
     pub expires: Option<Timestamp>,
     /// Whether it may open anything at all.
@@ -105,8 +108,14 @@ impl Entry {
         self.check_standing(now).is_ok() && self.services.contains(&service)
     }
 
-    /// Its tags on a day.
+    /// The tags of its packets on a day: none on a day that they can't be of.
     pub fn tags(&self, day: Day) -> impl Iterator<Item = Tag> {
+        let of_its_clock = self.clock.has_tag_on(day);
+        of_its_clock.then(|| self.tags_of_keys(day)).into_iter().flatten()
+    }
+
+    /// The tags of its keys on a day, whatever its clock.
+    fn tags_of_keys(&self, day: Day) -> impl Iterator<Item = Tag> {
         tags(&self.keys, self.old_keys.as_deref(), day)
     }
 
@@ -293,10 +302,11 @@ impl Directory {
         services.as_deref() != Some(&*entry.services)
             || new.from != *entry.from
             || new.address != entry.address
+            || new.clock != entry.clock
             || new.expires != entry.expires
             || new.standing != entry.standing
             || until(&enrolment.old_keys) != until(&entry.old_keys)
-            || !enrolment.tags(Day::COUNTER).eq(entry.tags(Day::COUNTER))
+            || !enrolment.tags(Day::COUNTER).eq(entry.tags_of_keys(Day::COUNTER))
     }
 
     /// Removes a client; its keys are wiped.
@@ -320,6 +330,7 @@ impl Directory {
             services: Arc::clone(list),
             from: client.from.into(),
             address: client.address,
+            clock: client.clock,
             expires: client.expires,
             standing: client.standing,
         }
@@ -339,6 +350,9 @@ impl Directory {
         let days: Vec<Day> =
             [Some(today), today.next(), today.previous()].into_iter().flatten().collect();
         self.tags.keep_days(&days, self.len);
+        for (first, second) in self.tags.take_counter_collisions() {
+            collisions.push(self.collision(Day::COUNTER, first, second));
+        }
         for _ in 0..budget {
             let Some((day, place)) = self.tags.unfinished(self.places.len()) else {
                 return Progress::Complete;
@@ -347,14 +361,18 @@ impl Directory {
             let client = ClientId(u32::try_from(place).unwrap_or(u32::MAX));
             let entry = self.places.get(place).and_then(|place| place.entry.as_ref());
             if let Some(first) = self.tags.put_next(day, client, entry) {
-                let [first, second] = [first, client].map(|id| self.name(id).to_owned());
-                collisions.push(TagCollision { day, first, second });
+                collisions.push(self.collision(day, first, client));
             }
         }
         match self.tags.unfinished(self.places.len()) {
             None => Progress::Complete,
             Some(_) => Progress::More,
         }
+    }
+
+    fn collision(&self, day: Day, first: ClientId, second: ClientId) -> TagCollision {
+        let [first, second] = [first, second].map(|id| self.name(id).to_owned());
+        TagCollision { day, first, second }
     }
 
     /// The day whose tags are looked at first: today, as it was when they were made.

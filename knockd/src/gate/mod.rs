@@ -13,31 +13,36 @@
 //!   another behind the same address.
 
 pub mod bans;
+mod checks;
 pub mod clock;
+pub mod counters;
 pub mod decision;
 pub mod denials;
 pub mod directory;
 pub mod grants;
 pub mod policy;
 pub mod replay;
+pub mod skews;
 pub mod source;
 pub mod strikes;
 mod tag_index;
 pub mod visits;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
-use common::{Action, ClientAddress, Datagram, Day, OpenError, Request, Timestamp, UnicastAddress};
+use common::{Day, Timestamp};
 
 use self::{
     bans::{Ban, BanChange, BanKind, Bans, NotBanned},
     clock::Now,
-    decision::{Accepted, Decision, Effect, Reason, Refusal, StaleBound, Staleness},
+    counters::Counters,
+    decision::{Decision, Refusal},
     denials::Denials,
-    directory::{ClientId, Directory, Entry, Progress, ServiceId, TagCollision},
+    directory::{ClientId, Directory, Progress, TagCollision},
     grants::Grants,
-    policy::{AddressPolicy, BanPolicy, ClockSkew, GrantPolicy, Policy},
-    replay::{NotNew, Remembered, ReplayMemory},
+    policy::{BanPolicy, ClockSkew, GrantPolicy, Policy, ReplyPolicy},
+    replay::ReplayMemory,
+    skews::Skews,
     source::Source,
     strikes::{Strike, Strikes},
     visits::Visits,
@@ -47,12 +52,15 @@ use self::{
 pub struct Gate {
     directory: Directory,
     replay: ReplayMemory,
+    counters: Counters,
     grant: GrantPolicy,
     skew: ClockSkew,
     ban_for: Duration,
     strikes: Strikes,
     bans: Bans,
     denials: Denials,
+    skews: Skews,
+    reply: ReplyPolicy,
     visits: Visits,
 }
 
@@ -69,12 +77,15 @@ impl Gate {
         Self {
             directory,
             replay,
+            counters: Counters::default(),
             grant,
             skew,
             ban_for: ban.duration,
             strikes: Strikes::new(ban.failures, ban.window),
             bans: Bans::new(ban.never.clone()),
             denials: Denials::default(),
+            skews: Skews::default(),
+            reply: ReplyPolicy::default(),
             visits: Visits::default(),
         }
     }
@@ -87,6 +98,7 @@ impl Gate {
         self.grant = policy.grant;
         self.skew = policy.clock_skew;
         self.replay.set_limits(policy.replay, policy.clock_skew);
+        self.reply = policy.reply;
         self.ban_for = policy.ban.duration;
         self.strikes.tolerate(policy.ban.failures, policy.ban.window);
         self.directory.set_services(policy.services.clone());
@@ -122,7 +134,8 @@ impl Gate {
     }
 
     /// Decides a datagram: PROTOCOL.md, "What the daemon checks, in this order". An accepted packet is
-    /// remembered from here on; if it can't be written down, [`ReplayMemory::take_back`] undoes that.
+    /// remembered from here on; if it can't be written down, [`ReplayMemory::take_back`] or
+    /// [`Counters::take_back`] undoes that.
     pub fn decide(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Decision {
         match self.judge(datagram, source.to_canonical(), now) {
             Ok(accepted) => Decision::Accept(accepted),
@@ -159,6 +172,11 @@ impl Gate {
             reason: refusal.reason.name().parse().unwrap_or_default(),
         };
         self.bans.ban(source, ban, changes)
+    }
+
+    /// Whether packets that ask for a reply get one, from here on.
+    pub const fn set_reply(&mut self, reply: ReplyPolicy) {
+        self.reply = reply;
     }
 
     /// How long a source is banned that fails too often.
@@ -198,7 +216,14 @@ impl Gate {
     /// Forgets what is known of a client that is gone.
     pub fn forget(&mut self, client: ClientId) {
         self.denials.forget(client);
+        self.skews.forget(client);
         self.visits.forget(client);
+    }
+
+    /// How far clients' clocks were off.
+    #[must_use]
+    pub const fn skews(&self) -> &Skews {
+        &self.skews
     }
 
     /// The clients and services.
@@ -223,128 +248,14 @@ impl Gate {
         &mut self.replay
     }
 
-    fn judge(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Result<Accepted, Refusal> {
-        let stranger = |reason| Refusal { client: None, reason };
-
-        // 1. the length
-        let datagram =
-            Datagram::parse(datagram).map_err(|part| stranger(Reason::Malformed(part)))?;
-        // 2. the tag
-        let (client, entry, day) =
-            self.directory.find(datagram.tag()).ok_or(stranger(Reason::UnknownTag))?;
-        // 3. the mac  4. the seal  5. the request
-        let known = |reason| Refusal { client: Some(client), reason };
-        let (keys, good_until) = entry.keys_of(datagram.tag(), day);
-        let request = datagram.open(keys, day).map_err(|error| match error {
-            OpenError::BadMac => stranger(Reason::BadMac),
-            OpenError::BadSeal => known(Reason::BadSeal),
-            OpenError::Malformed(part) => known(Reason::Malformed(part)),
-        })?;
-        // 6. the timestamp
-        self.check_timestamp(request.timestamp, now).map_err(known)?;
-        // 7. the client's entry and its networks
-        check_entry(entry, good_until, source, now.utc).map_err(known)?;
-        if self.bans.is_shut_out(source, now.uptime) {
-            return Err(known(Reason::Banned));
-        }
-        // 8. the address
-        let address = check_address(&request, entry.address, source).map_err(known)?;
-        // 9. the service
-        let services = match self.check_service(&request, entry) {
-            Ok(services) => services,
-            Err(reason) => {
-                self.denials.count(client, request.timestamp);
-                return Err(known(reason));
-            }
-        };
-        // 10. the packet is new
-        let effect = match request.action {
-            Action::Open => Effect::Open(self.grant.duration(request.open_for)),
-            Action::Close => Effect::Close,
-        };
-        let mac = datagram.mac();
-        self.check_new(mac, request.timestamp, client, now.utc)?;
-        Ok(Accepted { client, address, services, effect, mac, timestamp: request.timestamp })
+    /// The counters of clients without a clock.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
-    fn check_timestamp(&self, stamp: Timestamp, now: Now) -> Result<(), Reason> {
-        let (stamp_ms, now_ms) = (stamp.as_millis(), now.utc.as_millis());
-        let stale = |bound| {
-            let distance = i64::try_from(stamp_ms.abs_diff(now_ms)).unwrap_or(i64::MAX);
-            let difference_ms = if stamp_ms < now_ms { -distance } else { distance };
-            Reason::Stale(Staleness { difference_ms, bound })
-        };
-        if stamp_ms.abs_diff(now_ms) > self.skew.as_millis() {
-            Err(stale(StaleBound::Skew))
-        } else if Some(stamp) <= self.replay.refused_up_to(now) {
-            Err(stale(StaleBound::Forgotten))
-        } else {
-            Ok(())
-        }
+    /// The counters of clients without a clock, to take back what could not be written down.
+    pub const fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
     }
-
-    fn check_service(&self, request: &Request, entry: &Entry) -> Result<Arc<[ServiceId]>, Reason> {
-        let Some(name) = request.service else {
-            return match entry.services.is_empty() {
-                true => Err(Reason::ServiceNotAllowed(None)),
-                false => Ok(entry.services.clone()),
-            };
-        };
-        self.directory
-            .service_named(name)
-            .filter(|service| entry.services.contains(service))
-            .map(|service| Arc::from([service]))
-            .ok_or(Reason::ServiceNotAllowed(Some(name)))
-    }
-
-    fn check_new(
-        &mut self,
-        mac: common::Mac,
-        timestamp: Timestamp,
-        client: ClientId,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        let packet = Remembered { timestamp, mac, client: Some(client) };
-        self.replay.check_and_insert(packet, now).map_err(|error| Refusal {
-            client: Some(client),
-            reason: match error {
-                NotNew::Replayed => Reason::Replayed,
-                NotNew::Full => Reason::ReplayMemoryFull,
-            },
-        })
-    }
-}
-
-fn check_entry(
-    entry: &Entry,
-    good_until: Option<Timestamp>,
-    source: IpAddr,
-    now: Timestamp,
-) -> Result<(), Reason> {
-    entry.check_standing(now)?;
-    if good_until.is_some_and(|end| now >= end) {
-        return Err(Reason::OldKeyExpired);
-    }
-    if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
-        return Err(Reason::NetworkNotAllowed);
-    }
-    Ok(())
-}
-
-fn check_address(
-    request: &Request,
-    policy: AddressPolicy,
-    source: IpAddr,
-) -> Result<UnicastAddress, Reason> {
-    let (asked, address) = match (request.address, policy) {
-        (ClientAddress::Literal(asked), _) => (Some(asked), Some(asked)),
-        // A source such as fe80::1 means another host on every link: no door can be opened for it.
-        (ClientAddress::Observed, AddressPolicy::Observed) => {
-            (None, UnicastAddress::try_from(source).ok())
-        }
-        (ClientAddress::Observed, AddressPolicy::Strict) => (None, None),
-    };
-    address
-        .filter(|address| address.ip() == source)
-        .ok_or(Reason::AddressMismatch { asked, source })
 }

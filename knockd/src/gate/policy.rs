@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Realm, Secret, ServiceName, Timestamp};
+use common::{Day, Realm, Secret, ServiceName, Timestamp};
 use ipnet::IpNet;
 
 /// A client's name: `[a-z0-9][a-z0-9._-]{0,63}`.
@@ -255,6 +255,16 @@ pub struct ReplayLimits {
     pub per_client: u32,
 }
 
+/// Whether packets that ask for a reply get one (PROTOCOL.md, "Reply").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyPolicy {
+    /// Nothing ever comes back.
+    #[default]
+    Off,
+    /// Those that are accepted in full do.
+    On,
+}
+
 /// Which address a client may open the door for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressPolicy {
@@ -262,6 +272,25 @@ pub enum AddressPolicy {
     Strict,
     /// An all-zero address takes the datagram's source: for clients behind NAT.
     Observed,
+}
+
+/// What keeps a client's packets from being accepted twice (PROTOCOL.md, step 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientClock {
+    /// They are stamped with the time, and remembered for as long as it is fresh.
+    #[default]
+    Utc,
+    /// The device has no clock: they carry a number that rises with every one.
+    Counter,
+}
+
+impl ClientClock {
+    /// Whether a client with such a clock has a tag on this day: without a clock on [`Day::COUNTER`] alone, with
+    /// one on every other (PROTOCOL.md, "Datagram").
+    #[must_use]
+    pub fn has_tag_on(self, day: Day) -> bool {
+        (day == Day::COUNTER) == (self == Self::Counter)
+    }
 }
 
 /// Whether a client may open anything at all.
@@ -298,6 +327,8 @@ pub struct Client {
     pub from: Vec<IpNet>,
     /// Which address it may open the door for.
     pub address: AddressPolicy,
+    /// What keeps its packets from being accepted twice.
+    pub clock: ClientClock,
     /// When its entry ends; `None` for never.
     pub expires: Option<Timestamp>,
     /// Whether it may open anything at all.
@@ -319,6 +350,8 @@ pub struct Policy {
     pub services: Vec<Service>,
     /// Bounds of the memory against replays.
     pub replay: ReplayLimits,
+    /// Whether packets that ask for a reply get one.
+    pub reply: ReplyPolicy,
 }
 
 #[cfg(test)]

@@ -26,6 +26,10 @@ impl DayTags {
 #[derive(Default)]
 pub(super) struct TagIndex {
     days: Vec<DayTags>,
+    /// The tags of clients without a clock, which are of no day.
+    counters: HashMap<Tag, ClientId>,
+    /// Who has such a tag, and who else has the same: not told yet.
+    counter_collisions: Vec<(ClientId, ClientId)>,
 }
 
 impl TagIndex {
@@ -81,6 +85,7 @@ impl TagIndex {
             tags.done += 1;
             tags.put(client, entry);
         }
+        self.put_counter(client, entry);
     }
 
     /// Puts in a client's tags of every day that its place is done for.
@@ -88,12 +93,28 @@ impl TagIndex {
         for tags in self.days.iter_mut().filter(|tags| tags.done > place) {
             tags.put(client, entry);
         }
+        self.put_counter(client, entry);
+    }
+
+    fn put_counter(&mut self, client: ClientId, entry: &Entry) {
+        for tag in entry.tags(Day::COUNTER) {
+            let first = *self.counters.entry(tag).or_insert(client);
+            if first != client {
+                self.counter_collisions.push((first, client));
+            }
+        }
+    }
+
+    /// Pairs of clients without a clock that have the same tag, each told once.
+    pub(super) fn take_counter_collisions(&mut self) -> Vec<(ClientId, ClientId)> {
+        std::mem::take(&mut self.counter_collisions)
     }
 
     /// Takes a client's tags out.
     pub(super) fn take_out(&mut self, client: ClientId, entry: &Entry) {
-        for DayTags { day, owners, .. } in &mut self.days {
-            for tag in entry.tags(*day) {
+        let of_days = self.days.iter_mut().map(|tags| (tags.day, &mut tags.owners));
+        for (day, owners) in of_days.chain([(Day::COUNTER, &mut self.counters)]) {
+            for tag in entry.tags(day) {
                 if owners.get(&tag) == Some(&client) {
                     owners.remove(&tag);
                 }
@@ -103,6 +124,8 @@ impl TagIndex {
 
     /// Whose tag this is, and of which day.
     pub(super) fn find(&self, tag: Tag) -> Option<(ClientId, Day)> {
-        self.days.iter().find_map(|tags| Some((*tags.owners.get(&tag)?, tags.day)))
+        let of_day = |tags: &DayTags| Some((*tags.owners.get(&tag)?, tags.day));
+        let of_counter = || Some((*self.counters.get(&tag)?, Day::COUNTER));
+        self.days.iter().find_map(of_day).or_else(of_counter)
     }
 }

@@ -82,7 +82,7 @@ mod tests {
     use common::{Realm, Secret};
 
     use super::{
-        super::policy::{AddressPolicy, Client, Service, Standing},
+        super::policy::{AddressPolicy, Client, ClientClock, Service, Standing},
         *,
     };
 
@@ -104,6 +104,7 @@ mod tests {
                     services: services.iter().map(|service| service.name).collect(),
                     from: Vec::new(),
                     address: AddressPolicy::Strict,
+                    clock: ClientClock::Utc,
                     expires: None,
                     old_key: None,
                     standing: Standing::Enabled,

@@ -1,8 +1,9 @@
-//! What must outlive the daemon: accepted packets ([`seen`]), who holds which door ([`held`]), and who is
-//! banned ([`banned`]).
+//! What must outlive the daemon: accepted packets ([`seen`]), the counters of clients without a clock ([`counted`]),
+//! who holds which door ([`held`]), and who is banned ([`banned`]).
 //!
-//! All of it is written with write(2) before a door opens, and survives kill -9. It is not synced: after
-//! a reboot the file of accepted packets counts as not whole, the grants are over, and bans go on.
+//! All of it is written with write(2) before a door opens, and survives kill -9. Counters are synced as well, and
+//! go on after a reboot. The rest is not: after a reboot the file of accepted packets counts as not whole, the
+//! grants are over, and bans go on.
 //!
 //! # Security considerations
 //! - One daemon at a time has a state folder: it holds a lock for as long as it lives, so that two
@@ -14,6 +15,7 @@
 //!   else is written down.
 
 pub mod banned;
+pub mod counted;
 pub mod held;
 pub mod seen;
 
@@ -198,6 +200,16 @@ impl<D: StateFile> StateFolder<D> {
 
     /// Puts a whole new file in a file's place: nobody ever sees a half-written one.
     fn replace(&self, path: &Path, content: &[u8]) -> Result<D, StateError> {
+        self.replace_with(path, content, |_| Ok(()))
+    }
+
+    /// Puts a whole new file in a file's place, once `ready` has seen it.
+    fn replace_with(
+        &self,
+        path: &Path,
+        content: &[u8],
+        ready: impl FnOnce(&D) -> io::Result<()>,
+    ) -> Result<D, StateError> {
         let fresh = path.with_extension("new");
         let file = OpenOptions::new()
             .create(true)
@@ -208,9 +220,35 @@ impl<D: StateFile> StateFolder<D> {
             .open(&fresh)
             .map_err(StateError::io(&fresh))?;
         let file = (self.make)(path, file);
-        file.write_all_at(content, 0).map_err(StateError::io(&fresh))?;
+        file.write_all_at(content, 0)
+            .and_then(|()| ready(&file))
+            .map_err(StateError::io(&fresh))?;
         fs::rename(&fresh, path).map_err(StateError::io(path))?;
         Ok(file)
+    }
+
+    /// Puts a whole new file in a file's place, as [`Self::replace`] does, so that it survives a loss of power.
+    fn replace_for_good(&self, path: &Path, content: &[u8]) -> Result<D, StateError> {
+        let file = self.replace_with(path, content, |file| file.sync())?;
+        let folder = File::open(&self.path).and_then(|folder| folder.sync_all());
+        folder.map_err(StateError::io(&self.path))?;
+        Ok(file)
+    }
+
+    /// Puts a file back, as [`Self::put_back`] does, so that it survives a loss of power.
+    fn put_back_for_good(&self, path: &Path, file: &mut D) -> Result<bool, StateError> {
+        if file.is_at(path) {
+            return Ok(false);
+        }
+        let content = read_all(file).map_err(StateError::io(path))?;
+        *file = self.replace_for_good(path, &content)?;
+        Ok(true)
+    }
+
+    /// The file of counters.
+    #[must_use]
+    pub fn counted(&self) -> PathBuf {
+        self.path.join(counted::FILE_NAME)
     }
 
     /// The file of accepted packets.

@@ -14,7 +14,7 @@ use knockd::{
         clock::{Now, Uptime},
         directory::{ClientId, ServiceId},
         grants::Door,
-        policy::{AddressPolicy, Client, Standing},
+        policy::{AddressPolicy, Client, ClientClock, Standing},
         source::Source,
     },
 };
@@ -77,6 +77,7 @@ impl Model {
             services: SERVICES.map(|(name, _)| name.parse().unwrap()).into(),
             from: Vec::new(),
             address: AddressPolicy::Strict,
+            clock: ClientClock::Utc,
             expires: None,
             old_key: None,
             standing: match self.disabled.contains(&number) {
@@ -182,7 +183,9 @@ impl Event {
                 Self::Banned { until: *until, is_written: warning.is_none() }
             }
             Outcome::NotBanned(NoBan::Failed(_)) => Self::NotBanned,
-            Outcome::Refused(_) | Outcome::NotBanned(NoBan::Spared(_)) => return None,
+            Outcome::Refused(_)
+            | Outcome::Drifting { .. }
+            | Outcome::NotBanned(NoBan::Spared(_)) => return None,
             Outcome::BanLifted { warning, .. } => {
                 Self::BanLifted { is_written: !matches!(warning, Some(Failure::Journal(..))) }
             }

@@ -24,6 +24,7 @@ pub(crate) enum Place {
     Kernel,
     OwnAddresses,
     Seen,
+    Counters,
     Grants,
     Bans,
 }
@@ -129,6 +130,7 @@ impl Disk {
     pub(crate) fn new(path: &Path, file: File, faults: &Faults) -> Self {
         let place = match path.file_name().and_then(|name| name.to_str()) {
             Some("seen") => Place::Seen,
+            Some("counters") => Place::Counters,
             Some("grants") => Place::Grants,
             _ => Place::Bans,
         };

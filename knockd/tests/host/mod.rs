@@ -23,8 +23,8 @@ use knockd::{
         directory::Directory,
         grants::{Change, Door},
         policy::{
-            AddressPolicy, BanPolicy, Client, ClockSkew, GrantPolicy, Policy, ReplayLimits,
-            Service, Sessions, Standing,
+            AddressPolicy, BanPolicy, Client, ClientClock, ClockSkew, GrantPolicy, Policy,
+            ReplayLimits, ReplyPolicy, Service, Sessions, Standing,
         },
         source::Source,
     },
@@ -109,6 +109,7 @@ pub(crate) fn policy() -> Policy {
             to: Vec::new(),
         }],
         replay: ReplayLimits { capacity: 1000, per_client: 1000 },
+        reply: ReplyPolicy::Off,
     }
 }
 
@@ -119,6 +120,7 @@ pub(crate) fn client() -> Client {
         services: ["mqtts".parse().unwrap()].into(),
         from: Vec::new(),
         address: AddressPolicy::Strict,
+        clock: ClientClock::Utc,
         expires: None,
         old_key: None,
         standing: Standing::Enabled,
@@ -262,6 +264,7 @@ pub(crate) fn word(outcome: &Outcome) -> String {
         Outcome::Banned { warning: Some(failure), .. } => format!("banned, {}", failure.name()),
         Outcome::NotBanned(NoBan::Spared(_)) => "spared".to_owned(),
         Outcome::NotBanned(NoBan::Failed(failure)) => format!("not banned, {}", failure.name()),
+        Outcome::Drifting { .. } => "drifting".to_owned(),
         Outcome::BanLifted { warning: None, .. } => "ban lifted".to_owned(),
         Outcome::BanLifted { warning: Some(failure), .. } => {
             format!("ban lifted, {}", failure.name())

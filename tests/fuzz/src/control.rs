@@ -20,8 +20,12 @@ pub(crate) fn control(line: &[u8]) {
         }
         Request::Unban { source: Some(source) } => reads_back::<Source>(&source),
         Request::Revoke(_)
+        | Request::Grants { .. }
+        | Request::Bans { .. }
         | Request::Client { .. }
         | Request::Reload { .. }
+        | Request::Resync { .. }
+        | Request::Skews { .. }
         | Request::Unban { source: None }
         | Request::Status => {}
     }

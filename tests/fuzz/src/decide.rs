@@ -19,7 +19,7 @@ use knockd::gate::{
     Gate,
     bans::BanKind,
     clock::{Now, Uptime},
-    decision::{Decision, Refusal},
+    decision::{Accepted, Decision, Refusal},
     directory::{ClientId, Progress},
     grants::{Grants, Owner},
     replay::{Floor, ReplayMemory},
@@ -314,7 +314,8 @@ impl Story {
 
         match (&decision, must) {
             (Decision::Accept(accepted), Some(Ok(must))) => {
-                assert_eq!(*accepted, must);
+                self.assert_drifts(accepted);
+                assert_eq!(Accepted { drift: None, ..accepted.clone() }, must);
                 assert!(self.accepted.insert(accepted.mac), "accepted twice: {accepted:?}");
                 assert_eq!(self.next_number(), next + 1);
                 self.last = Some(accepted.mac);

@@ -1,6 +1,7 @@
 //! The state folder's files: any bytes, and what the daemon's own code wrote, torn and damaged.
 
 mod banned;
+mod counted;
 mod disk;
 mod held;
 mod seen;
@@ -18,6 +19,18 @@ const WRITER: Writer = Writer { boot: BOOT, daemon: DaemonId::from_random([2; 16
 
 /// The first byte says of which file, and whether the rest is its content or a story of how it came about.
 pub fn journal(data: &[u8]) {
+    if let [COUNTED, rest @ ..] = data {
+        let mut input = Input::new(rest);
+        return match input.below(3) {
+            0 => counted::read(input.rest()),
+            1 => counted::write(&mut input),
+            _ => counted::read(&with_checksums(
+                input.rest(),
+                counted::HEADER_LEN,
+                counted::PLACE_LEN,
+            )),
+        };
+    }
     let mut input = Input::new(data);
     match input.below(9) {
         0 => seen::read(input.rest()),
@@ -31,6 +44,9 @@ pub fn journal(data: &[u8]) {
         _ => banned::read(&with_checksums(input.rest(), held::HEADER_LEN, held::PLACE_LEN)),
     }
 }
+
+/// The first byte of an input that is about the file of counters.
+const COUNTED: u8 = 0xff;
 
 /// A content whose checksums all hold, so that what is behind them is reached.
 fn with_checksums(content: &[u8], header: usize, record: usize) -> Vec<u8> {

@@ -13,6 +13,7 @@ mod journal;
 mod netlink;
 mod planted;
 mod profile;
+mod reply;
 mod request;
 mod seal;
 

@@ -1,5 +1,5 @@
 //! What is asked for: a packet's request, whose bytes are refused with the field that is wrong or are exactly
-//! those of a request; and a line on the control socket.
+//! those of a request; a line on the control socket; and what comes back to a client.
 
 use std::{net::Ipv6Addr, sync::LazyLock};
 
@@ -8,12 +8,15 @@ use common::{
     Realm, ReplyWanted, Request, Secret, Timestamp, seal,
 };
 
-use crate::{control::control, input::Input};
+use crate::{control::control, input::Input, reply::reply};
 
-/// The first byte says of which day the tag is, and then come the request's 48 bytes; or it is [`CONTROL`].
+/// The first byte says of which day the tag is, and then come the request's 48 bytes; or it is [`CONTROL`] or [`REPLY`].
 pub fn request(data: &[u8]) {
     if let [CONTROL, line @ ..] = data {
         return control(line);
+    }
+    if let [REPLY, rest @ ..] = data {
+        return reply(rest);
     }
     assert_eq!(Datagram::parse(data).is_ok(), data.len() == DATAGRAM_LEN);
 
@@ -41,6 +44,8 @@ pub fn request(data: &[u8]) {
 
 /// The first byte of an input that is a line on the control socket.
 const CONTROL: u8 = 0xff;
+/// The first byte of an input that is a reply.
+const REPLY: u8 = 0xfe;
 
 const ALL: [Malformed; 6] = [
     Malformed::Day,
@@ -70,7 +75,7 @@ fn is_wrong(field: Malformed, bytes: &[u8; REQUEST_LEN], day: Day, own_day: Opti
     }
 }
 
-fn is_a_clients(octets: [u8; 16]) -> bool {
+pub(crate) fn is_a_clients(octets: [u8; 16]) -> bool {
     match (Ipv6Addr::from(octets).to_ipv4_mapped().map(|v4| v4.octets()), octets) {
         (Some([0, 0, 0, 0] | [127, ..] | [169, 254, ..] | [255, 255, 255, 255]), _) => false,
         (Some([first, ..]), _) => !(224..240).contains(&first),

@@ -20,7 +20,7 @@ use crate::{
         output::to_json,
     },
     config::{self, Config, Located, network, secret},
-    gate::policy::{AddressPolicy, Client, ClientName, Standing},
+    gate::policy::{AddressPolicy, Client, ClientClock, ClientName, Standing},
 };
 
 /// A new client, as the command line has it.
@@ -37,6 +37,9 @@ pub struct AddArgs {
     /// Which address it may open the door for
     #[arg(long, value_enum, default_value_t = AddressChoice::Strict)]
     pub address: AddressChoice,
+    /// What keeps its packets from being accepted twice
+    #[arg(long, value_enum, default_value_t = ClockChoice::Utc)]
+    pub clock: ClockChoice,
     /// When its entry ends: 2027-12-31T00:00:00Z, or 2027-12-31 for the start of that day in UTC
     #[arg(long, value_name = "TIME")]
     pub expires: Option<Moment>,
@@ -46,6 +49,24 @@ pub struct AddArgs {
     /// Succeed where there is a client of that name already, and leave it as it is; its key is not told again
     #[arg(long)]
     pub if_missing: bool,
+}
+
+/// What keeps a client's packets from being accepted twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClockChoice {
+    /// The time that they are stamped with
+    Utc,
+    /// A number that rises with each: for devices without a clock
+    Counter,
+}
+
+impl From<ClockChoice> for ClientClock {
+    fn from(choice: ClockChoice) -> Self {
+        match choice {
+            ClockChoice::Utc => Self::Utc,
+            ClockChoice::Counter => Self::Counter,
+        }
+    }
 }
 
 /// Which address a client may open the door for.
@@ -110,6 +131,7 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         services: args.services.as_slice().into(),
         from: args.from.clone(),
         address: args.address.into(),
+        clock: args.clock.into(),
         expires: args.expires.map(Into::into),
         old_key: None,
         standing: Standing::Enabled,
@@ -141,6 +163,11 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         return Err(Failure::new(Exit::IoErr, message));
     }
     profile::warn_of_placeholder(args.server.as_ref(), output);
+    if client.clock == ClientClock::Counter {
+        output.note(
+            "the device counts its packets in a file, begun there once with: knock --set-counter 0",
+        );
+    }
     output.note(format!("{} is written to {}", client.name, file.display()));
     let control = config.control.clone();
     drop(folder);
@@ -209,6 +236,12 @@ fn entry(client: &Client) -> Zeroizing<String> {
         AddressPolicy::Strict => {}
         AddressPolicy::Observed => {
             let _ = writeln!(text, "address = \"observed\"");
+        }
+    }
+    match client.clock {
+        ClientClock::Utc => {}
+        ClientClock::Counter => {
+            let _ = writeln!(text, "clock = \"counter\"");
         }
     }
     if let Some(expires) = client.expires {

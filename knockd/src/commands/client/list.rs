@@ -1,13 +1,15 @@
 //! `knockd client list`: who may knock, without their keys.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use serde::Serialize;
 
 use crate::{
     commands::{Failure, Format, Output, moment::Moment},
     config::{self, Environment, Origin},
-    gate::policy::{AddressPolicy, Client, Standing},
+    control::{self, Reply, Request, SkewSeen, Skews},
+    gate::policy::{AddressPolicy, Client, ClientClock, Standing},
+    telemetry::seconds,
 };
 
 /// A client as `--json` has it.
@@ -18,6 +20,11 @@ pub(super) struct Listed {
     services: Vec<String>,
     from: Vec<String>,
     address: &'static str,
+    clock: &'static str,
+    /// How far the device's clock was off when the daemon last accepted a packet of it; none if that isn't known.
+    skew_ms: Option<i64>,
+    /// When that was.
+    skew_seen: Option<String>,
     expires: Option<String>,
     enabled: bool,
     /// Until when its old key is good, or was.
@@ -27,7 +34,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    pub(super) fn new(client: &Client, origin: &Origin) -> Self {
+    pub(super) fn new(client: &Client, origin: &Origin, skew: Option<&SkewSeen>) -> Self {
         Self {
             name: client.name.to_string(),
             services: client.services.iter().map(ToString::to_string).collect(),
@@ -36,6 +43,12 @@ impl Listed {
                 AddressPolicy::Strict => "strict",
                 AddressPolicy::Observed => "observed",
             },
+            clock: match client.clock {
+                ClientClock::Utc => "utc",
+                ClientClock::Counter => "counter",
+            },
+            skew_ms: skew.map(|skew| skew.skew_ms),
+            skew_seen: skew.map(|skew| skew.seen.clone()),
             expires: client.expires.map(|expires| Moment::from(expires).to_string()),
             enabled: client.standing == Standing::Enabled,
             old_key_until: client.old_key.as_ref().map(|old| Moment::from(old.until).to_string()),
@@ -46,7 +59,7 @@ impl Listed {
 
     /// What there is of it, each under its name.
     pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
-        let [name, services, from, address, expires, enabled, file] = self.columns();
+        let [name, services, from, address, expires, enabled, clock, file] = self.columns();
         let mut lines = vec![
             ("name", name),
             ("services", services),
@@ -54,13 +67,14 @@ impl Listed {
             ("address", address),
             ("expires", expires),
             ("enabled", enabled),
+            ("clock", clock),
         ];
         lines.extend(self.old_key_until.clone().map(|until| ("old key", format!("until {until}"))));
         lines.push(("file", format!("{file}:{}", self.line)));
         lines
     }
 
-    fn columns(&self) -> [String; 7] {
+    fn columns(&self) -> [String; 8] {
         let or = |list: &[String], none: &str| {
             if list.is_empty() { none.to_owned() } else { list.join(",") }
         };
@@ -71,6 +85,10 @@ impl Listed {
             self.address.to_owned(),
             self.expires.clone().unwrap_or_else(|| "never".to_owned()),
             if self.enabled { "yes" } else { "no" }.to_owned(),
+            match self.skew_ms {
+                Some(skew) => format!("{}{}s", self.clock, seconds(skew)),
+                None => self.clock.to_owned(),
+            },
             self.file.clone(),
         ]
     }
@@ -81,7 +99,8 @@ struct List {
     clients: Vec<Listed>,
 }
 
-const HEAD: [&str; 7] = ["NAME", "SERVICES", "FROM", "ADDRESS", "EXPIRES", "ENABLED", "FILE"];
+const HEAD: [&str; 8] =
+    ["NAME", "SERVICES", "FROM", "ADDRESS", "EXPIRES", "ENABLED", "CLOCK", "FILE"];
 
 /// Lists the clients.
 ///
@@ -90,7 +109,10 @@ const HEAD: [&str; 7] = ["NAME", "SERVICES", "FROM", "ADDRESS", "EXPIRES", "ENAB
 pub(super) fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     let located = config::load_located(config, &Environment::of_process())?;
     let all = located.config.clients.iter().zip(&located.origins);
-    let clients: Vec<_> = all.map(|(client, origin)| Listed::new(client, origin)).collect();
+    let skews = skews(&located.config.control);
+    let clients: Vec<_> = all
+        .map(|(client, origin)| Listed::new(client, origin, skews.get(client.name.as_str())))
+        .collect();
     if output.format() == Format::Json {
         return output.json(&List { clients });
     }
@@ -110,6 +132,20 @@ pub(super) fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure>
         output.line(aligned(row, &widths))?;
     }
     Ok(())
+}
+
+/// How far clients' clocks were off, by their names, as the running daemon has seen it; none if no daemon answers:
+/// who is listed doesn't depend on it.
+pub(super) fn skews(control: &Path) -> HashMap<String, SkewSeen> {
+    let mut seen = HashMap::new();
+    let mut from = Some(0);
+    while let Some(place) = from {
+        let reply = control::client::ask(control, &Request::Skews { from: place });
+        let Ok(Reply::Skews(Skews { skews, next })) = reply else { break };
+        seen.extend(skews.into_iter().map(|skew| (skew.client.clone(), skew)));
+        from = next.filter(|next| *next > place);
+    }
+    seen
 }
 
 fn aligned(cells: &[impl AsRef<str>], widths: &[usize]) -> String {

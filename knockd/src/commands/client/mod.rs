@@ -17,6 +17,7 @@ mod folder;
 mod list;
 mod profile;
 mod remove;
+mod resync;
 mod rotate;
 mod show;
 mod switch;
@@ -26,6 +27,7 @@ mod tests;
 pub use add::{AddArgs, AddressChoice};
 pub use profile::{InvalidServer, Server};
 pub use remove::RemoveArgs;
+pub use resync::ResyncArgs;
 pub use rotate::RotateArgs;
 pub use show::ShowArgs;
 pub use switch::{DisableArgs, EnableArgs};
@@ -69,6 +71,13 @@ pub enum ClientCommand {
     /// `knockd client disable` does.
     #[command(after_help = "Example:\n  knockd client remove press-17 --cut")]
     Remove(RemoveArgs),
+    /// Bring back a client without a clock that has lost its counter, or whose counter the daemon has lost
+    ///
+    /// Says from where on the device is to count, and accepts nothing at or below that any more.
+    #[command(
+        after_help = "Example:\n  knockd client resync press-17\n\nExit status: 65 the client has a clock, 66 no such client, 69 no daemon runs"
+    )]
+    Resync(ResyncArgs),
 }
 
 const ADD_HELP: &str = "\
@@ -98,5 +107,6 @@ pub fn run(command: &ClientCommand, config: &Path, output: &mut Output<'_>) -> R
         ClientCommand::Disable(args) => switch::disable(config, args, output),
         ClientCommand::Enable(args) => switch::enable(config, args, output),
         ClientCommand::Remove(args) => remove::run(config, args, output),
+        ClientCommand::Resync(args) => resync::run(config, args, output),
     }
 }

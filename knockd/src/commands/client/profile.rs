@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     commands::Output,
     config::{Config, secret},
-    gate::policy::{AddressPolicy, Client, Protocol},
+    gate::policy::{AddressPolicy, Client, ClientClock, Protocol},
 };
 
 /// Where a device reaches the daemon: a host's name or address, and a port unless it is the daemon's.
@@ -118,6 +118,14 @@ fn write(
     }
     if client.address == AddressPolicy::Observed {
         writeln!(to, "address = \"observed\"")?;
+    }
+    if client.clock == ClientClock::Counter {
+        writeln!(to, "clock = \"counter\"")?;
+        writeln!(
+            to,
+            "# The number of the last packet, begun once on the device with: knock --set-counter 0"
+        )?;
+        writeln!(to, "counter-file = \"/var/lib/knock/broker.counter\"")?;
     }
     let realm = config.policy.realm.as_str();
     if !realm.is_empty() {

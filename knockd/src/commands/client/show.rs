@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::list::Listed;
+use super::list::{Listed, skews};
 use crate::{
     commands::{Exit, Failure, Format, Output, ask::ask},
     config::{self, Environment},
@@ -38,7 +38,8 @@ pub(super) fn run(config: &Path, args: &ShowArgs, output: &mut Output<'_>) -> Re
     let mut all = located.config.clients.iter().zip(&located.origins);
     let entry = all.find(|(client, _)| client.name == args.name);
     let (client, origin) = entry.ok_or_else(|| unknown(&args.name))?;
-    let entry = Listed::new(client, origin);
+    let entry =
+        Listed::new(client, origin, skews(&located.config.control).get(client.name.as_str()));
     let asked = ask(config, &Request::Client { name: args.name.to_string() });
     let daemon = match asked {
         Ok(Reply::Client(state)) => Some(state),

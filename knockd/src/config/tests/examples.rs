@@ -73,7 +73,7 @@ fn the_example_of_a_client_becomes_one_with_a_key_of_its_own() {
 fn every_key_there_is_stands_in_an_example() {
     let main: toml::Table = toml::from_str(&uncommented(MAIN_EXAMPLE)).unwrap();
     assert_eq!(has(&main), known(""));
-    for table in ["allow", "grant", "replay", "metrics"] {
+    for table in ["allow", "grant", "replay", "reply", "metrics"] {
         assert_eq!(has(main[table].as_table().unwrap()), known(&format!("[{table}]")), "{table}");
     }
     assert_eq!(has(main["service"][0].as_table().unwrap()), known("[[service]]"));
@@ -85,6 +85,17 @@ fn every_key_there_is_stands_in_an_example() {
 fn the_example_for_the_device_has_every_key_of_a_profile() {
     let device: toml::Table = toml::from_str(&uncommented(DEVICE_EXAMPLE)).unwrap();
     let keys = has(device["broker"].as_table().unwrap());
-    let expected = ["address", "key", "key-file", "open-for", "port", "realm", "server", "service"];
+    let expected = [
+        "address",
+        "clock",
+        "counter-file",
+        "key",
+        "key-file",
+        "open-for",
+        "port",
+        "realm",
+        "server",
+        "service",
+    ];
     assert_eq!(keys, expected.map(str::to_owned).into());
 }

@@ -7,7 +7,7 @@ use common::{Realm, Timestamp};
 use super::*;
 use crate::{
     config::{Listen, secret},
-    gate::policy::{AddressPolicy, ClockSkew, Sessions, Standing},
+    gate::policy::{AddressPolicy, ClientClock, ClockSkew, Sessions, Standing},
 };
 
 #[test]
@@ -79,7 +79,7 @@ fn every_key_has_its_effect() {
 
 #[test]
 fn every_key_of_a_client_has_its_effect() {
-    let more = "from = [\"10.3.0.0/16\"]\naddress = \"observed\"\nclock = \"utc\"\n\
+    let more = "from = [\"10.3.0.0/16\"]\naddress = \"observed\"\nclock = \"counter\"\n\
                 expires = 1970-01-02T01:00:00+01:00\nenabled = false\n";
     let text = client("press-17", KEYS[0], more) + &client("press-18", KEYS[1], "");
     let Located { config, origins } = Folder::with_clients(MAIN, &text).load().unwrap();
@@ -89,10 +89,12 @@ fn every_key_of_a_client_has_its_effect() {
     assert_eq!(*first.services, ["mqtts".parse().unwrap()]);
     assert_eq!(first.from, ["10.3.0.0/16".parse().unwrap()]);
     assert_eq!(first.address, AddressPolicy::Observed);
+    assert_eq!(first.clock, ClientClock::Counter);
     assert_eq!(first.expires, Some(Timestamp::from_millis(86_400_000)));
     assert_eq!(first.standing, Standing::Disabled);
     assert!(second.from.is_empty());
     assert_eq!(second.address, AddressPolicy::Strict);
+    assert_eq!(second.clock, ClientClock::Utc);
     assert_eq!(second.expires, None);
     assert_eq!(second.standing, Standing::Enabled);
     assert_eq!(origins.iter().map(|origin| origin.line).collect::<Vec<_>>(), [1, 11]);

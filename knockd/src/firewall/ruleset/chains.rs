@@ -9,7 +9,7 @@ use super::{
     BAN4, BAN6, BLOCK4, BLOCK6, Base, Chain, DOOR4, DOOR6, LABEL, Plan, Prefilter, Rule, TAGS,
 };
 use crate::gate::{
-    policy::{BanScope, Sessions},
+    policy::{BanScope, ReplyPolicy, Sessions},
     source::IPV6_PREFIX,
 };
 
@@ -33,7 +33,11 @@ pub(super) fn of(plan: &Plan<'_>) -> Vec<Chain> {
     };
     let chains =
         [early(plan), knock(plan.prefilter), door(plan), gate(plan.sessions), closed(plan)];
-    banned.into_iter().chain(chains).collect()
+    let replies = match plan.replies {
+        ReplyPolicy::Off => None,
+        ReplyPolicy::On => Some(replies(plan)),
+    };
+    banned.into_iter().chain(chains).chain(replies).collect()
 }
 
 fn rule(purpose: &str, text: impl Into<String>) -> Rule {
@@ -210,6 +214,18 @@ fn gate(sessions: Sessions) -> Chain {
     rules.extend(granted(&format!("counter ct label set {LABEL} accept")));
     rules.push(rule("everybody else", "counter drop"));
     Chain { name: "gate", base: None, rules }
+}
+
+/// Replies, before conntrack spends anything on them: a fleet that comes back at once would fill its table.
+fn replies(plan: &Plan<'_>) -> Chain {
+    let ports: Vec<String> = plan.knock_ports.iter().map(u16::to_string).collect();
+    let from = format!("udp sport {{ {} }}", ports.join(", "));
+    let length = format!("udp length {}", common::REPLY_LEN + 8);
+    Chain {
+        name: "replies",
+        base: Some(Base { hook: "output", priority: BEFORE_CONNTRACK }),
+        rules: vec![rule("replies to knocks", format!("{from} {length} notrack counter accept"))],
+    }
 }
 
 /// No ICMP "port unreachable" while no socket is bound.

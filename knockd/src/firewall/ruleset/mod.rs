@@ -8,7 +8,8 @@
 //!   in conntrack, and so outlives the table.
 //! - Every chain that looks at ports relies on packets being whole. Conntrack reassembles fragments, and
 //!   is on because `gate` asks for `ct state`, whatever `grant.sessions` is.
-//! - `notrack` for knocks, so that one sniffed tag can't fill the host's conntrack table.
+//! - `notrack` for knocks, so that one sniffed tag can't fill the host's conntrack table; and for replies, where they
+//!   are on.
 //! - A client's tag passes before any ban is looked at: junk that is forged in a device's name can't keep its
 //!   next knock out. Where the filter by tags is off, whatever has a knock's length does.
 //! - With `ban.scope = "host"`, a live grant passes before a ban as well.
@@ -22,7 +23,7 @@ use std::{fmt::Write as _, num::NonZeroU32};
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
-use crate::gate::policy::{BanScope, Service, Sessions};
+use crate::gate::policy::{BanScope, ReplyPolicy, Service, Sessions};
 
 /// The table's family and name; nothing of ours is anywhere else.
 pub const TABLE: &str = "inet knockd";
@@ -83,6 +84,8 @@ pub struct Plan<'a> {
     pub prefilter: Prefilter,
     /// What is shut to a source that is banned by its failures.
     pub ban_scope: BanScope,
+    /// Whether the daemon replies to who asks for it.
+    pub replies: ReplyPolicy,
 }
 
 /// A set and how its contents come about.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use common::{Action, ClientAddress, Day, Request, Timestamp, UnicastAddress};
 use knockd::gate::{
-    decision::{Accepted, Effect},
+    decision::{Accepted, Effect, Memory},
     directory::ClientId,
     policy::AddressPolicy,
 };
@@ -91,7 +91,26 @@ impl Story {
             Action::Close => Effect::Close,
         };
         let mac = sealed.mac();
-        Ok(Accepted { client, address, services, effect, mac, timestamp: stamp })
+        Ok(Accepted {
+            client,
+            address,
+            services,
+            effect,
+            mac,
+            timestamp: stamp,
+            memory: Memory::Mac,
+            // When it is told depends on what was told before.
+            drift: None,
+            reply: None,
+        })
+    }
+
+    /// Only a clock that is off by more than half of what is allowed is warned of.
+    pub(super) fn assert_drifts(&self, accepted: &Accepted) {
+        let off = accepted.timestamp.as_millis().abs_diff(self.now.utc.as_millis());
+        assert!(accepted.drift.is_none_or(|drift| {
+            drift.difference_ms.unsigned_abs() == off && off > SKEW_MS / 2
+        }));
     }
 
     /// A good packet is refused for want of room only where there is none.

@@ -8,8 +8,8 @@ use knockd::gate::{
     Gate,
     directory::{Directory, Enrolment},
     policy::{
-        AddressPolicy, BanPolicy, BanScope, Client, ClockSkew, GrantPolicy, OldKey, ReplayLimits, Service,
-        Sessions, Standing,
+        AddressPolicy, BanPolicy, BanScope, Client, ClientClock, ClockSkew, GrantPolicy, OldKey,
+        ReplayLimits, Service, Sessions, Standing,
     },
     replay::{Floor, ReplayMemory},
 };
@@ -101,6 +101,7 @@ fn actor(
         services: services.iter().map(|name| name.parse().unwrap()).collect(),
         from: from.to_vec(),
         address,
+        clock: ClientClock::Utc,
         expires,
         old_key: None,
         standing: Standing::Enabled,

@@ -4,8 +4,11 @@ use std::{
     cell::{Cell, RefCell},
     io,
     os::unix::fs::FileExt,
+    path::Path,
     rc::Rc,
 };
+
+use knockd::journal::StateFile;
 
 #[derive(Clone)]
 pub(super) struct Disk {
@@ -37,6 +40,16 @@ impl Disk {
 
     pub(super) fn content(&self) -> Vec<u8> {
         self.content.borrow().clone()
+    }
+}
+
+impl StateFile for Disk {
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_at(&self, _: &Path) -> bool {
+        true
     }
 }
 

@@ -12,7 +12,7 @@ use knockd::{
         clock::Uptime,
         directory::Directory,
         grants::Owner,
-        policy::{AddressPolicy, Client, Service, Standing},
+        policy::{AddressPolicy, Client, ClientClock, Service, Standing},
     },
     journal::held::{Found, Grant, HeldFile, StoredGrant, parse},
 };
@@ -80,6 +80,7 @@ static OWNERS: LazyLock<Vec<Named>> = LazyLock::new(|| {
         services: names.into(),
         from: Vec::new(),
         address: AddressPolicy::Strict,
+        clock: ClientClock::Utc,
         expires: None,
         old_key: None,
         standing: Standing::Enabled,

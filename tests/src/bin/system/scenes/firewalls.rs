@@ -18,9 +18,9 @@ enum Daemon {
 
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker) = (&mut *stage.report, &stage.broker);
-    // As Debian ships it: it flushes the whole ruleset first. With a port for the other scenes' knocks and all.
-    broker.run(&["systemctl", "enable", "--now", "nftables"]).success();
     for daemon in [Daemon::Alive, Daemon::Dead] {
+        // As Debian ships it: it flushes the whole ruleset first. firewalld, where it starts, stops it.
+        broker.run(&["systemctl", "start", "nftables"]).success();
         if daemon == Daemon::Dead {
             // Stopped with its socket, which would wake it.
             broker.run(&["systemctl", "stop", "knockd.socket", "knockd.service"]).success();
@@ -34,6 +34,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
             broker.run(&["systemctl", "start", "knockd.socket", "knockd.service"]).success();
         }
     }
+    broker.run(&["systemctl", "start", "nftables"]).success();
     report.check("a live grant outlives `systemctl reload nftables`", || {
         knock(&["--wait"]).success();
         broker.run(&["systemctl", "reload", "nftables"]).success();

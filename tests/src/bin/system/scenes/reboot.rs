@@ -9,6 +9,8 @@ use crate::wait::{pass, wait};
 
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker) = (&mut *stage.report, &mut stage.broker);
+    // Its boot flushes the whole ruleset, after the door's table went in.
+    broker.run(&["systemctl", "--quiet", "enable", "nftables"]).success();
     let rebooted = report.check("a reboot never shows the port", || {
         close();
         let probes = Probes::start();
@@ -30,9 +32,13 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         std::time::Instant::now()
     });
     report.check("after it, all units are up and the table is whole", || {
-        for unit in
-            ["knockd.service", "knockd.socket", "knockd-firewall.service", "mosquitto.service"]
-        {
+        for unit in [
+            "knockd.service",
+            "knockd.socket",
+            "knockd-firewall.service",
+            "mosquitto.service",
+            "nftables.service",
+        ] {
             assert_eq!(broker.show(unit, "ActiveState"), "active", "{unit}");
         }
         saw(&broker.run(&["knockd", "firewall", "status"]).success().stdout);
@@ -45,4 +51,5 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         publish("after the reboot").success();
         close();
     });
+    broker.run(&["systemctl", "--quiet", "disable", "nftables"]).success();
 }

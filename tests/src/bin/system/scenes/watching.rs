@@ -14,7 +14,7 @@ const PROMETHEUS: &str = "/etc/prometheus/prometheus.yml";
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker) = (&mut *stage.report, &stage.broker);
     report.check("a Prometheus scrapes what [metrics] tells, and knows the alerts", || {
-        broker.sh("printf '\\n[metrics]\\nlisten = \"127.0.0.1:9162\"\\n' >>/etc/knockd/knockd.toml");
+        broker.sh("sed -i 's/^\\[metrics\\]$/&\\nlisten = \"127.0.0.1:9162\"/' /etc/knockd/knockd.toml");
         broker.run(&["systemctl", "restart", "knockd"]).success();
         saw(&broker.run(&["promtool", "check", "rules", RULES]).success().stdout);
         broker.write(
