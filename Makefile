@@ -19,7 +19,7 @@ DEB_VERSION ?=
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 CARGO_DEB = target/tools/bin/cargo-deb --quiet --no-build --no-strip --output target/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
 
-.PHONY: help deb deb-check static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
+.PHONY: help deb static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -84,9 +84,6 @@ deb: build pages ## The packages knockd-spa and knock-spa: target/debian/*.deb
 	@rm -f target/debian/*.deb
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO_DEB) --package knockd
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO_DEB) --package knock
-
-deb-check: deb static ## What must hold for the packages and the static client, lintian's opinion included
-	@$(CARGO) test --package e2e --test package
 
 install: ## Put what `make build` built, the units and a first configuration in place
 	@install -D -m 755 target/release/knockd $(DESTDIR)/usr/sbin/knockd

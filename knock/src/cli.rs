@@ -24,9 +24,10 @@ Examples:
   knock broker --wait                       and return as soon as the port is open
   knock broker --wait -- mosquitto_pub -h broker.example.com -p 8883 -t a -m b
   knock broker --close                      shut it again
+  knock broker --reply                      and say until when it is open, and for which address
   knock --keep broker                       keep it open until SIGTERM, from networks that come and go
   knock --keep broker -- mosquitto_sub -h broker.example.com -p 8883 -t a
-  knock broker --reply                      and say until when it is open, and for which address
+  knock broker --check                      say which leg fails, where nothing opens
   knock --server broker.example.com --key-file /etc/knock/key --service mqtts --port tcp/8883 --wait=5s
   knock broker --dry-run                    show the datagram and what is in it, and send nothing
 
@@ -81,7 +82,12 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["close", "dry_run", "repeat"])]
     pub(crate) keep: bool,
 
-    /// Port that --wait and --keep probe, such as tcp/8883
+    /// Go the way of a knock leg by leg (profile, clock, name, route, address, knock, door) and say which one fails;
+    /// with --dry-run without sending anything
+    #[arg(long, conflicts_with_all = ["keep", "close", "reply", "repeat", "command"])]
+    pub(crate) check: bool,
+
+    /// Port that --wait, --keep and --check probe, such as tcp/8883
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<ServicePort>,
 
@@ -133,7 +139,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "N",
-        conflicts_with_all = ["command", "wait", "keep", "reply", "close", "open_for", "dry_run"]
+        conflicts_with_all = ["command", "wait", "keep", "reply", "close", "open_for", "dry_run", "check"]
     )]
     pub(crate) set_counter: Option<u64>,
 
@@ -150,7 +156,7 @@ pub(crate) struct Args {
     pub(crate) json: bool,
 
     /// Print nothing but errors
-    #[arg(long, conflicts_with_all = ["json", "dry_run"])]
+    #[arg(long, conflicts_with_all = ["json", "dry_run", "check"])]
     pub(crate) quiet: bool,
 }
 

@@ -5,6 +5,7 @@
 //! addresses, `send` sends a `packet` to each, `wait` probes the port if asked to, and `command`
 //! hands over to what comes after. With `--keep`, `keep` does all of this again and again.
 
+mod check;
 mod cli;
 mod command;
 mod counter;

@@ -123,6 +123,11 @@ impl Packet {
     }
 }
 
+/// Whether this device's clock can have been set at all.
+pub(crate) fn is_plausible_now() -> bool {
+    now().is_ok_and(is_plausible)
+}
+
 fn is_plausible(timestamp: Timestamp) -> bool {
     timestamp >= PLAUSIBLE_SINCE
 }

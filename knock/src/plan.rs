@@ -21,7 +21,7 @@ use crate::{
 
 const KEY_FILE_VARIABLE: &str = "KNOCK_KEY_FILE";
 
-/// How long `--keep` waits for the port after a knock before it knocks again.
+/// How long `--keep` waits for the port after a knock before it knocks again, and `--check` before it gives up.
 const KEEP_WAIT: Duration = Duration::from_secs(10);
 
 /// A run of `knock`, decided.
@@ -185,7 +185,7 @@ fn wait(args: &Args, profile_port: Option<ServicePort>) -> Result<Option<Wait>, 
         Some(limit) => limit.as_duration(),
         None => {
             let port = args.port.or(profile_port).filter(|port| port.protocol == Protocol::Tcp);
-            let port = port.filter(|_| args.keep);
+            let port = port.filter(|_| args.keep || args.check);
             return Ok(port.map(|port| Wait { port, limit: KEEP_WAIT }));
         }
     };

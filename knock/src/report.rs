@@ -11,6 +11,7 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::{
+    check::Leg,
     counter::{Change, CounterFile},
     endpoint::ServicePort,
     exit::Error,
@@ -39,6 +40,8 @@ pub(crate) struct Report {
     unsent: Vec<Unsent>,
     replies: Vec<Answer>,
     open: Option<Open>,
+    /// What `--check` found.
+    legs: Vec<Leg>,
     /// What `--set-counter` did.
     counter: Option<Counted>,
     warnings: Vec<String>,
@@ -194,6 +197,11 @@ impl Report {
             port: port.to_string(),
             after_ms: u64::try_from(opened.after.as_millis()).unwrap_or(u64::MAX),
         });
+    }
+
+    /// Notes what `--check` found of a leg.
+    pub(crate) fn checked(&mut self, leg: Leg) {
+        self.legs.push(leg);
     }
 
     /// Notes something that is wrong and doesn't end the run.

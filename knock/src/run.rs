@@ -5,6 +5,7 @@ use std::{env, process::ExitCode};
 use clap::Parser as _;
 
 use crate::{
+    check,
     cli::Args,
     command,
     exit::{Code, Error},
@@ -73,6 +74,9 @@ fn obey(args: &Args) -> Code {
 fn knock(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> {
     if let Some(number) = args.set_counter {
         return set_counter(args, number, output, report);
+    }
+    if args.check {
+        return check::check(args, output, report);
     }
     let plan = Plan::new(args)?;
     report.begin(&plan);

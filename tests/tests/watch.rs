@@ -100,7 +100,8 @@ fn status_tells_of_a_table_that_was_put_right_and_of_the_last_error() {
     assert_eq!(told["table"]["whole"], true, "{told}");
     assert_eq!(told["table"]["lacked"], "the whole table", "{told}");
 
-    write_private(&door.clients().join("wrong.toml"), "[[client]]\nname = \"Wrong!\"\n");
+    // One mistake, and so one error.
+    write_private(&door.clients().join("wrong.toml"), "[[client]\n");
     daemon.reload();
     until("an error is told", || status(&door)["errors"] == 1);
     let told = status(&door);

@@ -1,6 +1,7 @@
 //! The real binary, over loopback: every datagram is received and opened, every exit code observed.
 
 #[cfg(test)]
+mod check;
 mod command;
 #[cfg(test)]
 mod counter;

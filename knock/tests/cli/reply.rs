@@ -1,6 +1,7 @@
 //! `--reply`: what is asked for, what counts as an answer, and how the run ends.
 
 use std::{
+    io::ErrorKind,
     net::{SocketAddr, UdpSocket},
     time::Duration,
 };
@@ -21,8 +22,14 @@ impl Answering {
 
     fn receive(&self) -> (Vec<u8>, SocketAddr) {
         let mut buffer = [0; 2048];
-        let (len, from) = self.0.recv_from(&mut buffer).unwrap();
-        (buffer[..len].to_vec(), from)
+        loop {
+            match self.0.recv_from(&mut buffer) {
+                Ok((len, from)) => return (buffer[..len].to_vec(), from),
+                // The end of another test's child, for example.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("no packet came: {error}"),
+            }
+        }
     }
 
     fn send(&self, bytes: &[u8], to: SocketAddr) {

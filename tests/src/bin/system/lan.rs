@@ -21,6 +21,7 @@ pub(crate) const BROKER: u8 = 1;
 pub(crate) const DEVICES: u8 = 2;
 /// And of a machine that is a device.
 pub(crate) const SENSOR: u8 = 3;
+pub(crate) const PANEL: u8 = 4;
 /// What is behind the door, where knocks go, and a port that no door is in front of.
 pub(crate) const MQTTS: u16 = 8883;
 pub(crate) const KNOCK_PORT: u16 = 62201;
@@ -45,7 +46,7 @@ pub(crate) fn crowd(number: usize) -> Ipv4Addr {
 
 /// The names of the machines, for a file of names.
 pub(crate) fn hosts() -> String {
-    let names = [("broker", BROKER), ("sensor", SENSOR)];
+    let names = [("broker", BROKER), ("sensor", SENSOR), ("panel", PANEL)];
     let lines = names.map(|(name, host)| format!("{} {name}\n{} {name}\n", v4(host), v6(host)));
     format!("127.0.0.1 localhost\n::1 localhost\n{}", lines.concat())
 }

@@ -44,7 +44,22 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
             assert_eq!(broker.daemon(), daemon, "the same process");
         },
     );
+    report.check("replies, switched on, come by the socket that systemd holds", || {
+        broker.run(&["rm", ONE_MORE]).success();
+        let edit = |script: &str| {
+            broker.run(&["sed", "-i", script, "/etc/knockd/knockd.toml"]).success();
+            broker.run(&["systemctl", "reload", "knockd"]).success();
+        };
+        edit("s/^\\[reply\\]$/&\\nenabled = true/");
+        let replied = knock(&["--reply=5s"]).success();
+        saw(&replied.stdout);
+        edit("/^\\[reply\\]$/,+1{/^enabled/d}");
+        let silent = knock(&["--reply=1s"]);
+        assert_eq!(silent.code, Some(75), "switched off: {silent}");
+    });
     report.check("mended, it is taken; removed, its client is refused", || {
+        write_clients(broker, ONE_MORE, &entry(KEY));
+        broker.run(&["systemctl", "reload", "knockd"]).success();
         broker.run(&["rm", ONE_MORE]).success();
         broker.run(&["systemctl", "reload", "knockd"]).success();
         close();

@@ -9,6 +9,7 @@ mod firewalls;
 mod install;
 pub(crate) mod journal;
 mod packaging;
+mod playbook;
 mod purge;
 mod reboot;
 mod upgrade;
@@ -48,6 +49,8 @@ pub(crate) enum Scene {
     Figures,
     /// The packages are removed.
     Purge,
+    /// All of it by a playbook.
+    Playbook,
 }
 
 /// What the scenes share.
@@ -81,7 +84,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         return;
     }
     type Play = fn(&mut Stage<'_>);
-    let scenes: [(Scene, &str, Play); 10] = [
+    let scenes: [(Scene, &str, Play); 11] = [
         (Scene::Reboot, "Reboot", reboot::play),
         (Scene::Journal, "The journal", journal::play),
         (Scene::Firewalls, "Other firewalls", firewalls::play),
@@ -92,6 +95,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         (Scene::Watching, "Watched", watching::play),
         (Scene::Figures, "Figures", figures::play),
         (Scene::Purge, "Purge", purge::play),
+        (Scene::Playbook, "By a playbook", playbook::play),
     ];
     for (scene, title, play) in scenes {
         if is_chosen(scene) {

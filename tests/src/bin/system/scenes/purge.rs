@@ -32,6 +32,7 @@ const UNRELATED: &[&str] = &[
     "/usr/share/python3",
     "/var/lib/ufw",
     "/var/lib/private",
+    "/var/lib/prometheus",
 ];
 
 /// Remembers what there was before the packages came.
@@ -42,10 +43,12 @@ pub(crate) fn remember(machine: &Machine) {
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker) = (&mut *stage.report, &stage.broker);
     report.check(
-        "removed, it leaves the port shut for as long as its table stands, or opens it and says so",
+        "removed, it takes the door out, says which port is open now, and keeps its configuration",
         || {
             let removed = broker.run(&["apt-get", "remove", "-q", "-y", DAEMON]).success();
             removed.stdout.lines().filter(|line| line.contains("knockd")).for_each(saw);
+            assert!(removed.stdout.contains("tcp/8883 is now open"), "{removed}");
+            broker_is(Found::Open);
             assert!(
                 broker.run(&["test", "-e", "/etc/knockd/knockd.toml"]).is_success(),
                 "conffiles stay"

@@ -22,22 +22,26 @@
 //!   they are ended with it, unless it came with a whole table, of which nobody can tell them from older ones.
 //! - A tool that keeps changing the table is followed at a bounded rate, and told of.
 
-use std::{collections::HashSet, io, net::IpAddr, num::NonZeroU32, time::Duration};
+mod case;
+mod connections;
 
-use common::{Tag, Timestamp, UnicastAddress};
+use std::{io, net::IpAddr, num::NonZeroU32, time::Duration};
+
+use common::{Tag, Timestamp};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use self::{case::Case, connections::through};
 use crate::{
     admission::Admission,
     clock,
     firewall::{
         Firewall, FirewallError,
-        connections::{Connection, Done, Entry, Guarded, Sweep, Sweeper},
+        connections::{Guarded, Sweeper},
         kernel::Kernel,
         notice::Author,
-        ruleset::{Ruleset, TABLE, TAGS, Tags},
+        ruleset::{Ruleset, TABLE, Tags},
         table::{self, TableState},
         watch::{Sighting, Watch},
     },
@@ -45,7 +49,6 @@ use crate::{
         bans::{BanChange, BanKind},
         clock::{Now, Uptime},
         grants::{Change, Door},
-        policy::Port,
         source::Source,
     },
     house::Housekeeping,
@@ -110,14 +113,6 @@ pub struct Mender {
 /// or is no good.
 pub type Newer = Box<dyn Fn() -> Option<Ruleset>>;
 
-/// Something that was seen and not yet dealt with.
-struct Case {
-    sighting: Sighting,
-    missing: Vec<String>,
-    /// When the table was put in again.
-    shut: Option<Uptime>,
-}
-
 impl Mender {
     /// A mender of a table that is whole now, and watched already.
     #[must_use]
@@ -180,39 +175,6 @@ impl Mender {
     pub fn is_whole(&self) -> bool {
         self.repairs.failing.is_none()
             && self.case.as_ref().is_none_or(|case| case.missing.is_empty())
-    }
-
-    /// Has connections to guarded ports ended soon.
-    pub fn end_connections(&self, sweep: Sweep) {
-        self.sweeper.end(sweep);
-    }
-
-    /// Has the connections from a banned source to guarded ports ended soon.
-    pub fn end_connections_of(&self, source: Source) {
-        let select = Box::new(move |connection: &Connection| source.contains(connection.source));
-        self.end_connections(Sweep { which: "of a banned source", select, done: None });
-    }
-
-    /// Has the connections through these doors ended, whoever's they are, and tells when that is done. One for which
-    /// a door is open lives on.
-    pub fn end_connections_through(&self, doors: HashSet<Door>, done: Done) {
-        let sweep = through(doors, "that an admin has ended");
-        self.end_connections(Sweep { done: Some(done), ..sweep });
-    }
-
-    /// Has the connections from an address to guarded ports ended, and tells when that is done.
-    pub fn end_connections_from(&self, address: IpAddr, ports: Option<Vec<Port>>, done: Done) {
-        let select = Box::new(move |connection: &Connection| {
-            connection.source == address
-                && ports.as_ref().is_none_or(|ports| ports.contains(&connection.port))
-        });
-        self.end_connections(Sweep { which: "that an admin has ended", select, done: Some(done) });
-    }
-
-    /// Has all connections to guarded ports ended that didn't come by a door, but those that need none.
-    pub fn end_what_came_by_no_door(&self) {
-        let select = Box::new(|connection: &Connection| connection.entry == Entry::Otherwise);
-        self.end_connections(Sweep { which: "that came by no door", select, done: None });
     }
 
     /// Waits until [`mend`] is to be called. Nothing is lost if it is dropped.
@@ -410,47 +372,6 @@ impl Firewall for Mender {
     }
 }
 
-impl Case {
-    const fn of(sighting: Sighting) -> Self {
-        Self { sighting, missing: Vec::new(), shut: None }
-    }
-
-    /// Whether the table was deleted, and not by putting it right.
-    fn lost_its_table(&self) -> bool {
-        self.shut.is_none() && self.sighting.deleted_table()
-    }
-
-    fn miss(&mut self, missing: String) {
-        if !self.missing.contains(&missing) {
-            self.missing.push(missing);
-        }
-    }
-
-    fn add(&mut self, Reconciled { doors, stray, bans }: &Reconciled) {
-        if self.sighting.touched_elements_of(TAGS) {
-            self.miss("tags of clients".to_owned());
-        }
-        if *doors > 0 {
-            self.miss(format!("{doors} doors of live grants"));
-        }
-        if !stray.is_empty() {
-            self.miss(format!("{} doors were open that nobody holds", stray.len()));
-        }
-        if *bans > 0 {
-            self.miss(format!("{bans} bans"));
-        }
-    }
-
-    /// Whether tags of clients may be missing.
-    fn may_lack_tags(&self) -> bool {
-        let Self { sighting, missing, .. } = self;
-        !missing.is_empty()
-            || sighting.notice.incomplete
-            || sighting.deleted_table()
-            || sighting.touched_elements_of(TAGS)
-    }
-}
-
 /// Looks at the table and puts right what is not as it ought to be: the table itself first, then its doors; its
 /// tags go in again in the steps that housekeeping makes from then on.
 pub fn mend(admission: &mut Admission<Mender>, house: &mut Housekeeping) {
@@ -482,15 +403,6 @@ fn live_doors(admission: &Admission<Mender>, now: Uptime) -> Vec<(Door, Duration
         .filter(|(_, until)| **until > now)
         .map(|(door, until)| (*door, until.since(now)))
         .collect()
-}
-
-/// The connections that came through these doors.
-fn through(doors: HashSet<Door>, which: &'static str) -> Sweep {
-    let select = move |connection: &Connection| {
-        UnicastAddress::try_from(connection.source)
-            .is_ok_and(|address| doors.contains(&Door { address, port: connection.port }))
-    };
-    Sweep { which, select: Box::new(select), done: None }
 }
 
 fn tell(Repair { missing, by, since, open_for }: &Repair, repair: u64) {

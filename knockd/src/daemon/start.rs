@@ -1,0 +1,244 @@
+//! What the daemon starts from, and what stands in its way.
+
+use std::{
+    io, mem,
+    path::{Path, PathBuf},
+};
+
+use tracing::{info, warn};
+
+use super::{Daemon, restored};
+use crate::{
+    activation::{Passed, PassedError},
+    client_counts::AllClients,
+    clock::{self, watch::ClockWatch},
+    config::{
+        AUTO_LIMIT, Config, Environment, Located, PrefilterMode,
+        reload::{Places, Stamps},
+    },
+    control::server::Control,
+    counts::Counts,
+    firewall::{
+        FirewallError,
+        connections::Sweeper,
+        kernel::Kernel,
+        ruleset::Ruleset,
+        table::{self, TableState},
+        watch::Watch,
+    },
+    gate::directory::Directory,
+    house::{self, Housekeeping},
+    journal::{BootId, DaemonId, StateError, StateFolder, Writer},
+    listener::{ListenError, Listener},
+    lost_counters,
+    mend::Mender,
+    metrics::Metrics,
+    plan,
+    reload::Reload,
+    restore::{RestoreError, restore},
+    roster::Roster,
+    supervisor::Supervisor,
+    tags::TagKeeper,
+    telemetry::Telemetry,
+};
+
+/// Why the daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder, or what is in it.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The kernel's table.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// A socket to listen on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A socket that was passed on.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
+    /// The control socket.
+    #[error("the control socket {path}: {error} (control = \"…\")")]
+    Control {
+        /// Where it ought to be.
+        path: PathBuf,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// The endpoint of the metrics.
+    #[error("the metrics' endpoint: {0} ([metrics] listen = \"…\")")]
+    Metrics(io::Error),
+    /// Something else of the system's.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel says.
+        error: io::Error,
+    },
+}
+
+impl From<RestoreError> for StartError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::State(error) => Self::State(error),
+            RestoreError::Firewall(error) => Self::Firewall(error),
+        }
+    }
+}
+
+/// What the daemon starts from.
+pub struct Start {
+    /// The configuration, and where each client is.
+    pub located: Located,
+    /// Where the configuration is.
+    pub path: PathBuf,
+    /// The stamps of the clients' files, taken before they were read.
+    pub stamps: Stamps,
+    /// The sockets that systemd holds.
+    pub passed: Passed,
+}
+
+impl Daemon {
+    /// Takes everything up in the order in which it must stand: the lock, the watch, the table, the past, the
+    /// tags, the socket.
+    pub(super) fn start(
+        Start { located: Located { mut config, origins }, path, stamps, passed }: Start,
+    ) -> Result<Self, StartError> {
+        passed.check(config.listen.addresses(), &config.control)?;
+        let folder = StateFolder::open(&config.state)?;
+        let system = |what| move |error| StartError::System { what, error };
+        let writer = Writer {
+            boot: BootId::current().map_err(system("/proc/sys/kernel/random/boot_id"))?,
+            daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
+        };
+        let mender = mender(&config, &path)?;
+        let clients = mem::take(&mut config.clients);
+
+        let in_force = config.clone();
+        let Config { policy, clients_dir, listen, prefilter, control, metrics, .. } = config;
+        let places =
+            Places { main: path, environment: Environment::of_process(), folder: clients_dir };
+        let count = clients.len();
+        let filters = prefilter.filters(count);
+        if !filters && prefilter.mode == PrefilterMode::Auto {
+            warn!(
+                clients = count,
+                event = "filter-off",
+                "the kernel doesn't filter by tags: with more than {AUTO_LIMIT} clients that would make every listing of the ruleset slow"
+            );
+        }
+        let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
+        let services = policy.services.iter().map(|service| service.name).collect();
+        let roster = Roster::new(places, services, policy.realm, &stamps, &origins, &directory);
+        let now = clock::now();
+        let (mut admission, restored) = restore(&policy, directory, folder, writer, mender, now)?;
+        restored::report(&restored);
+        lost_counters::report(&admission);
+        if let Err(error) = admission.look_up_own_addresses(now) {
+            warn!(
+                event = "own-addresses-unknown",
+                "this host's own addresses can't be read, and could be banned until they can: {error}"
+            );
+        }
+        let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)), now);
+        house::prepare_today(&mut admission);
+        house.let_all_tags_in(&mut admission)?;
+
+        let control = match passed.control {
+            Some(socket) => Control::adopt(socket),
+            None => Control::listen(&control),
+        }
+        .map_err(|error| StartError::Control { path: control, error })?;
+        let mut listener = match passed.udp {
+            sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
+            sockets => Listener::adopt(sockets, listen.addresses())?,
+        };
+        let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
+        info!(
+            clients = count,
+            services = policy.services.len(),
+            event = "started",
+            "listening on udp {}",
+            addresses.join(", ")
+        );
+        listener.keep_ways(policy.reply).map_err(system("replies (reply.enabled)"))?;
+        if listener.dropped_before() > 0 {
+            warn!(
+                event = "datagrams-lost",
+                dropped = listener.dropped_before(),
+                "datagrams were lost before this start, since systemd opened the socket: its receive buffer was full"
+            );
+        }
+        let (reload, telemetry) = (Reload::new(roster, in_force, now), Telemetry::default());
+        Ok(Self {
+            admission,
+            listener,
+            house,
+            clock: ClockWatch::start().map_err(system("a watch on the clock"))?,
+            reload,
+            control,
+            telemetry,
+            counts: Counts::default(),
+            clients: AllClients::new(if metrics.listen.is_some() { metrics.per_client } else { 0 }),
+            metrics: Metrics::start(&metrics).map_err(StartError::Metrics)?,
+            since: now,
+            supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
+        })
+    }
+}
+
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// The table, watched first and then made whole, and who keeps it so.
+fn mender(config: &Config, path: &Path) -> Result<Mender, StartError> {
+    let system = |what| move |error| StartError::System { what, error };
+    let kernel = Kernel::open()?;
+    let watch = Watch::start(kernel.port_id()).map_err(system("a watch on nftables"))?;
+    let sweeper = Sweeper::start(plan::guarded(config)).map_err(system("a thread"))?;
+    let ruleset = plan::ruleset(config, config.clients.len());
+    let installed = install(&ruleset)?;
+    let mender = Mender::new(kernel, ruleset, plan::newer(path), watch, sweeper);
+    if installed == Installed::Now {
+        mender.end_what_came_by_no_door();
+    }
+    Ok(mender)
+}
+
+/// Since when the table is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Installed {
+    Before,
+    Now,
+}
+
+/// Makes sure that the table is in the kernel and follows the configuration.
+fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
+    match table::state(ruleset)? {
+        TableState::Whole => return Ok(Installed::Before),
+        TableState::Missing => {
+            warn!(
+                event = "table-missing",
+                "table inet knockd was not there: every port that it guards was open until now"
+            )
+        }
+        TableState::Changed(differences) if table::is_as_put_in()? => {
+            let changed = differences.join("; ");
+            info!(
+                changed,
+                event = "table-followed",
+                "table inet knockd follows the configuration as it is now: {changed}"
+            );
+        }
+        TableState::Changed(differences) => {
+            let missing = differences.join("; ");
+            warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")
+        }
+    }
+    table::install(ruleset)?;
+    Ok(Installed::Now)
+}
