@@ -57,7 +57,7 @@ pub(super) fn plan(
         let line = record.line;
         let mut reader = Reader { record, config, complaints };
         let Some(name) = reader.one("name", ClientName::from_str).flatten() else {
-            if !record.fields.contains_key("name") || record.fields["name"].is_empty() {
+            if record.fields.get("name").is_none_or(Vec::is_empty) {
                 complaints.add(line, "name is missing");
             }
             continue;
@@ -213,7 +213,7 @@ impl Reader<'_> {
 
     fn key(&mut self, entry: &mut Entry) -> Result<(), Failure> {
         let key = self
-            .one("key", |text| secret::parse(text).map_err(|wrong| format!("it {}", wrong.what)))
+            .one("key", |text| secret::of_text(text).map_err(|what| format!("it {what}")))
             .flatten();
         let from_master = self
             .one("key-from", |text| match text {

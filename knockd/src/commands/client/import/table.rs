@@ -138,9 +138,9 @@ fn read_json(bytes: &[u8], complaints: &mut Complaints) -> Vec<Record> {
                 complaints.add(line, unknown());
                 continue;
             };
-            match json_values(value) {
-                Some(values) if fields.insert(field, values).is_none() => {}
-                Some(_) => complaints.add(line, format!("{field} is there twice")),
+            match json_values(value).map(|values| fields.insert(field, values)) {
+                Some(None) => {}
+                Some(Some(_)) => complaints.add(line, format!("{field} is there twice")),
                 None => complaints.add(line, format!("{field} is neither a text nor texts")),
             }
         }
