@@ -27,6 +27,7 @@ const PACKAGES: &[&str] = &[
     "procps",
     "prometheus",
     "python3",
+    "python3-apt",
     "systemd",
     "systemd-sysv",
     "ufw",
