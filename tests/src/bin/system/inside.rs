@@ -100,17 +100,10 @@ impl Run {
         let name = format!("{PREFIX}{}", std::process::id());
         let folder = cache().join(&name);
         fs::create_dir_all(&folder).expect("make the run's folder");
-        // systemd-nspawn makes its groups beside this process's own: in the hierarchies that a systemd uses.
-        let of_self = fs::read_to_string("/proc/self/cgroup").expect("read the own control groups");
+        // systemd-nspawn makes its groups beside this process's own.
         let mut groups = Vec::new();
-        for line in of_self.lines() {
-            let Some((controllers, path)) =
-                line.split_once(':').and_then(|(_, l)| l.split_once(':'))
-            else {
-                continue;
-            };
-            let Some(root) = hierarchy(controllers) else { continue };
-            let old = root.join(path.trim_start_matches('/'));
+        for (root, group) in own_groups() {
+            let old = root.join(group);
             let own = old.join(&name);
             fs::create_dir_all(&own)
                 .and_then(|()| fs::write(own.join("cgroup.procs"), "0"))
@@ -129,6 +122,17 @@ impl Drop for Run {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// This process's control groups, each with where its hierarchy is mounted: of those that a systemd uses.
+fn own_groups() -> Vec<(&'static Path, String)> {
+    let of_self = fs::read_to_string("/proc/self/cgroup").expect("read the own control groups");
+    let group = |line: &str| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        Some((hierarchy(controllers)?, path.trim_start_matches('/').to_owned()))
+    };
+    of_self.lines().filter_map(group).collect()
 }
 
 /// Where the hierarchy that a systemd uses is mounted: the unified one, and the named one of version 1.
@@ -158,15 +162,25 @@ fn remove_groups(group: &Path) {
     }
 }
 
-/// Removes the folders of runs that were ended by kill -9.
+/// Removes the folders and control groups of runs that were ended by kill -9.
 fn sweep() {
-    for entry in fs::read_dir(cache()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(PREFIX) else { continue };
-        if !Path::new("/proc").join(pid).exists() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
+    for folder in left_in(&cache()) {
+        let _ = fs::remove_dir_all(folder);
     }
+    for (root, group) in own_groups() {
+        left_in(&root.join(group)).iter().for_each(|left| remove_groups(left));
+    }
+}
+
+/// What runs that are over have left in a folder.
+fn left_in(folder: &Path) -> Vec<PathBuf> {
+    let is_left = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let pid = name.as_deref().and_then(|name| name.strip_prefix(PREFIX)).map(str::to_owned);
+        pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists())
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_left).collect()
 }
 
 /// The first steps inside: the signals as they were, a /run and names of its own.

@@ -111,13 +111,7 @@ impl Stream {
     pub(crate) fn send_copies(&self, of_the_last: Duration) -> usize {
         let sent = self.sent.lock().unwrap().clone();
         let copies: Vec<_> = sent.iter().filter(|sent| sent.at.elapsed() < of_the_last).collect();
-        lan::within(|| {
-            for copy in &copies {
-                send(copy.address, &copy.packet);
-                // As many as the telling of refusals has room for, and slower than any daemon takes them.
-                sleep(Duration::from_millis(2));
-            }
-        });
+        send_again(copies.iter().copied());
         copies.len()
     }
 
@@ -128,6 +122,16 @@ impl Stream {
         let sent = self.sent.lock().unwrap().clone();
         Knocks { sent, lasted }
     }
+}
+
+/// Sends copies, slower than any daemon takes them.
+fn send_again<'a>(copies: impl Iterator<Item = &'a Sent> + Send) {
+    lan::within(|| {
+        for copy in copies {
+            send(copy.address, &copy.packet);
+            sleep(Duration::from_millis(2));
+        }
+    });
 }
 
 /// What a stream has sent.
@@ -151,6 +155,16 @@ impl Knocks {
     /// Where they came from.
     fn addresses(&self) -> BTreeSet<Ipv4Addr> {
         self.sent.iter().map(|sent| sent.address).collect()
+    }
+
+    /// Where the last so many came from.
+    pub(crate) fn last(&self, count: usize) -> Vec<Ipv4Addr> {
+        self.sent.iter().rev().take(count).map(|sent| sent.address).collect()
+    }
+
+    /// Sends a copy of what came from these addresses, as one who listens can.
+    pub(crate) fn send_copies_of(&self, addresses: &[Ipv4Addr]) {
+        send_again(self.sent.iter().filter(|sent| addresses.contains(&sent.address)));
     }
 
     /// Waits until each has its grant, in the daemon's books and in the kernel.

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::knocks::{RATE, grants};
+use crate::lan::{self, Found, MQTTS};
 use crate::report::saw;
 use crate::scenes::Stage;
 use crate::scenes::install::{close, knock};
@@ -12,6 +13,8 @@ use crate::wait::wait;
 
 /// How often it is killed under one stream.
 const KILLS: usize = 4;
+/// How many devices' packets somebody captures, of those whose doors are shut again.
+const COPIES: usize = 8;
 
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker, fleet) = (&mut *stage.report, &stage.broker, &stage.fleet);
@@ -37,11 +40,11 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
             knocks.rate(),
             told.len()
         ));
-        assert!(copies > 0, "no copies were sent");
+        assert!(copies > 0 && !told.is_empty(), "no copies were sent, or nothing was told");
         let twice: Vec<_> = told.iter().filter(|(_, times)| **times > 1).collect();
         assert!(twice.is_empty(), "granted more than once: {twice:?}");
     });
-    report.check("captured copies, sent again afterwards, open nothing", || {
+    report.check("captured copies, sent again afterwards, prolong no grant", || {
         let cursor = journal::cursor(broker);
         let stream = fleet.stream();
         sleep(Duration::from_secs(2));
@@ -66,6 +69,32 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
             assert!(left_now <= left, "{address} had {left} s left, and now has {left_now} s");
         }
     });
+    report.check("and they open no door that is shut again, nor after another kill -9", || {
+        let stream = fleet.stream();
+        sleep(Duration::from_secs(1));
+        let knocks = stream.stop();
+        knocks.all_granted(broker);
+        let captured = knocks.last(COPIES);
+        let find = |found: Found| {
+            for &address in &captured {
+                let seen = lan::connect_from(Some(address), lan::broker()[0], MQTTS);
+                assert_eq!(seen, found, "from {address}");
+            }
+        };
+        find(Found::Open);
+        let cursor = journal::cursor(broker);
+        let before = broker.daemon().expect("the daemon runs");
+        broker.run(&["kill", "-9", &before.to_string()]).success();
+        broker.until_daemon_is_another(before);
+        for address in &captured {
+            broker.run(&["knockd", "revoke", &address.to_string()]).success();
+        }
+        knocks.send_copies_of(&captured);
+        // Still fresh: it is the memory of them that refuses them.
+        let replayed = || journal::entries(broker, &cursor, &["KNOCKD_REASON=replayed"]).len();
+        wait("every copy is refused as replayed", || replayed() == COPIES);
+        find(Found::Silence);
+    });
     report.check(
         "a stuck daemon is restarted by its watchdog, and knocks meanwhile are taken",
         || {
@@ -87,7 +116,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
                 start.elapsed().as_secs_f64()
             ));
             wait("the knock that waited is granted", || {
-                grants(broker).contains_key(&crate::lan::v4(crate::lan::DEVICES))
+                grants(broker).contains_key(&lan::v4(lan::DEVICES))
             });
             assert!(broker.show("knockd.service", "NRestarts").parse::<u32>().unwrap() > 0);
             close();
