@@ -53,8 +53,8 @@ pub(super) fn edit(text: &str, name: &str, edits: &[Edit<'_>]) -> Option<Zeroizi
             Edit::Remove(key) => Some(remove(&lines, keys, key)?),
         });
     }
-    // Stable: what goes below the same line stays in its order.
-    splices.sort_by_key(|splice| splice.range.start);
+    // Stable: what goes below the same line stays in its order, and goes in before the next line is removed.
+    splices.sort_by_key(|splice| (splice.range.start, splice.range.end));
     let more: usize = splices.iter().map(|splice| splice.text.len()).sum();
     let mut edited = Zeroizing::new(String::with_capacity(text.len() + more));
     let mut at = 0;
@@ -158,6 +158,14 @@ from = [
         );
         let from = FILE.find("from").unwrap();
         assert_eq!(edited("b", &[Edit::Remove("from")]), FILE[..from]);
+    }
+
+    #[test]
+    fn keys_go_in_where_the_next_line_is_removed() {
+        let edits =
+            [set_to("new", "1", "key"), Edit::Remove("enabled"), set_to("newer", "2", "key")];
+        let with = FILE.replace("enabled = true # for now\n", "  new = 1\n  newer = 2\n");
+        assert_eq!(edited("a", &edits), with);
     }
 
     #[test]

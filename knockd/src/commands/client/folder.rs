@@ -68,6 +68,11 @@ impl Folder {
         &self.path
     }
 
+    /// What it held before this command changed it; others may change it from now on.
+    pub(super) fn into_located(self) -> Located {
+        self.located
+    }
+
     /// The client of this name, and where it is.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ mod complaints;
 mod plan;
 mod profiles;
 pub(super) mod table;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use table::TableFormat;
@@ -108,30 +110,38 @@ pub(super) fn run(
         .then(|| checked(config, &folder, &target, &planned, &args.file))
         .transpose()?;
     let control = folder.located.config.control.clone();
-    if let Some((text, _)) = &change
-        && !args.dry_run
-    {
-        if target.exists() {
-            folder.replace(&target, text.text.as_bytes())?;
-        } else {
-            folder.create(&format!("{}.toml", args.into), &text.text)?;
-        }
-    }
     let mut profiles_written = 0;
-    if let Some(path) = &args.profiles
-        && !args.dry_run
-    {
-        let located = change.as_ref().map_or(&folder.located, |(_, located)| located);
-        let written = write_profiles(path, &planned, located, args.server.as_ref());
-        profiles_written = written.map_err(|failure| {
-            let message = format!(
-                "{failure}\nThe clients are enrolled; when that is mended, the same import writes the profiles that are missing"
-            );
-            Failure::new(failure.exit, message)
-        })?;
-    }
-    drop(folder);
-    let effect = if args.dry_run { None } else { Some(Effect::take(&control, None)?) };
+    let effect = if args.dry_run {
+        None
+    } else {
+        // What stands in the way of the profiles is found before anybody is enrolled, as far as it can be.
+        let profiles = args.profiles.as_deref().map(Profiles::open).transpose()?;
+        if let Some((text, _)) = &change {
+            if target.exists() {
+                folder.replace(&target, text.text.as_bytes())?;
+            } else {
+                folder.create(&format!("{}.toml", args.into), &text.text)?;
+            }
+        }
+        let located = match change {
+            Some((_, located)) => {
+                drop(folder);
+                located
+            }
+            None => folder.into_located(),
+        };
+        let effect = Effect::take(&control, None)?;
+        if let Some(profiles) = profiles {
+            let written = write_profiles(&profiles, &planned, &located, args.server.as_ref());
+            profiles_written = written.map_err(|failure| {
+                let message = format!(
+                    "{failure}\nThe clients are enrolled; when that is mended, the same import writes the profiles that are missing"
+                );
+                Failure::new(failure.exit, message)
+            })?;
+        }
+        Some(effect)
+    };
     let answer = Imported {
         changed: added + updated + profiles_written > 0,
         added,
@@ -246,12 +256,11 @@ fn told(mistakes: &Mistakes, target: &Path, text: &Text, file: &Path) -> Failure
 }
 
 fn write_profiles(
-    path: &Path,
+    profiles: &Profiles,
     planned: &[Planned],
     located: &Located,
     server: Option<&Server>,
 ) -> Result<usize, Failure> {
-    let profiles = Profiles::open(path)?;
     let clients: HashMap<&str, _> =
         located.config.clients.iter().map(|client| (client.name.as_str(), client)).collect();
     let progress = progress(planned.len());
