@@ -14,12 +14,15 @@ FUZZ = --manifest-path tests/fuzz/Cargo.toml
 FUZZ_LIB = $(FUZZ) --no-default-features --target-dir $(or $(CARGO_TARGET_DIR),target)/fuzz
 NO_STD = --manifest-path tests/no-std/Cargo.toml --target-dir target/no-std
 
+# Where cargo builds.
+OUT = $(or $(CARGO_TARGET_DIR),target)
+
 # The packages' version, where it isn't that of Cargo.toml; and their time: the same sources, the same packages.
 DEB_VERSION ?=
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
-CARGO_DEB = target/tools/bin/cargo-deb --quiet --no-build --no-strip --output target/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
+CARGO_DEB = target/tools/bin/cargo-deb --quiet --no-build --no-strip --output $(OUT)/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
 
-.PHONY: help deb static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
+.PHONY: help deb deb-setup deb-check static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -75,27 +78,40 @@ build: ## The release binaries: target/release/knockd and target/client/knock
 static: ## A client without libraries, for devices: target/static/knock
 	@CARGO='$(CARGO)' knock/build.sh static
 
+deb-setup: ## Install what `make deb` and its check need, if any is missing
+	@tests/deb-setup.sh
+
 pages: ## Man pages and shell completions: target/pages
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO) run --quiet --package e2e --bin pages -- \
 		$(addprefix --version ,$(DEB_VERSION)) target/pages
 
-deb: build pages ## The packages knockd-spa and knock-spa: target/debian/*.deb
-	@tests/deb-setup.sh
-	@rm -f target/debian/*.deb
+deb: deb-setup build pages ## The packages knockd-spa and knock-spa: target/debian/*.deb
+	@rm -f $(OUT)/debian/*.deb
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO_DEB) --package knockd
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(CARGO_DEB) --package knock
 
-install: ## Put what `make build` built, the units and a first configuration in place
-	@install -D -m 755 target/release/knockd $(DESTDIR)/usr/sbin/knockd
-	@install -D -m 755 target/client/knock $(DESTDIR)/usr/bin/knock
+deb-check: setup deb static ## What must hold for the packages and the static client, lintian's opinion included
+	@$(CARGO) test --package e2e --test package
+
+install: ## Put what `make build` and `make pages` built, the units and a first configuration in place
+	@install -D -m 755 $(OUT)/release/knockd $(DESTDIR)/usr/sbin/knockd
+	@install -D -m 755 $(OUT)/client/knock $(DESTDIR)/usr/bin/knock
 	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/*.service systemd/*.socket
 	@for unit in nftables ufw firewalld netfilter-persistent; do \
 		install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system/$$unit.service.d systemd/$$unit.service.d/knockd.conf; \
 	done
 	@install -D -m 644 systemd/knockd.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/knockd.conf
 	@install -D -m 644 systemd/knockd.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/knockd.conf
-	@install -d -m 755 $(DESTDIR)/etc/knockd
-	@install -d -m 750 $(DESTDIR)/etc/knockd/clients.d
+	@test ! -d target/pages || { \
+		for section in 1 5 8; do \
+			install -D -m 644 -t $(DESTDIR)/usr/share/man/man$$section target/pages/man/*.$$section; \
+		done; \
+		install -D -m 644 -t $(DESTDIR)/usr/share/bash-completion/completions target/pages/bash/*; \
+		install -D -m 644 -t $(DESTDIR)/usr/share/zsh/site-functions target/pages/zsh/*; \
+		install -D -m 644 -t $(DESTDIR)/usr/share/fish/vendor_completions.d target/pages/fish/*; \
+	}
+	@install -d -m 755 $(DESTDIR)/etc/knockd $(DESTDIR)/etc/knock
+	@install -d -m 2750 $(DESTDIR)/etc/knockd/clients.d
 	@test -e $(DESTDIR)/etc/knockd/knockd.toml || \
 		install -m 644 config/knockd.toml $(DESTDIR)/etc/knockd/knockd.toml
 	@test -n '$(DESTDIR)' || { systemd-sysusers knockd.conf && systemd-tmpfiles --create knockd.conf && systemctl daemon-reload; }

@@ -16,7 +16,10 @@ case "${1:-}" in
 static)
     # With --target, so that the flag is not for what runs while building.
     triple=$("${RUSTC:-rustc}" --version --verbose | sed -n 's/^host: //p')
-    CARGO_TARGET_DIR="$target/static" RUSTFLAGS='-C target-feature=+crt-static' build --target "$triple"
+    # Random bytes by the system call: getrandom would look for libc's symbol at run time, where there is no loader, and
+    # fall back to /dev/urandom, which a container may lack.
+    flags='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+    CARGO_TARGET_DIR="$target/static" RUSTFLAGS="$flags" build --target "$triple"
     cp "$target/static/$triple/client/knock" "$target/static/knock"
     ;;
 *)

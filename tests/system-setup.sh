@@ -17,7 +17,6 @@ while read -r command package; do
 done <<END
 mmdebstrap mmdebstrap
 systemd-nspawn systemd-container
-lintian lintian
 dpkg-deb dpkg
 unshare util-linux
 ip iproute2

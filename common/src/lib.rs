@@ -19,6 +19,7 @@
 
 mod error;
 mod keys;
+mod master;
 mod packet;
 mod reply;
 mod request;
@@ -26,6 +27,7 @@ mod time;
 
 pub use error::{Malformed, OpenError};
 pub use keys::{ClientKeys, InvalidRealm, Realm, SECRET_LEN, Secret, WeakSecret};
+pub use master::{InvalidName, MasterKey};
 pub use packet::{
     DATAGRAM_LEN, Datagram, Mac, NONCE_LEN, Nonce, SealedDatagram, TAG_LEN, Tag, seal,
 };

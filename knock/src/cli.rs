@@ -7,6 +7,7 @@ use common::ServiceName;
 use crate::{
     duration::{Seconds, Span},
     endpoint::{AddressChoice, Server, ServicePort},
+    keygen::KeygenArgs,
     profile::ProfileName,
 };
 
@@ -37,6 +38,7 @@ Exit codes:
   68  the server's name has no address that can be used (--keep tries again instead)
   69  nothing could be sent, or the port did not open in time (--keep tries again instead)
   71  the system gave no randomness or no socket
+  73  a new key's file is there already, or can't be made
   74  the output could not be written
   75  no reply came in time
   77  a file with a key is open to others, or may not be read
@@ -46,8 +48,18 @@ Exit codes:
 
 /// Opens a door: sends one sealed datagram to each address of a server that runs knockd
 #[derive(Debug, clap::Parser)]
-#[command(name = "knock", version, after_help = AFTER_HELP)]
+#[command(
+    name = "knock",
+    version,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Args {
+    /// What else there is to do
+    #[command(subcommand)]
+    pub(crate) tool: Option<Tool>,
+
     /// Profile to use; may be left out where there is only one
     #[arg(value_name = "PROFILE")]
     pub(crate) profile: Option<ProfileName>,
@@ -158,6 +170,13 @@ pub(crate) struct Args {
     /// Print nothing but errors
     #[arg(long, conflicts_with_all = ["json", "dry_run", "check"])]
     pub(crate) quiet: bool,
+}
+
+/// What has no profile, and needs no server.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Tool {
+    /// Make a key, random or derived of a master key, offline
+    Keygen(KeygenArgs),
 }
 
 /// The command line, for whoever makes its man page and its completions.

@@ -15,6 +15,8 @@ pub(crate) enum Code {
     Unavailable = 69,
     /// `EX_OSERR`: the system gave no randomness or no socket.
     System = 71,
+    /// `EX_CANTCREAT`: a file is there already, or can't be made.
+    CantCreate = 73,
     /// `EX_IOERR`: the output could not be written.
     Io = 74,
     /// `EX_TEMPFAIL`: no reply came in time.
@@ -69,6 +71,9 @@ pub(crate) enum Error {
     /// The system gave no randomness or no socket.
     #[error("{0}")]
     System(String),
+    /// A file is there already, or can't be made.
+    #[error("{0}")]
+    CantCreate(String),
     /// The output could not be written.
     #[error("the output can't be written: {0}")]
     Output(#[from] std::io::Error),
@@ -91,6 +96,7 @@ impl Error {
             Self::NoReply(_) => Code::NoReply,
             Self::Permission(_) => Code::Permission,
             Self::System(_) => Code::System,
+            Self::CantCreate(_) => Code::CantCreate,
             Self::Output(_) => Code::Io,
             Self::NotExecutable(_) => Code::NotExecutable,
             Self::NotFound(_) => Code::NotFound,
@@ -111,6 +117,7 @@ mod tests {
             (Error::NotSent(text()), 69),
             (Error::NotOpen(text()), 69),
             (Error::System(text()), 71),
+            (Error::CantCreate(text()), 73),
             (Error::Output(std::io::Error::other("full")), 74),
             (Error::NoReply(text()), 75),
             (Error::Permission(text()), 77),

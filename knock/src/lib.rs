@@ -15,6 +15,7 @@ mod exit;
 mod find;
 mod keep;
 mod key;
+mod keygen;
 mod nat;
 mod output;
 mod packet;

@@ -6,10 +6,10 @@ use clap::Parser as _;
 
 use crate::{
     check,
-    cli::Args,
+    cli::{Args, Tool},
     command,
     exit::{Code, Error},
-    keep, nat,
+    keep, keygen, nat,
     output::{self, Output, complain},
     packet,
     plan::{self, Plan},
@@ -22,6 +22,13 @@ use crate::{
 #[must_use]
 pub fn run() -> ExitCode {
     match Args::try_parse() {
+        Ok(Args { tool: Some(Tool::Keygen(args)), .. }) => match keygen::keygen(&args) {
+            Ok(()) => Code::Ok.into(),
+            Err(error) => {
+                complain(&format!("knock: {error}\n"));
+                error.code().into()
+            }
+        },
         Ok(args) if args.keep => keep::obey(&args),
         Ok(args) => obey(&args).into(),
         Err(error) => refuse(&error).into(),

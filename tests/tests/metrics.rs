@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use e2e::door::{KNOCK_PORT, broker4};
+use e2e::door::{KNOCK_PORT, broker4, write_private};
 use e2e::{Door, Echo, Settings, World, binaries, until};
 
 const TABLES: &str = "[prefilter]\njunk-budget = 1000000\n[metrics]\nlisten = \"127.0.0.1:9162\"\n";
@@ -148,6 +148,26 @@ fn however_many_clients_knock_no_more_have_figures_of_their_own_than_the_bound_s
         .collect();
     assert_eq!(names, [&granted("(other)"), &granted("lamp-0"), &granted("lamp-1")]);
     assert_eq!((told[&granted("lamp-0")], told[&granted("lamp-1")]), (1.0, 1.0));
+}
+
+#[test]
+fn a_configuration_that_was_refused_shows_in_the_figures_until_it_is_mended() {
+    let world = World::with(&["broker"]);
+    let door = door(&world, TABLES);
+    let _daemon = door.start();
+    let refused = |is: f64| {
+        until(&format!("it is refused: {is}"), || {
+            figures(&world).get("knockd_configuration_refused") == Some(&is)
+        });
+    };
+    refused(0.0);
+    let wrong = door.clients().join("wrong.toml");
+    write_private(&wrong, "[[client]");
+    door.run(&["reload"]).exits(78);
+    refused(1.0);
+    fs::remove_file(&wrong).expect("remove a file");
+    door.run(&["reload"]).success();
+    refused(0.0);
 }
 
 #[test]

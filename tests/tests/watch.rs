@@ -95,10 +95,14 @@ fn status_tells_of_a_table_that_was_put_right_and_of_the_last_error() {
     door.enrol("press-17");
     let daemon = door.start();
     world.broker().nft("delete table inet knockd");
-    until("the table is put right", || status(&door)["table"]["repairs"] == 1);
+    // While it looks at what it has put in at the start, the deletion can be found, and then be told of again.
+    until("the table is put right", || {
+        status(&door)["table"]["repairs"].as_u64().is_some_and(|repairs| repairs > 0)
+    });
     let told = status(&door);
     assert_eq!(told["table"]["whole"], true, "{told}");
-    assert_eq!(told["table"]["lacked"], "the whole table", "{told}");
+    let lacked = told["table"]["lacked"].as_str().expect("what it lacked");
+    assert!(lacked.starts_with("the whole table"), "{told}");
 
     // One mistake, and so one error.
     write_private(&door.clients().join("wrong.toml"), "[[client]\n");

@@ -6,6 +6,8 @@ mod command;
 #[cfg(test)]
 mod counter;
 #[cfg(test)]
+mod keygen;
+#[cfg(test)]
 mod output;
 #[cfg(test)]
 mod packet;

@@ -9,6 +9,7 @@ use std::{
     ffi::OsStr,
     fs,
     hash::{BuildHasher, Hash, RandomState},
+    num::NonZeroU32,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
@@ -20,11 +21,12 @@ use super::{
     entry::{self, Read, ServiceLists},
     files::{self, Guard},
     keys::{CLIENT, CLIENT_NAME, KEY, OLD_KEY},
+    master::Master,
     mistake::{Mistake, MistakeKind},
     section::Section,
     source::{Report, Wrong},
 };
-use crate::gate::policy::Client;
+use crate::gate::policy::{Client, ClientName};
 
 /// The clients read so far, and what the next one must differ from.
 pub(super) struct Clients<'s> {
@@ -33,18 +35,24 @@ pub(super) struct Clients<'s> {
     names: Seen,
     keys: Seen,
     service_lists: ServiceLists,
+    /// What keys are derived from, where one is.
+    pub(super) master: Master,
+    /// Of the clients whose keys are derived: the generation of each.
+    pub(super) derived: HashMap<ClientName, NonZeroU32>,
     pub(super) clients: Vec<Client>,
     /// Where each of them is.
     pub(super) origins: Vec<Origin>,
 }
 
 impl<'s> Clients<'s> {
-    pub(super) fn new(services: Option<&'s [ServiceName]>) -> Self {
+    pub(super) fn new(services: Option<&'s [ServiceName]>, master: Master) -> Self {
         Self {
             services,
             names: Seen::default(),
             keys: Seen::default(),
             service_lists: ServiceLists::default(),
+            master,
+            derived: HashMap::new(),
             clients: Vec::new(),
             origins: Vec::new(),
         }
@@ -52,6 +60,16 @@ impl<'s> Clients<'s> {
 
     /// Reads every file of the folder, in the order of their names.
     pub(super) fn read_folder(&mut self, folder: &Path, mistakes: &mut Vec<Mistake>) {
+        self.read_folder_but(folder, None, mistakes);
+    }
+
+    /// Reads every file of the folder but one, in the order of their names.
+    pub(super) fn read_folder_but(
+        &mut self,
+        folder: &Path,
+        but: Option<&Path>,
+        mistakes: &mut Vec<Mistake>,
+    ) {
         if files::judge_folder(folder, mistakes).is_none() {
             return;
         }
@@ -62,7 +80,7 @@ impl<'s> Clients<'s> {
                 return;
             }
         };
-        for file in files {
+        for file in files.into_iter().filter(|file| Some(file.as_path()) != but) {
             self.read_file(&file, mistakes);
         }
     }
@@ -88,10 +106,11 @@ impl<'s> Clients<'s> {
         let Some(table) = report.parse(text) else { return };
         let mut section = Section::new(&mut report, "", &table, 0);
         section.tables(CLIENT, |table| {
-            let read = entry::read(table, self.services);
+            let read = entry::read(table, self.services, &mut self.master);
             self.take(table, read);
         });
         section.finish();
+        mistakes.append(&mut self.master.mistakes);
     }
 
     /// Keeps an entry, if nothing is wrong with it and it shares neither name nor key with another.
@@ -118,10 +137,19 @@ impl<'s> Clients<'s> {
             }
         }
         if let (
-            Read { name: Some(name), secret: Some(secret), old_secret, rest: Some(rest) },
+            Read {
+                name: Some(name),
+                secret: Some(secret),
+                old_secret,
+                generation,
+                rest: Some(rest),
+            },
             false,
         ) = (read, shares)
         {
+            if let Some(generation) = generation {
+                self.derived.insert(name.value.clone(), generation);
+            }
             let client = rest.into_client(
                 name.value,
                 secret.value,

@@ -1,6 +1,6 @@
 //! One `[[client]]`.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, num::NonZeroU32, sync::Arc};
 
 use common::{Secret, ServiceName, Timestamp};
 
@@ -8,8 +8,10 @@ use super::{
     allow::{network_or_wrong, values},
     field::{At, Field},
     keys::{
-        ADDRESS, CLIENT_NAME, CLOCK, ENABLED, EXPIRES, FROM, KEY, OLD_KEY, OLD_KEY_UNTIL, SERVICES,
+        ADDRESS, CLIENT_NAME, CLOCK, ENABLED, EXPIRES, FROM, KEY, KEY_FROM, KEY_GENERATION,
+        OLD_KEY, OLD_KEY_UNTIL, SERVICES,
     },
+    master::Master,
     secret,
     section::Section,
     source::Wrong,
@@ -21,6 +23,8 @@ pub(super) struct Read {
     pub(super) name: Option<At<ClientName>>,
     pub(super) secret: Option<At<Secret>>,
     pub(super) old_secret: Option<At<Secret>>,
+    /// Where the secret is derived: its generation.
+    pub(super) generation: Option<NonZeroU32>,
     /// All of the entry but for these; `None` if something in it is wrong.
     pub(super) rest: Option<Rest>,
 }
@@ -71,12 +75,22 @@ impl Rest {
 
 /// Reads an entry. `known` is the names of the services there are; `None` if they aren't known, since
 /// they are wrong themselves.
-pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]>) -> Read {
+pub(super) fn read(
+    table: &mut Section<'_, '_, '_>,
+    known: Option<&[ServiceName]>,
+    master: &mut Master,
+) -> Read {
     let name = table.text(&CLIENT_NAME, |text| {
         text.parse::<ClientName>()
             .map_err(|error| Wrong::new(format!("is nothing that a client can be called: {error}")))
     });
-    let secret = table.text(&KEY, secret::parse);
+    let own = table.text(&KEY, secret::parse);
+    let key_from = table.text(&KEY_FROM, |text| match text {
+        "own" => Ok(KeyFrom::Own),
+        "master" => Ok(KeyFrom::Master),
+        _ => Err(Wrong::new("is neither own nor master")),
+    });
+    let generation = table.number(&KEY_GENERATION, 1, u32::MAX);
     let old_secret = table.text(&OLD_KEY, secret::parse);
     let old_until = table.time(&OLD_KEY_UNTIL, expiry);
     let services = table.texts(&SERVICES, |text| service(text, known));
@@ -95,7 +109,7 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
     let enabled = table.boolean(&ENABLED);
 
     let name = table.required(&CLIENT_NAME, name);
-    let secret = table.required(&KEY, secret);
+    let (secret, generation) = key(table, own, key_from, generation, name.as_ref(), master).unzip();
     let services = table.required(&SERVICES, services).and_then(|list| each_once(table, list));
     let old = old_key(table, secret.as_ref(), old_secret, old_until);
     let rest = (|| {
@@ -114,7 +128,55 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>, known: Option<&[ServiceName]
         })
     })();
     let old_secret = old.flatten().map(|(secret, _)| secret);
-    Read { name, secret, old_secret, rest }
+    Read { name, secret, old_secret, generation: generation.flatten(), rest }
+}
+
+/// Where a client's key comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeyFrom {
+    /// It stands in the entry.
+    Own,
+    /// It is derived of the master key and the client's name.
+    Master,
+}
+
+/// The client's key, and its generation where it is derived; `None` if it is wrong.
+fn key(
+    table: &mut Section<'_, '_, '_>,
+    own: Field<Secret>,
+    key_from: Field<KeyFrom>,
+    generation: Field<u32>,
+    name: Option<&At<ClientName>>,
+    master: &mut Master,
+) -> Option<(At<Secret>, Option<NonZeroU32>)> {
+    let key_from = key_from.or(KeyFrom::Own)?;
+    let generation = generation.or(1)?;
+    if key_from.value == KeyFrom::Own {
+        let own = table.required(&KEY, own)?;
+        if generation.value != 1 {
+            let instead = "leave it out, or write key-from = \"master\" and no key";
+            let wrong =
+                Wrong::with("counts the keys that are derived, and this one isn't", instead);
+            table.wrong(&KEY_GENERATION, generation.at, wrong);
+            return None;
+        }
+        return Some((own, None));
+    }
+    if !matches!(own, Field::Absent) {
+        let wrong =
+            Wrong::with("is \"master\", and there is a key as well", "leave one of them out");
+        table.wrong(&KEY_FROM, key_from.at, wrong);
+        return None;
+    }
+    let generation = NonZeroU32::new(generation.value)?;
+    match master.key(name?.value.as_str(), generation) {
+        Some(Ok(value)) => Some((At { value, at: key_from.at }, Some(generation))),
+        Some(Err(wrong)) => {
+            table.wrong(&KEY_FROM, key_from.at, wrong);
+            None
+        }
+        None => None,
+    }
 }
 
 /// The old key and until when it is good, if there is one; `None` if it is wrong.

@@ -21,7 +21,7 @@ use super::mistake::{Mistake, MistakeKind};
 
 /// Largest file that is read, in bytes: some 300,000 clients. It bounds the memory that a file put here
 /// by mistake can take.
-const MAX_LEN: u64 = 64 << 20;
+pub(super) const MAX_LEN: usize = 64 << 20;
 
 /// What others could do with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ fn try_read(
     {
         mistakes.push(Mistake::of_file(path, MistakeKind::Permission, what, mend));
     }
-    if metadata.len() > MAX_LEN {
+    if metadata.len() > MAX_LEN as u64 {
         let what = format!("it is larger than {} MiB", MAX_LEN >> 20);
         let instead = "split it into several files";
         mistakes.push(Mistake::of_file(path, MistakeKind::Content, what, instead));

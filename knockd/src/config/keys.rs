@@ -9,6 +9,7 @@ pub(super) const CLIENTS: Key = Key::new("clients", r#""clients.d""#);
 pub(super) const STATE: Key = Key::new("state", r#""/var/lib/knockd""#);
 pub(super) const CONTROL: Key = Key::new("control", r#""/run/knockd/control.sock""#);
 pub(super) const REALM: Key = Key::new("realm", r#""""#);
+pub(super) const MASTER_KEY_FILE: Key = Key::new("master-key-file", r#""/etc/knockd/master.key""#);
 pub(super) const CLOCK_SKEW: Key = Key::new("clock-skew", r#""30s""#);
 
 pub(super) const SERVICE: &str = "service";
@@ -49,6 +50,8 @@ pub(super) const METRICS_CLIENTS: Key = Key::new("per-client", "100");
 pub(super) const CLIENT: &str = "client";
 pub(super) const CLIENT_NAME: Key = Key::new("name", r#""press-17""#);
 pub(super) const KEY: Key = Key::new("key", r#""…", 44 characters ending in '='"#);
+pub(super) const KEY_FROM: Key = Key::new("key-from", r#""own" or "master""#);
+pub(super) const KEY_GENERATION: Key = Key::new("key-generation", "2");
 pub(super) const OLD_KEY: Key = Key::new("old-key", r#""…", the key before"#);
 pub(super) const OLD_KEY_UNTIL: Key = Key::new("old-key-until", "2027-12-31T00:00:00Z");
 pub(super) const SERVICES: Key = Key::new("services", r#"["mqtts"]"#);

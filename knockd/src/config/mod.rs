@@ -10,7 +10,11 @@
 //! - No key ever gets into a message (`mistake`), and the text of a file is wiped when it is read.
 //!   Where a file with keys isn't TOML, the parser makes a copy of its text that isn't wiped.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
 
 mod allow;
 mod ban;
@@ -22,6 +26,7 @@ mod field;
 mod files;
 mod keys;
 mod listen;
+mod master;
 pub mod metrics;
 mod mistake;
 mod near;
@@ -47,16 +52,20 @@ pub use source::Origin;
 
 use clients::Clients;
 use files::Guard;
+use master::Master;
 use section::Section;
 use settings::Settings;
 use source::Report;
 
 use zeroize::Zeroizing;
 
-use crate::gate::policy::{Client, Policy, Service};
+use crate::gate::policy::{Client, ClientName, Policy, Service};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/knockd/knockd.toml";
+
+/// Largest file of clients that is read, in bytes.
+pub(crate) const CLIENTS_FILE_MAX: usize = files::MAX_LEN;
 
 /// A sound configuration.
 #[derive(Clone)]
@@ -69,6 +78,10 @@ pub struct Config {
     pub control: PathBuf,
     /// The folder that the clients' files are in.
     pub clients_dir: PathBuf,
+    /// The file with the secret that keys of clients are derived from; read where one is.
+    pub master_key_file: PathBuf,
+    /// Of the clients whose keys are derived: the generation of each.
+    pub derived: HashMap<ClientName, NonZeroU32>,
     /// What the gate decides by.
     pub policy: Policy,
     /// Who needs no knock.
@@ -140,6 +153,7 @@ pub fn parse(
     let settings = parse_settings(main, environment, &mut mistakes);
     let located = settings.and_then(|settings| {
         with_clients(settings, &mut mistakes, |read, _, mistakes| {
+            read.master = Master::none();
             clients.iter().for_each(|file| read.read_bytes(file.path, file.bytes, mistakes));
         })
     });
@@ -188,6 +202,29 @@ pub(crate) fn clients_dir(path: &Path, environment: &Environment) -> Result<Path
     }
 }
 
+/// Loads the configuration at this path as if one file of clients had this text, or were there with it.
+///
+/// # Errors
+/// Every [`Mistake`] in it.
+pub(crate) fn load_with(
+    path: &Path,
+    environment: &Environment,
+    file: &Path,
+    text: &str,
+) -> Result<Located, Mistakes> {
+    let mut mistakes = Vec::new();
+    let located = read_settings(path, environment, &mut mistakes).and_then(|settings| {
+        with_clients(settings, &mut mistakes, |clients, folder, mistakes| {
+            if let Some(folder) = folder {
+                clients.read_folder_but(folder, Some(file), mistakes);
+            }
+            // Last: of two that share a key, the new one is told.
+            clients.read_text(file, text, mistakes);
+        })
+    });
+    sound(path, located, mistakes)
+}
+
 /// Checks what a file of clients says, or would say; the clients in it.
 ///
 /// # Errors
@@ -196,10 +233,12 @@ pub(crate) fn check_clients(
     file: &Path,
     text: &str,
     services: &[Service],
+    master_key_file: &Path,
 ) -> Result<Vec<Client>, Mistakes> {
     let mut mistakes = Vec::new();
+    let master = Master::of(Some(master_key_file));
     let services: Vec<_> = services.iter().map(|service| service.name).collect();
-    let mut clients = Clients::new(Some(&services));
+    let mut clients = Clients::new(Some(&services), master);
     clients.read_text(file, text, &mut mistakes);
     Mistakes::sorted(mistakes).map_or(Ok(clients.clients), Err)
 }
@@ -240,15 +279,18 @@ fn with_clients(
     let policy = settings.policy;
     let services: Option<Vec<_>> =
         policy.as_ref().map(|policy| policy.services.iter().map(|it| it.name).collect());
-    let mut clients = Clients::new(services.as_deref());
+    let master = Master::of(settings.master_key_file.as_deref());
+    let mut clients = Clients::new(services.as_deref(), master);
     read(&mut clients, settings.clients_dir.as_deref(), mistakes);
-    let Clients { clients, origins, .. } = clients;
+    let Clients { clients, origins, derived, .. } = clients;
     Some(Located {
         config: Config {
             listen: settings.listen?,
             state: settings.state?,
             control: settings.control?,
             clients_dir: settings.clients_dir?,
+            master_key_file: settings.master_key_file?,
+            derived,
             policy: policy?,
             allow: settings.allow?,
             prefilter: settings.prefilter?,

@@ -13,7 +13,9 @@ use common::ServiceName;
 use super::{
     Config, Environment, Mistakes,
     clients::{Clients, list},
-    files, read_settings, unknown, with_clients,
+    files,
+    master::Master,
+    read_settings, unknown, with_clients,
 };
 use crate::gate::policy::Client;
 
@@ -111,7 +113,10 @@ pub fn changes(
         mistakes.push(files::unreadable(folder, &error));
         Stamps::new()
     });
-    let mut clients = Clients::new(names.as_deref());
+    let mut clients = Clients::new(
+        names.as_deref(),
+        Master::of(settings.as_ref().map(|config| config.master_key_file.as_path())),
+    );
     let mut read = Vec::new();
     let is_new = |path: &PathBuf, stamp: &Stamp| reads_all || known.get(path) != Some(stamp);
     for (path, stamp) in now.iter().filter(|(path, stamp)| is_new(path, stamp)) {

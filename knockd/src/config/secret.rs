@@ -16,6 +16,14 @@ const TEXT_LEN: usize = 44;
 const HOW_TO_MAKE_ONE: &str =
     "write 44 characters ending in '=': `knockd client add NAME --service SERVICE` makes a key";
 
+/// The secret that a text outside of the configuration holds.
+///
+/// # Errors
+/// What is wrong with it, as it goes on after its name; no character of it.
+pub(crate) fn of_text(text: &str) -> Result<Secret, String> {
+    parse(text).map_err(|wrong| wrong.what)
+}
+
 /// The secret that this text holds.
 pub(super) fn parse(text: &str) -> Result<Secret, Wrong> {
     let wrong = |what: &str| Wrong::with(what, HOW_TO_MAKE_ONE);

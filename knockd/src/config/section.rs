@@ -25,7 +25,7 @@ pub(super) struct Section<'r, 'm, 't> {
 }
 
 /// What a table or key is called that a later version may know.
-const LATER: [&str; 2] = ["reply", "key-from"];
+const LATER: [&str; 1] = ["reply"];
 
 impl<'r, 'm, 't> Section<'r, 'm, 't> {
     /// The table of this name, which begins at this byte.

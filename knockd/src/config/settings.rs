@@ -16,8 +16,8 @@ use super::{
     duration::{self, Written},
     field::{Field, Key},
     keys::{
-        ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MAX, METRICS, OPEN_FOR,
-        PER_CLIENT, PREFILTER, REALM, REPLAY, REPLY, REPLY_ENABLED, SESSIONS, STATE,
+        ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MASTER_KEY_FILE, MAX, METRICS,
+        OPEN_FOR, PER_CLIENT, PREFILTER, REALM, REPLAY, REPLY, REPLY_ENABLED, SESSIONS, STATE,
     },
     listen::Listen,
     metrics::Metrics,
@@ -63,6 +63,7 @@ pub(super) struct Settings {
     pub(super) state: Option<PathBuf>,
     pub(super) control: Option<PathBuf>,
     pub(super) clients_dir: Option<PathBuf>,
+    pub(super) master_key_file: Option<PathBuf>,
     pub(super) policy: Option<Policy>,
     pub(super) allow: Option<Allow>,
     pub(super) prefilter: Option<Prefilter>,
@@ -73,8 +74,18 @@ impl Settings {
     /// Nothing known but where the clients are, if that.
     pub(super) const fn unknown(clients_dir: Option<PathBuf>) -> Self {
         let (listen, state, control, policy, allow) = (None, None, None, None, None);
-        let (prefilter, metrics) = (None, None);
-        Self { listen, state, control, clients_dir, policy, allow, prefilter, metrics }
+        let (prefilter, metrics, master_key_file) = (None, None, None);
+        Self {
+            listen,
+            state,
+            control,
+            clients_dir,
+            master_key_file,
+            policy,
+            allow,
+            prefilter,
+            metrics,
+        }
     }
 
     /// Reads them. Paths are relative to the folder that the file is in.
@@ -92,6 +103,7 @@ impl Settings {
             control: path(section, &CONTROL, folder, "/run/knockd/control.sock".into())
                 .and_then(|path| socket_path(section, path)),
             clients_dir: path(section, &CLIENTS, folder, folder.join("clients.d")),
+            master_key_file: path(section, &MASTER_KEY_FILE, folder, folder.join("master.key")),
             policy: policy(section, listen.as_ref().map(Listen::port), allow.as_ref()),
             allow,
             prefilter: section.table(PREFILTER, Prefilter::read).flatten(),

@@ -93,6 +93,17 @@ impl Page<'_> {
             "When the daemon started, by the clock as it is now",
             started_ms,
         )?;
+        let configuration = &status.configuration;
+        self.gauge(
+            "configuration_refused",
+            "Whether a change of the configuration was refused and the one before is in force: 1 or 0",
+            usize::from(configuration.refused.is_some()),
+        )?;
+        self.gauge(
+            "configuration_restart_keys",
+            "Keys that have changed in the configuration and take effect at a restart",
+            configuration.restart.len(),
+        )?;
         self.gauge("clients", "Clients in the configuration", status.clients)?;
         self.gauge("grants", "Grants that are live", status.grants)?;
         self.gauges(

@@ -1,6 +1,6 @@
 //! `knockd client add`: a new client, and its device's `knock.toml`.
 
-use std::{fmt::Write as _, path::Path};
+use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use common::{SECRET_LEN, Secret, ServiceName};
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     effect::Effect,
+    entry::Entry,
     folder::Folder,
     profile::{self, Server},
 };
@@ -19,7 +20,7 @@ use crate::{
         moment::{self, Moment},
         output::to_json,
     },
-    config::{self, Config, Located, network, secret},
+    config::{self, Config, Located, network},
     gate::policy::{AddressPolicy, Client, ClientClock, ClientName, Standing},
 };
 
@@ -136,9 +137,16 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         old_key: None,
         standing: Standing::Enabled,
     };
-    let text = entry(&client);
+    let entry = Entry::of(&client, config);
+    let mut text = Zeroizing::new(String::with_capacity(entry.room()));
+    entry.write(&mut text);
     let file_name = format!("{}.toml", client.name);
-    config::check_clients(&folder.path().join(&file_name), &text, &config.policy.services)?;
+    config::check_clients(
+        &folder.path().join(&file_name),
+        &text,
+        &config.policy.services,
+        &config.master_key_file,
+    )?;
 
     let profile = profile::text(&client, args.server.as_ref(), config);
     let file = folder.create(&file_name, &text)?;
@@ -217,41 +225,4 @@ pub(super) fn new_secret(others: &[Client]) -> Result<Secret, Failure> {
         .ok()
         .filter(|secret| !others.iter().any(|other| other.secret.is_same(secret)))
         .ok_or_else(|| Failure::new(Exit::OsErr, "the kernel's random bytes aren't random"))
-}
-
-/// The client's entry. What is as it is by default is left out.
-fn entry(client: &Client) -> Zeroizing<String> {
-    // With room for all of it from the start, the text never moves and leaves a copy behind.
-    let room = 512 + 64 * (client.services.len() + client.from.len());
-    let mut text = Zeroizing::new(String::with_capacity(room));
-    // Writing to a text can't fail, here and below.
-    let _ = writeln!(text, "[[client]]");
-    let _ = writeln!(text, "name = \"{}\"", client.name);
-    let _ = writeln!(text, "key = \"{}\"", *secret::to_text(&client.secret));
-    let _ = writeln!(text, "services = {}", list(&client.services));
-    if !client.from.is_empty() {
-        let _ = writeln!(text, "from = {}", list(&client.from));
-    }
-    match client.address {
-        AddressPolicy::Strict => {}
-        AddressPolicy::Observed => {
-            let _ = writeln!(text, "address = \"observed\"");
-        }
-    }
-    match client.clock {
-        ClientClock::Utc => {}
-        ClientClock::Counter => {
-            let _ = writeln!(text, "clock = \"counter\"");
-        }
-    }
-    if let Some(expires) = client.expires {
-        let _ = writeln!(text, "expires = {}", Moment::from(expires));
-    }
-    text
-}
-
-/// A list of things whose text needs no escape.
-fn list(things: &[impl ToString]) -> String {
-    let quoted: Vec<_> = things.iter().map(|it| format!("\"{}\"", it.to_string())).collect();
-    format!("[{}]", quoted.join(", "))
 }

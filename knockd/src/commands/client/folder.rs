@@ -98,8 +98,12 @@ impl Folder {
         let text = config::read_clients_text(&origin.file)?;
         let text = str::from_utf8(&text).map_err(|_| by_hand())?;
         let edited = edit(text, name.as_str(), edits).ok_or_else(by_hand)?;
-        let clients =
-            config::check_clients(&origin.file, &edited, &self.located.config.policy.services)?;
+        let clients = config::check_clients(
+            &origin.file,
+            &edited,
+            &self.located.config.policy.services,
+            &self.located.config.master_key_file,
+        )?;
         let same = self.located.origins.iter().filter(|it| it.file == origin.file).count();
         let is_edited = clients.iter().any(|client| client.name == *name && is_right(client));
         if clients.len() != same || !is_edited {

@@ -13,7 +13,10 @@ mod add;
 mod cut;
 mod edit;
 mod effect;
+mod entry;
+mod export;
 mod folder;
+mod import;
 mod list;
 mod profile;
 mod remove;
@@ -25,6 +28,8 @@ mod switch;
 mod tests;
 
 pub use add::{AddArgs, AddressChoice};
+pub use export::ExportArgs;
+pub use import::{ImportArgs, TableFormat};
 pub use profile::{InvalidServer, Server};
 pub use remove::RemoveArgs;
 pub use resync::ResyncArgs;
@@ -78,7 +83,39 @@ pub enum ClientCommand {
         after_help = "Example:\n  knockd client resync press-17\n\nExit status: 65 the client has a clock, 66 no such client, 69 no daemon runs"
     )]
     Resync(ResyncArgs),
+    /// Enrol a whole fleet from a table, or none of it if there is a mistake in the table
+    ///
+    /// FILE is CSV with a line of column names, or JSON lines. The fields are name, services, networks, expires,
+    /// address, clock, enabled, key, key-from and key-generation. In CSV, lists have spaces between their values.
+    /// A name that is new is added; it needs services, and gets a key if none is given. Of one that is known, the
+    /// fields that FILE has are changed to what it says (an empty one to its default), and the key stays unless
+    /// another is given. Clients that FILE doesn't name stay as they are.
+    #[command(after_help = IMPORT_HELP)]
+    Import(ImportArgs),
+    /// Print all clients as a table that `knockd client import` reads, without their keys
+    #[command(after_help = EXPORT_HELP)]
+    Export(ExportArgs),
 }
+
+const IMPORT_HELP: &str = "\
+Examples:
+  knockd client import fleet.csv --profiles profiles --server broker.example.com
+  knockd client import fleet.jsonl --into plant-7 --dry-run
+
+A table:
+  name,services,networks,expires
+  press-17,mqtts,10.3.0.0/16,2027-12-31
+  press-18,mqtts admin,,
+
+Exit status: 64 FILE is neither CSV nor JSON lines, 65 a mistake in FILE, 66 no such FILE, 73 something can't be written, \
+75 another knockd client is at work, 77 PROFILES is open to others";
+
+const EXPORT_HELP: &str = "\
+Examples:
+  knockd client export > fleet.csv
+  knockd client export --format jsonl | grep press
+
+Exit status: 74 the table can't be written, 78 the configuration is wrong";
 
 const ADD_HELP: &str = "\
 Examples:
@@ -108,5 +145,7 @@ pub fn run(command: &ClientCommand, config: &Path, output: &mut Output<'_>) -> R
         ClientCommand::Enable(args) => switch::enable(config, args, output),
         ClientCommand::Remove(args) => remove::run(config, args, output),
         ClientCommand::Resync(args) => resync::run(config, args, output),
+        ClientCommand::Import(args) => import::run(config, args, output),
+        ClientCommand::Export(args) => export::run(config, args, output),
     }
 }

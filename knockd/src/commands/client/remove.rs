@@ -92,7 +92,12 @@ fn take_out(folder: &Folder, origin: &Origin, name: &ClientName) -> Result<(), F
     let text = str::from_utf8(&text).map_err(|_| by_hand())?;
     let rest = cut(text, name.as_str()).ok_or_else(by_hand)?;
     // What is left must be what it was but for one client.
-    let left = config::check_clients(&origin.file, &rest, &config.policy.services)?;
+    let left = config::check_clients(
+        &origin.file,
+        &rest,
+        &config.policy.services,
+        &config.master_key_file,
+    )?;
     if left.len() != neighbours {
         return Err(by_hand());
     }

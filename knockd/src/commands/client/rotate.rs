@@ -95,12 +95,18 @@ pub(super) fn run(
         ..client.clone()
     };
     let new = quoted(&rotated);
+    let below = if folder.located.config.derived.contains_key(&args.name) { "name" } else { "key" };
     let (former, until_text) = (quoted(client), until.map(|until| Moment::from(until).to_string()));
-    let mut edits = vec![Edit::Set { key: "key", value: &new, below: "name" }];
+    // A derived key can't be made anew at random: the client gets one of its own.
+    let mut edits = vec![
+        Edit::Set { key: "key", value: &new, below: "name" },
+        Edit::Remove("key-from"),
+        Edit::Remove("key-generation"),
+    ];
     match &until_text {
         Some(until) => edits.extend([
-            Edit::Set { key: "old-key", value: &former, below: "key" },
-            Edit::Set { key: "old-key-until", value: until, below: "key" },
+            Edit::Set { key: "old-key", value: &former, below },
+            Edit::Set { key: "old-key-until", value: until, below },
         ]),
         None => edits.extend([Edit::Remove("old-key"), Edit::Remove("old-key-until")]),
     }

@@ -1,5 +1,6 @@
 //! The configuration as a whole: what is sound, every mistake, and what never gets into a message.
 
+mod derived;
 mod examples;
 mod mistakes;
 mod permissions;

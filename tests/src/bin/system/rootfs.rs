@@ -33,6 +33,11 @@ const PACKAGES: &[&str] = &[
     "ufw",
 ];
 
+/// Debian's own package `knockd`, which ours takes the place of: its file in there, and what it depends on.
+pub(crate) const OTHER: &str = "/srv/other/package.deb";
+const OTHER_NEEDS: &[&str] = &["libpcap0.8", "logrotate", "lsb-base"];
+const OTHER_HOOK: &str = r#"chroot "$1" sh -ec 'mkdir /srv/other; cd /srv/other; apt-get -q download knockd; mv knockd_*.deb package.deb'"#;
+
 /// The kept root file system.
 pub(crate) struct RootFs;
 
@@ -40,7 +45,7 @@ impl RootFs {
     /// Where it is: another list of packages is another folder.
     pub(crate) fn path() -> PathBuf {
         // FNV-1a: names a folder, and guards nothing.
-        let text = format!("{SUITE} {}", PACKAGES.join(" "));
+        let text = format!("{SUITE} {} {OTHER_HOOK}", included());
         let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
         inside::cache().join(format!("{SUITE}-{hash:016x}"))
@@ -59,7 +64,8 @@ impl RootFs {
         fs::create_dir_all(inside::cache()).expect("make a folder in target/");
         let made = Command::new("mmdebstrap")
             .args(["--quiet", "--variant=minbase", "--format=directory"])
-            .arg(format!("--include={}", PACKAGES.join(",")))
+            .arg(format!("--include={}", included()))
+            .arg(format!("--customize-hook={OTHER_HOOK}"))
             .arg(SUITE)
             .arg(&making)
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -73,4 +79,9 @@ impl RootFs {
         fs::rename(&making, &path).expect("put the root file system in its place");
         println!("    made in {} s", start.elapsed().as_secs());
     }
+}
+
+/// The packages that are installed in it.
+fn included() -> String {
+    [PACKAGES, OTHER_NEEDS].concat().join(",")
 }

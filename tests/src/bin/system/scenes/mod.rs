@@ -8,7 +8,7 @@ mod figures;
 mod firewalls;
 mod install;
 pub(crate) mod journal;
-mod packaging;
+mod other;
 mod playbook;
 mod purge;
 mod reboot;
@@ -27,8 +27,6 @@ use crate::report::Report;
 /// What can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scene {
-    /// lintian, and what is in the packages.
-    Packaging,
     /// The door over a reboot.
     Reboot,
     /// Other firewalls are loaded, reloaded and stopped.
@@ -49,6 +47,8 @@ pub(crate) enum Scene {
     Figures,
     /// The packages are removed.
     Purge,
+    /// In the place of Debian's own knockd.
+    Other,
     /// All of it by a playbook.
     Playbook,
 }
@@ -64,9 +64,6 @@ pub(crate) struct Stage<'a> {
 pub(crate) fn play(report: &mut Report, chosen: &[Scene]) {
     let is_chosen = |scene| chosen.is_empty() || chosen.contains(&scene);
     report.scene("A fresh Debian 12, and the packages");
-    if is_chosen(Scene::Packaging) {
-        packaging::play(report);
-    }
     let booted = report.check("a fresh Debian boots, with a network of its own", || {
         lan::make();
         Machine::boot("broker", lan::BROKER)
@@ -84,7 +81,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         return;
     }
     type Play = fn(&mut Stage<'_>);
-    let scenes: [(Scene, &str, Play); 11] = [
+    let scenes: [(Scene, &str, Play); 12] = [
         (Scene::Reboot, "Reboot", reboot::play),
         (Scene::Journal, "The journal", journal::play),
         (Scene::Firewalls, "Other firewalls", firewalls::play),
@@ -95,6 +92,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         (Scene::Watching, "Watched", watching::play),
         (Scene::Figures, "Figures", figures::play),
         (Scene::Purge, "Purge", purge::play),
+        (Scene::Other, "In the place of Debian's knockd", other::play),
         (Scene::Playbook, "By a playbook", playbook::play),
     ];
     for (scene, title, play) in scenes {

@@ -54,6 +54,23 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         assert_eq!(broker.sh("cat /etc/knockd/knockd.toml"), before);
     });
     let first = key(&panel);
+    report.check("in check mode a device's new key is announced, and not made", || {
+        let entry = "cat /etc/knockd/clients.d/panel.toml";
+        let before = broker.sh(entry);
+        let output = run(&["-v", "--check", "--diff", "-e", "knock_rotate=true"]);
+        assert!(!changed_nothing(&output), "{output}");
+        assert_eq!((broker.sh(entry), key(&panel)), (before, first.clone()));
+        // A device that has no profile yet is enrolled by the next run: this one only says so.
+        panel.sh("mv /etc/knock/knock.toml /root/");
+        let output = run(&["-v", "--check", "--diff"]);
+        panel.sh("mv /root/knock.toml /etc/knock/");
+        assert!(!changed_nothing(&output), "{output}");
+    });
+    report.check("asked not to rotate, it doesn't", || {
+        let output = run(&["-v", "--diff", "-e", "knock_rotate=false"]);
+        assert!(changed_nothing(&output), "{output}");
+        assert_eq!(key(&panel), first);
+    });
     report.check("a new key is made and delivered, and the device gets in with it", || {
         run(&["-v", "--diff", "-e", "knock_rotate=true"]);
         assert_ne!(key(&panel), first);

@@ -1,0 +1,121 @@
+//! `knock keygen`: a key, random or derived of a master key, made without any server.
+//!
+//! # Security considerations
+//! - A key is shown once, on standard output, or written to a file that is its owner's alone from the first byte on
+//!   and that was not there before.
+//! - Whoever has the master key has the key of every client, past and future: PROTOCOL.md, "Derived keys".
+
+use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    num::NonZeroU32,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use common::{MasterKey, SECRET_LEN, Secret};
+use data_encoding::BASE64;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::{exit::Error, key, output};
+
+const AFTER_HELP: &str = "\
+Examples:
+  knock keygen                                          a random key
+  knock keygen --out master.key                         one for a factory's master key, in a file of its own
+  knock keygen --master master.key press-17             the key of the client press-17, without a network
+  knock keygen --master master.key press-17 --generation 2    the one after it, as key-generation = 2 in its entry
+
+Exit codes: 64 the command line is wrong, 73 the file is there already or can't be made, 77 a file with a key is open
+to others, 78 the master key is wrong";
+
+/// How to make a key.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct KeygenArgs {
+    /// Name of the client whose key it is to be
+    #[arg(value_name = "NAME", requires = "master")]
+    name: Option<String>,
+
+    /// File with the master key that the client's is derived from, readable by its owner alone
+    #[arg(long, value_name = "FILE", requires = "name")]
+    master: Option<PathBuf>,
+
+    /// Which of the client's derived keys: 1, and more when one had to be replaced
+    #[arg(long, value_name = "N", default_value = "1", requires = "master")]
+    generation: NonZeroU32,
+
+    /// Write the key to this new file, for its owner alone, instead of showing it
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer as `--json` has it.
+#[derive(Serialize)]
+struct Made<'a> {
+    key: Option<&'a str>,
+    file: Option<String>,
+}
+
+/// Makes it.
+///
+/// # Errors
+/// A master key that is none, a name that is nobody's, a file that is there already.
+pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Error> {
+    let secret = match (&args.master, &args.name) {
+        (Some(master), Some(name)) => {
+            let master = MasterKey::new(&key::read(master, "--master")?);
+            let secret = master.secret(name, args.generation);
+            secret.map_err(|error| Error::Usage(error.to_string()))?
+        }
+        _ => random()?,
+    };
+    let text = Zeroizing::new(BASE64.encode(secret.expose()));
+    if let Some(path) = &args.out {
+        write(path, &text)?;
+    }
+    let file = args.out.as_ref().map(|path| path.display().to_string());
+    if args.json {
+        let made = Made { key: file.is_none().then_some(text.as_str()), file };
+        let mut json = Zeroizing::new(serde_json::to_string(&made).map_err(std::io::Error::from)?);
+        json.push('\n');
+        return output::write(&json);
+    }
+    match file {
+        Some(file) => output::write(&format!("the key is in {file}\n")),
+        None => {
+            let mut line = Zeroizing::new(String::with_capacity(text.len() + 1));
+            line.push_str(&text);
+            line.push('\n');
+            output::write(&line)
+        }
+    }
+}
+
+fn random() -> Result<Secret, Error> {
+    let mut bytes = Zeroizing::new([0; SECRET_LEN]);
+    getrandom::fill(bytes.as_mut_slice())
+        .map_err(|error| Error::System(format!("the system gives no randomness: {error}")))?;
+    Secret::new(*bytes)
+        .map_err(|_| Error::System("the system's random bytes aren't random".to_owned()))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    })
+    .map_err(|error| {
+        Error::CantCreate(format!(
+            "{} can't be made: {error}: a key is never written over another; name a new file",
+            path.display()
+        ))
+    })
+}
