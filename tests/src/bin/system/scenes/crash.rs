@@ -1,7 +1,11 @@
 //! The daemon is killed while devices knock, and is stuck.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::knocks::{RATE, grants};
 use crate::lan::{self, Found, MQTTS};
@@ -91,8 +95,16 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         }
         knocks.send_copies_of(&captured);
         // Still fresh: it is the memory of them that refuses them.
-        let replayed = || journal::entries(broker, &cursor, &["KNOCKD_REASON=replayed"]).len();
-        wait("every copy is refused as replayed", || replayed() == COPIES);
+        let replayed = || {
+            let entries = journal::entries(broker, &cursor, &["KNOCKD_REASON=replayed"]);
+            let source = |entry: &Value| entry["KNOCKD_SOURCE"].as_str()?.parse().ok();
+            entries.iter().filter_map(source).collect::<BTreeSet<Ipv4Addr>>()
+        };
+        wait("every copy is refused as replayed", || {
+            let replayed = replayed();
+            captured.iter().all(|address| replayed.contains(address))
+        });
+        saw(&format!("{COPIES} doors shut again, {COPIES} copies refused as replayed"));
         find(Found::Silence);
     });
     report.check(

@@ -41,16 +41,20 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
 /// Where the journal ends now.
 #[track_caller]
 pub(crate) fn cursor(machine: &Machine) -> String {
-    let output = machine.sh("journalctl --sync; journalctl -q -n 0 --show-cursor");
-    output.trim().trim_start_matches("-- cursor: ").to_owned()
+    let last = machine.sh("journalctl --sync; journalctl -q -n 1 -o json --output-fields=MESSAGE");
+    let last: Value = serde_json::from_str(&last).expect("a line of JSON");
+    last["__CURSOR"].as_str().expect("a cursor").to_owned()
 }
 
 /// The daemon's events since a cursor that match.
 #[track_caller]
 pub(crate) fn entries(machine: &Machine, cursor: &str, matches: &[&str]) -> Vec<Value> {
     machine.run(&["journalctl", "--sync"]).success();
-    let after = format!("--after-cursor={cursor}");
-    let argv = ["journalctl", "-q", "--no-pager", "-o", "json", "-t", "knockd", &after];
+    // Not --after-cursor, which leaves out the first that matches where the cursor's own entry doesn't.
+    let from = format!("--cursor={cursor}");
+    let argv = ["journalctl", "-q", "--no-pager", "-o", "json", "-t", "knockd", &from];
     let output = machine.run(&[&argv[..], matches].concat());
-    output.stdout.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    let entries =
+        output.stdout.lines().map(|line| serde_json::from_str(line).expect("a line of JSON"));
+    entries.filter(|entry: &Value| entry["__CURSOR"] != cursor).collect()
 }
