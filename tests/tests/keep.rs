@@ -263,11 +263,11 @@ fn what_is_typed_at_the_terminal_reaches_the_command_once_and_its_exit_status_co
         while [ ! -e stop ]; do sleep 0.05; done; echo $n in all; exit 5";
     fs::write(world.dir().join("child.sh"), script).expect("write a script");
     let line = format!(
-        "{} --config {} -4 --keep -- sh child.sh",
+        "exec {} --config {} -4 --keep -- sh child.sh",
         binaries::path("knock"),
         device.profile().display()
     );
-    // script(1) runs it on a terminal of its own.
+    // script(1) runs it on a terminal of its own, by a shell that would end by the first ^C.
     let mut terminal = world.client().spawn(&["script", "-qec", &line, "/dev/null"], &[]);
     terminal.wait_for("started");
     for n in [1, 2] {

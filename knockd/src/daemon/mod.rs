@@ -213,7 +213,7 @@ impl Daemon {
                 Some(_) => "THE TABLE CAN'T BE PUT RIGHT",
             };
             let clients = gate.directory().len();
-            let grants = admission.grants().owners().filter(|(_, until)| uptime < **until).count();
+            let grants = admission.grants().live(uptime);
             let bans = gate.bans().iter().filter(|(_, ban)| uptime < ban.until).count();
             format!("{table}; {clients} clients, {grants} grants, {bans} bans")
         });
