@@ -72,6 +72,76 @@ fn with_a_wrong_configuration_the_table_that_was_in_last_goes_in_where_it_was_ke
 }
 
 #[test]
+fn with_another_ruleset_that_flushes_everything_it_goes_in_by_one_transaction_and_doors_and_bans_stay()
+ {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let device = door.enrol("press-17");
+    let daemon = door.ready();
+    device.opens(&["--open-for", "600s"]);
+    door.run(&["ban", "192.0.2.7"]).success();
+    // Nobody puts right what goes missing.
+    daemon.kill9();
+    let theirs = world.dir().join("nftables.conf");
+    let rules =
+        "flush ruleset\ntable ip theirs { chain input { type filter hook input priority 0; }; }\n";
+    fs::write(&theirs, rules).expect("write a ruleset");
+    let with = format!("--with={}", theirs.display());
+
+    let mut monitor = world.broker().spawn(&["nft", "monitor"], &[]);
+    world.broker().nft("table ip before {}");
+    monitor.wait_for("add table ip before");
+    door.run(&["firewall", "install", &with]).success();
+    world.broker().nft("table ip after {}");
+    monitor.wait_for("add table ip after");
+    let seen = monitor.stdout();
+    assert!(seen.contains("delete table inet knockd"), "{seen}");
+    assert_eq!(seen.matches("# new generation").count(), 3, "before, both at once, after: {seen}");
+
+    assert!(world.broker().ruleset().contains("table ip theirs"));
+    assert!(!world.broker().ruleset().contains("table ip before"));
+    door.run(&["firewall", "status"]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Filtered);
+    assert!(
+        world
+            .broker()
+            .run(&["nft", "list", "set", "inet", "knockd", "block4"])
+            .stdout
+            .contains("192.0.2.7")
+    );
+}
+
+#[test]
+fn another_ruleset_that_nft_refuses_changes_nothing_and_the_message_names_its_line() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    door.run(&["firewall", "install"]).success();
+    let before = world.broker().ruleset();
+    let theirs = world.dir().join("nftables.conf");
+    fs::write(&theirs, "flush ruleset\ntabel ip theirs {}\n").expect("write a ruleset");
+    let with = format!("--with={}", theirs.display());
+    door.run(&["firewall", "install", &with]).exits(69).says("nftables.conf:2");
+    assert_eq!(world.broker().ruleset(), before);
+    door.run(&["firewall", "install", "--with=nftables.conf"]).exits(64).says("from the root on");
+}
+
+#[test]
+fn with_a_wrong_configuration_the_table_that_was_in_last_goes_in_with_another_ruleset_too() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let kept = format!("--fallback={}", world.dir().join("table.nft").display());
+    let theirs = world.dir().join("nftables.conf");
+    fs::write(&theirs, "flush ruleset\ntable ip theirs {}\n").expect("write a ruleset");
+    let with = format!("--with={}", theirs.display());
+    door.run(&["firewall", "install", &kept]).success();
+    fs::write(door.config(), "listen = 1").expect("write knockd.toml");
+    door.run(&["firewall", "install", &kept, &with]).success().says("THE CONFIGURATION IS WRONG");
+    assert!(world.broker().ruleset().contains("table ip theirs"));
+    assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Filtered);
+}
+
+#[test]
 fn install_twice_is_install_once_and_keeps_live_grants_and_sessions() {
     let world = World::new();
     let (_echo, door) = installed(&world);

@@ -10,6 +10,7 @@ use crate::{
     config,
     firewall::{
         FirewallError,
+        included::Included,
         ruleset::{Ruleset, TABLE},
         table::{self, Guarded, TableState},
     },
@@ -39,6 +40,10 @@ pub struct InstallArgs {
     /// Keep a copy of the table in FILE once it is in; if the configuration is wrong, put that in instead
     #[arg(long, value_name = "FILE")]
     pub fallback: Option<PathBuf>,
+    /// Load FILE by nft as well, in the same transaction: however much it flushes, no port shows meanwhile. If nft
+    /// refuses it, nothing changes
+    #[arg(long, value_name = "FILE")]
+    pub with: Option<Included>,
 }
 
 /// Runs one of them.
@@ -52,7 +57,7 @@ pub fn run(
 ) -> Result<(), Failure> {
     match command {
         FirewallCommand::Print => print(&load(config)?, output),
-        FirewallCommand::Install(args) => install(config, args.fallback.as_deref(), output),
+        FirewallCommand::Install(args) => install(config, args, output),
         FirewallCommand::Status => status(&load(config)?, output),
         FirewallCommand::Remove => remove(config, output),
     }
@@ -86,20 +91,16 @@ fn print(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
     }
 }
 
-fn install(config: &Path, fallback: Option<&Path>, output: &mut Output<'_>) -> Result<(), Failure> {
-    let ruleset = match (load_for_install(config, output), fallback) {
+fn install(config: &Path, args: &InstallArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let ruleset = match (load_for_install(config, output), &args.fallback) {
         (Ok(ruleset), _) => ruleset,
-        (Err(mistakes), Some(file)) => return install_fallback(&mistakes, file, output),
+        (Err(mistakes), Some(file)) => {
+            return install_fallback(&mistakes, file, args.with.as_ref(), output);
+        }
         (Err(mistakes), None) => return Err(mistakes),
     };
-    let changed = match table::state(&ruleset).map_err(|error| failure(&error))? {
-        TableState::Whole => false,
-        TableState::Missing | TableState::Changed(_) => {
-            table::install(&ruleset).map_err(|error| failure(&error))?;
-            true
-        }
-    };
-    if let Some(file) = fallback
+    let changed = put_in(&ruleset, args.with.as_ref()).map_err(|error| failure(&error))?;
+    if let Some(file) = &args.fallback
         && let Err(error) = fallback::keep(file, &ruleset.script())
     {
         output.note(format!(
@@ -118,10 +119,21 @@ fn install(config: &Path, fallback: Option<&Path>, output: &mut Output<'_>) -> R
     }
 }
 
+/// Puts the table in unless it is in. Whether anything has changed.
+fn put_in(ruleset: &Ruleset, with: Option<&Included>) -> Result<bool, FirewallError> {
+    match with {
+        Some(included) => table::install_with(included, ruleset)?,
+        None if table::state(ruleset)? == TableState::Whole => return Ok(false),
+        None => table::install(ruleset)?,
+    }
+    Ok(true)
+}
+
 /// With a configuration that says nothing, the table that was in last is the best guess at what is to be shut.
 fn install_fallback(
     mistakes: &Failure,
     file: &Path,
+    with: Option<&Included>,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let script = fallback::read(file).map_err(|error| {
@@ -133,7 +145,7 @@ fn install_fallback(
             ),
         )
     })?;
-    table::install_script(&script).map_err(|error| failure(&error))?;
+    table::install_script(with, &script).map_err(|error| failure(&error))?;
     output.note(fallback::loudly(&format!(
         "{mistakes}\nTHE CONFIGURATION IS WRONG. The table that was in last goes in instead, from {}: mend the \
          configuration, then run `knockd firewall install`",

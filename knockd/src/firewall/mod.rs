@@ -15,6 +15,7 @@
 pub mod answer;
 pub mod connections;
 pub mod counters;
+pub mod included;
 pub mod kernel;
 pub mod memory;
 pub mod netlink;

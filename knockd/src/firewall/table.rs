@@ -4,6 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use super::{
     Firewall as _, FirewallError,
+    included::Included,
     kernel::{Kernel, ban_elements, door_elements, read_key, read_port},
     nft::{self, ListedChain, Listing},
     ruleset::{ChainFacts, Contents, OF_TABLE, Ruleset, TABLE, Tags, digest},
@@ -35,13 +36,28 @@ pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
     read_back_or_replace(ruleset, &[])
 }
 
-/// Puts a table in by the script that an earlier [`Ruleset`] had, and keeps the doors that are open.
+/// Puts the table in as [`install`] does, and somebody else's ruleset with it, in the same transaction: however
+/// much that flushes, there is no moment without the table. Bans stay, too.
 ///
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
-pub fn install_script(script: &str) -> Result<(), FirewallError> {
-    run_keeping_doors(script, "")?;
+pub fn install_with(included: &Included, ruleset: &Ruleset) -> Result<(), FirewallError> {
+    run_with(included, &ruleset.script())?;
+    read_back_or_replace(ruleset, &[])
+}
+
+/// Puts a table in by the script that an earlier [`Ruleset`] had, and keeps the doors that are open; as
+/// [`install_with`] if there is something to go in with it.
+///
+/// # Errors
+/// [`FirewallError`]; what was in the kernel before then still is, unless the error is
+/// [`FirewallError::ReadBack`].
+pub fn install_script(with: Option<&Included>, script: &str) -> Result<(), FirewallError> {
+    match with {
+        Some(included) => run_with(included, script)?,
+        None => run_keeping_doors(script, "")?,
+    }
     match nft::list_table()? {
         Some(_) => Ok(()),
         None => Err(FirewallError::ReadBack("it is gone".to_owned())),
@@ -67,11 +83,21 @@ fn run_keeping_doors(script: &str, doors: &str) -> Result<(), FirewallError> {
     Ok(())
 }
 
+/// What is open and banned in the kernel, as a script that puts it in again.
+fn open_and_banned() -> Result<String, FirewallError> {
+    let mut kernel = Kernel::open()?;
+    Ok(door_elements(&kernel.doors().unwrap_or_default())
+        + &ban_elements(&kernel.bans().unwrap_or_default()))
+}
+
+fn run_with(included: &Included, script: &str) -> Result<(), FirewallError> {
+    // Theirs first, for it flushes.
+    nft::run(&format!("{}{script}{}", included.statement(), open_and_banned()?))
+}
+
 /// Takes the table out and puts it in, in one transaction, with what is open and banned.
 fn put_in_anew(script: &str, doors: &str) -> Result<(), FirewallError> {
-    let mut kernel = Kernel::open()?;
-    let kept = door_elements(&kernel.doors().unwrap_or_default())
-        + &ban_elements(&kernel.bans().unwrap_or_default());
+    let kept = open_and_banned()?;
     // Added first, so that there is one to delete.
     nft::run(&format!("add table {TABLE}\ndelete table {TABLE}\n{script}{kept}{doors}"))
 }
