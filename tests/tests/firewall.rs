@@ -72,8 +72,7 @@ fn with_a_wrong_configuration_the_table_that_was_in_last_goes_in_where_it_was_ke
 }
 
 #[test]
-fn with_another_ruleset_that_flushes_everything_it_goes_in_by_one_transaction_and_doors_and_bans_stay()
- {
+fn with_a_ruleset_that_flushes_all_it_goes_in_by_one_transaction_and_doors_and_bans_stay() {
     let world = World::new();
     let (_echo, door) = installed(&world);
     let device = door.enrol("press-17");
@@ -110,6 +109,26 @@ fn with_another_ruleset_that_flushes_everything_it_goes_in_by_one_transaction_an
             .stdout
             .contains("192.0.2.7")
     );
+}
+
+#[test]
+fn a_daemon_that_runs_meanwhile_tells_that_no_port_showed_and_goes_on_to_take_knocks() {
+    let world = World::new();
+    let (_echo, door) = installed(&world);
+    let device = door.enrol("press-17");
+    let daemon = door.ready();
+    let theirs = world.dir().join("nftables.conf");
+    fs::write(&theirs, "flush ruleset\ntable ip theirs {}\n").expect("write a ruleset");
+    let with = format!("--with={}", theirs.display());
+    door.run(&["firewall", "install", &with]).success();
+    daemon.tells(&["event=\"table-replaced\"", "by=nft"]);
+    device.opens(&["--open-for", "600s"]);
+    assert!(!daemon.log().contains("table-repaired"), "{}", daemon.log());
+    // With a door open, too.
+    door.run(&["firewall", "install", &with]).success();
+    assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
+    daemon.tells(&["event=\"table-replaced\"", "by=nft"]);
+    assert!(!daemon.log().contains("table-repaired"), "{}", daemon.log());
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub enum Deed {
     Added,
     /// It was deleted.
     Deleted,
+    /// It was deleted and added again by one transaction: it was never away.
+    Replaced,
 }
 
 /// Something in our table that was touched.
@@ -92,8 +94,8 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// The most that is kept of what was touched: more than our table has objects to touch.
-    pub const MOST: usize = 64;
+    /// The most that is kept of what was touched: more than our table has objects to delete and add.
+    pub const MOST: usize = 128;
 
     /// Keeps what was touched, unless it is kept already; what there is no room for makes the notice
     /// incomplete.

@@ -63,9 +63,30 @@ impl Sighting {
             self.author = later.author;
         }
         self.notice.incomplete |= later.notice.incomplete;
-        for touched in later.notice.touched {
+        let earlier = std::mem::take(&mut self.notice.touched);
+        for mut touched in earlier.into_iter().chain(later.notice.touched) {
+            // Nobody has looked between the two: what was put in may have been another table than the one that is there.
+            if touched.deed == Deed::Replaced {
+                touched.deed = Deed::Deleted;
+            }
             self.notice.keep(touched);
         }
+    }
+
+    /// At the end of a transaction: a table that it has deleted first and added then was never away.
+    fn concluded(mut self) -> Self {
+        let of_table = |deed| {
+            let mut touched = self.notice.touched.iter();
+            touched.position(|touched| touched.object == Object::Table && touched.deed == deed)
+        };
+        if let (Some(deleted), Some(added)) = (of_table(Deed::Deleted), of_table(Deed::Added))
+            && deleted < added
+            && !self.notice.incomplete
+            && let Some(touched) = self.notice.touched.get_mut(deleted)
+        {
+            touched.deed = Deed::Replaced;
+        }
+        self
     }
 
     fn deleted_anything(&self) -> bool {
@@ -75,8 +96,18 @@ impl Sighting {
     /// Whether the whole table was deleted; it may be back.
     #[must_use]
     pub fn deleted_table(&self) -> bool {
+        self.did_to_table(Deed::Deleted)
+    }
+
+    /// Whether another one was put in the table's place, at the same moment.
+    #[must_use]
+    pub fn replaced_table(&self) -> bool {
+        self.did_to_table(Deed::Replaced)
+    }
+
+    fn did_to_table(&self, deed: Deed) -> bool {
         let mut touched = self.notice.touched.iter();
-        touched.any(|touched| touched.object == Object::Table && touched.deed == Deed::Deleted)
+        touched.any(|touched| touched.object == Object::Table && touched.deed == deed)
     }
 
     /// Whether nothing but elements was touched.
@@ -210,7 +241,7 @@ impl Seen {
             if (has_ended || was_missed)
                 && let Some(sighting) = pending.take()
             {
-                self.tell(sighting);
+                self.tell(sighting.concluded());
             }
         }
     }
@@ -277,6 +308,28 @@ mod tests {
         let mut seen = sighting(5, Some("ufw"), &[(Object::Table, "", Deed::Deleted)]);
         seen.merge(sighting(9, Some("nft"), &[(Object::Table, "", Deed::Added)]));
         assert_eq!(seen.author.unwrap().program, "ufw");
+    }
+
+    #[test]
+    fn a_table_that_one_transaction_deletes_and_then_adds_was_never_away() {
+        const DELETED: (Object, &str, Deed) = (Object::Table, "", Deed::Deleted);
+        const ADDED: (Object, &str, Deed) = (Object::Table, "", Deed::Added);
+        let replaced = sighting(5, Some("nft"), &[DELETED, ADDED]).concluded();
+        assert!(replaced.replaced_table() && !replaced.deleted_table());
+        for touched in [&[DELETED][..], &[ADDED], &[ADDED, DELETED]] {
+            assert!(!sighting(5, None, touched).concluded().replaced_table(), "{touched:?}");
+        }
+        // Two transactions: it was away in between.
+        let mut seen = sighting(5, None, &[DELETED]).concluded();
+        seen.merge(sighting(6, None, &[ADDED]).concluded());
+        assert!(seen.deleted_table() && !seen.replaced_table());
+        let mut seen = sighting(5, None, &[DELETED, ADDED]).concluded();
+        seen.merge(sighting(6, None, &[(Object::Rule, "gate", Deed::Added)]));
+        assert!(seen.deleted_table() && !seen.replaced_table());
+        // What was missed may have been a deletion.
+        let mut seen = sighting(5, None, &[DELETED, ADDED]);
+        seen.notice.incomplete = true;
+        assert!(seen.concluded().deleted_table());
     }
 
     #[test]

@@ -51,6 +51,7 @@ impl Case {
         !missing.is_empty()
             || sighting.notice.incomplete
             || sighting.deleted_table()
+            || sighting.replaced_table()
             || sighting.touched_elements_of(TAGS)
     }
 }

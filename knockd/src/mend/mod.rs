@@ -323,10 +323,7 @@ impl Mender {
         let ends_strays = case.sighting.elements_alone();
         case.add(&reconciled);
         if case.missing.is_empty() {
-            debug!(
-                event = "table-whole",
-                "somebody has changed nftables, and table {TABLE} is whole"
-            );
+            tell_whole(&case.sighting);
             return;
         }
         self.end_what_came_by_no_door();
@@ -412,6 +409,18 @@ fn tell(Repair { missing, by, since, open_for }: &Repair, repair: u64) {
         %missing, %by, %since, open_ms, repair, event = "table-repaired",
         "table {TABLE} is put right, {open_ms} ms after it was changed by {by}; it lacked: {missing}"
     );
+}
+
+fn tell_whole(sighting: &Sighting) {
+    if sighting.replaced_table() {
+        let by = shown(sighting.author.as_ref());
+        info!(
+            %by, event = "table-replaced",
+            "table {TABLE} was put in anew by {by} in one transaction, and is whole: no port showed"
+        );
+        return;
+    }
+    debug!(event = "table-whole", "somebody has changed nftables, and table {TABLE} is whole");
 }
 
 fn shown(author: Option<&Author>) -> String {
