@@ -391,6 +391,29 @@ fn a_wrong_configuration_is_told_with_file_and_line_and_the_rest_is_looked_at_al
 }
 
 #[test]
+fn a_configuration_that_the_daemon_refused_and_one_that_waits_for_a_restart_are_told() {
+    let world = World::new();
+    let (_echo, door, _device, _daemon) = running(&world);
+    world.broker().nft(SOUND);
+    let bad = door.clients().join("bad.toml");
+    fs::write(&bad, "[[client]]\nname = \"A\"\n").expect("write");
+    fs::set_permissions(&bad, fs::Permissions::from_mode(0o600)).expect("set a mode");
+    assert!(!door.run(&["reload"]).is_success());
+    let refused = the(&findings(&door), "reload-refused");
+    assert_eq!(refused["severity"], "fault");
+    assert!(refused["what"].as_str().expect("text").contains("bad.toml:"), "{refused}");
+
+    fs::remove_file(&bad).expect("remove it");
+    door.set("listen", "[\"10.77.0.99:62201\"]");
+    door.run(&["reload"]);
+    let found = findings(&door);
+    assert!(!ids(&found).contains(&"reload-refused"), "{found:#?}");
+    let pending = the(&found, "restart-pending");
+    assert!(pending["what"].as_str().expect("text").contains("listen"), "{pending}");
+    assert_eq!(the(&found, "listen-elsewhere")["severity"], "fault");
+}
+
+#[test]
 fn who_may_not_look_is_told_what_could_not_be_checked_and_that_is_not_taken_for_sound() {
     let world = World::new();
     let (_echo, door, _device, _daemon) = running(&world);
