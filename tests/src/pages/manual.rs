@@ -50,10 +50,13 @@ fn part(render: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>) -> 
 /// How a command is called, as `--help` has it: `clap_mangen` leaves out what an option's value is.
 pub(super) fn synopsis(command: &Command) -> String {
     let usage = command.clone().render_usage().to_string();
-    let usage = usage.trim_start_matches("Usage: ");
     let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
-    let rest = usage.strip_prefix(name).unwrap_or_else(|| panic!("{usage:?} begins with {name}"));
-    body(&Roff::new().text([strong(name), roman(rest)]).render()) + "\n"
+    let form = |form: &str| {
+        let rest = form.strip_prefix(name).unwrap_or_else(|| panic!("{form:?} begins with {name}"));
+        body(&Roff::new().text([strong(name), roman(rest)]).render()) + "\n"
+    };
+    let forms = usage.trim_start_matches("Usage:").lines().map(str::trim);
+    forms.map(form).collect::<Vec<_>>().join(".br\n")
 }
 
 /// A command's own options and arguments.
