@@ -296,6 +296,18 @@ fn closed_ports_that_answer_beside_a_silent_door_are_noted() {
     assert_eq!((findings(&door), closed(8884)), (Vec::new(), State::Filtered));
 }
 
+/// The attacker routes to the container's own address, which no door guards, until what the doctor says is done.
+#[track_caller]
+fn shut_the_containers_own_address(world: &World, door: &Door<'_>) {
+    let container = "172.18.0.2".parse().expect("an address");
+    world.ip(Some("attacker"), "route add 172.18.0.0/24 via 10.77.0.1");
+    assert_eq!(world.attacker().tcp(container, MQTTS), State::Open);
+    let found = the(&findings(door), "container-reached-directly");
+    assert_eq!(found["severity"], "warning");
+    mend(world, &found);
+    assert_eq!(world.attacker().tcp(container, MQTTS), State::Filtered);
+}
+
 #[test]
 fn a_port_that_is_published_past_the_door_is_named() {
     let world = World::new();
@@ -306,6 +318,7 @@ fn a_port_that_is_published_past_the_door_is_named() {
     let _daemon = door.ready();
     world.broker().nft(SOUND);
     device.opens(&[]);
+    shut_the_containers_own_address(&world, &door);
     // Nobody listens on this host itself, and nobody needs to.
     assert_eq!(findings(&door), Vec::<Value>::new());
 
@@ -340,6 +353,7 @@ fn a_forward_chain_that_drops_what_is_led_to_a_container_is_named_and_mended() {
     assert!(found["where"].as_str().expect("a place").contains("chain forward"), "{found}");
     mend(&world, &found);
     device.opens(&[]);
+    shut_the_containers_own_address(&world, &door);
     assert_eq!(findings(&door), Vec::<Value>::new());
 }
 
@@ -388,6 +402,29 @@ fn a_wrong_configuration_is_told_with_file_and_line_and_the_rest_is_looked_at_al
         .find(|finding| finding["where"].as_str().is_some_and(|it| it.contains("bad.toml:2")));
     assert!(wrong.is_some_and(|finding| finding["severity"] == "fault"), "{found:#?}");
     assert!(ids(&found).contains(&"closed-ports-answer"), "{found:#?}");
+}
+
+#[test]
+fn a_configuration_that_the_daemon_refused_and_one_that_waits_for_a_restart_are_told() {
+    let world = World::new();
+    let (_echo, door, _device, _daemon) = running(&world);
+    world.broker().nft(SOUND);
+    let bad = door.clients().join("bad.toml");
+    fs::write(&bad, "[[client]]\nname = \"A\"\n").expect("write");
+    fs::set_permissions(&bad, fs::Permissions::from_mode(0o600)).expect("set a mode");
+    assert!(!door.run(&["reload"]).is_success());
+    let refused = the(&findings(&door), "reload-refused");
+    assert_eq!(refused["severity"], "fault");
+    assert!(refused["what"].as_str().expect("text").contains("bad.toml:"), "{refused}");
+
+    fs::remove_file(&bad).expect("remove it");
+    door.set("listen", "[\"10.77.0.99:62201\"]");
+    door.run(&["reload"]);
+    let found = findings(&door);
+    assert!(!ids(&found).contains(&"reload-refused"), "{found:#?}");
+    let pending = the(&found, "restart-pending");
+    assert!(pending["what"].as_str().expect("text").contains("listen"), "{pending}");
+    assert_eq!(the(&found, "listen-elsewhere")["severity"], "fault");
 }
 
 #[test]

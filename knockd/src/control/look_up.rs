@@ -17,7 +17,13 @@ pub fn look_up(status: &mut Status) {
     status.kernel_drops = counters::read().ok().flatten();
     // There is no counter because there is no table, and the daemon hasn't looked at that yet.
     status.table.whole &= status.kernel_drops.is_some();
-    status.clock.synchronized = synchronized(Path::new(TIMESYNC));
+    status.clock.synchronized = clock_is_synchronized();
+}
+
+/// Whether systemd-timesyncd says that the clock is synchronised; `None` where it doesn't run.
+#[must_use]
+pub fn clock_is_synchronized() -> Option<bool> {
+    synchronized(Path::new(TIMESYNC))
 }
 
 fn synchronized(folder: &Path) -> Option<bool> {

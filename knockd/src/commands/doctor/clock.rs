@@ -1,6 +1,6 @@
 //! The clock, by which every packet is judged.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{fs, io::ErrorKind};
 
 use super::{
     Examined,
@@ -9,12 +9,11 @@ use super::{
 };
 use crate::{
     clock,
+    control::look_up,
     journal::{BootId, seen},
     telemetry::rfc3339,
 };
 
-/// What systemd-timesyncd leaves when it has set the clock (systemd-timesyncd.service(8)).
-const TIMESYNCD: &str = "/run/systemd/timesync/synchronized";
 /// 2020-01-01, in milliseconds: before this software.
 const YEAR_2020: u64 = 1_577_836_800_000;
 
@@ -53,8 +52,9 @@ fn is_synchronized() -> Option<bool> {
     if let Some(is) = of_kernel.ok().and_then(|text| yes_or_no(&text)) {
         return Some(is);
     }
-    if Path::new(TIMESYNCD).exists() {
-        return Some(true);
+    // It is there also where nobody runs that timedatectl could ask.
+    if let Some(is) = look_up::clock_is_synchronized() {
+        return Some(is);
     }
     let of_chrony = run("chronyc", &["-c", "tracking"]).ok()?;
     chrony(&of_chrony)

@@ -1,12 +1,17 @@
 //! Containers and virtual machines on this host: ports that are published past the door, and who of them can't
 //! get to a guarded port.
 
-use std::net::IpAddr;
+use std::{fs, net::IpAddr, num::NonZeroU16};
 
 use super::{
     Examined,
     finding::{Finding, Findings, Unable},
-    rules::model::{Condition, Field, Rule, Table, Value, Verdict},
+    firewall,
+    rules::{
+        model::{Condition, Field, Rule, Table, Truth, Value, Verdict},
+        packet::IpFamily,
+        walk,
+    },
 };
 use crate::{
     config::Config,
@@ -27,6 +32,11 @@ pub(super) fn published(examined: &Examined, findings: &mut Findings<'_>) -> Res
     let all = all_published(&rules.tables);
     let (guarded, open): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|published| is_guarded(published.port, config));
+    for published in &guarded {
+        if let Some(finding) = reached_directly(examined, *published)? {
+            findings.add(finding);
+        }
+    }
     for Published { port, to, to_port } in open {
         let past = guarded.iter().find(|door| {
             door.to == to && door.to_port == to_port && door.port.protocol == port.protocol
@@ -66,6 +76,50 @@ pub(super) fn published(examined: &Examined, findings: &mut Findings<'_>) -> Res
         findings.add(finding.mend(mend));
     }
     Ok(())
+}
+
+/// Whether a neighbour can send to a container's own address, past the door that guards the port it is published
+/// at: whoever is on one of this host's networks needs but a route for that.
+fn reached_directly(
+    examined: &Examined,
+    Published { port, to, to_port }: Published,
+) -> Result<Option<Finding>, Unable> {
+    let (host, rules) = (examined.host()?, examined.rules()?);
+    let inner = host.towards(to).map(|interface| interface.name.as_str());
+    let Some(number) = NonZeroU16::new(to_port) else { return Ok(None) };
+    if !forwards(IpFamily::of(to)) {
+        return Ok(None);
+    }
+    let direct = Port { protocol: port.protocol, number };
+    for interface in host.outside() {
+        let packet = firewall::packet(direct, "new", interface, IpFamily::of(to), Some(to), host);
+        let is_dropped = || {
+            let hits = walk::drops(&rules.tables, &packet);
+            hits.iter().any(|hit| hit.reach == Truth::Yes)
+        };
+        if inner == Some(interface.name.as_str()) || is_dropped() {
+            continue;
+        }
+        let (protocol, name) = (port.protocol, &interface.name);
+        let program = if to.is_ipv4() { "iptables" } else { "ip6tables" };
+        return Ok(Some(
+            Finding::warning(
+                "container-reached-directly",
+                format!("{port} is guarded and leads to {to} port {to_port}; that address itself isn't: who is on the network of {name} and routes it by this host gets there without a knock"),
+            )
+            .mend(format!("{program} -t raw -I PREROUTING -i {name} -d {to} -p {protocol} --dport {to_port} -j DROP")),
+        ));
+    }
+    Ok(None)
+}
+
+/// Whether this host forwards packets at all (ip-sysctl.rst).
+fn forwards(family: IpFamily) -> bool {
+    let path = match family {
+        IpFamily::V4 => "/proc/sys/net/ipv4/ip_forward",
+        IpFamily::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+    };
+    fs::read_to_string(path).is_ok_and(|text| text.trim() != "0")
 }
 
 fn is_guarded(port: Port, config: &Config) -> bool {

@@ -1,16 +1,18 @@
 //! Whether the daemon runs, answers, and is content.
 
-use std::io::ErrorKind;
+use std::{io::ErrorKind, path::Path};
 
 use super::{
     Examined,
     finding::{Finding, Findings, Unable},
 };
-use crate::control::{Reply, Request, Status, client};
+use crate::{
+    control::{Reply, Request, Status, client, configuration::Refusal},
+    gate::decision::Reason,
+};
 
 /// Asks the daemon how it is; `None` if none listens.
-pub(super) fn status(examined: &Examined) -> Result<Option<Status>, Unable> {
-    let control = &examined.config()?.control;
+pub(super) fn ask(control: &Path) -> Result<Option<Status>, Unable> {
     match client::ask(control, &Request::Status) {
         Ok(Reply::Status(status)) => Ok(Some(*status)),
         Ok(_) => {
@@ -21,46 +23,96 @@ pub(super) fn status(examined: &Examined) -> Result<Option<Status>, Unable> {
         {
             Ok(None)
         }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            Err(Unable::denied(format!("{}: {error}", control.display())))
-        }
-        Err(error) => Err(Unable::other(format!("{}: {error}", control.display()))),
+        Err(error) => Err(Unable::of_denied(
+            error.kind() == ErrorKind::PermissionDenied,
+            format!("{}: {error}", control.display()),
+        )),
     }
 }
 
 /// Checks it.
 pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<(), Unable> {
     let control = examined.config()?.control.display().to_string();
-    let status = match status(examined) {
-        Ok(Some(status)) => status,
-        Ok(None) => {
-            findings.add(
-                Finding::fault(
-                    "daemon-not-running",
-                    "no daemon listens at the control socket: nobody answers a knock",
-                )
-                .at(control)
-                .mend("systemctl start knockd"),
-            );
-            return Ok(());
-        }
+    match examined.status() {
+        Ok(Some(status)) => content(status, findings),
+        Ok(None) => findings.add(
+            Finding::fault(
+                "daemon-not-running",
+                "no daemon listens at the control socket: nobody answers a knock",
+            )
+            .at(control)
+            .mend("systemctl start knockd"),
+        ),
         Err(unable) if unable.needs_root => return Err(unable),
-        Err(unable) => {
-            findings.add(
-                Finding::fault(
-                    "daemon-not-answering",
-                    format!("the daemon doesn't answer: {}", unable.why),
-                )
-                .at(control)
-                .mend("systemctl restart knockd"),
-            );
-            return Ok(());
-        }
-    };
+        Err(unable) => findings.add(
+            Finding::fault(
+                "daemon-not-answering",
+                format!("the daemon doesn't answer: {}", unable.why),
+            )
+            .at(control)
+            .mend("systemctl restart knockd"),
+        ),
+    }
+    Ok(())
+}
+
+/// What the daemon itself complains of.
+fn content(status: &Status, findings: &mut Findings<'_>) {
     if let Some(why) = &status.table.failing {
         findings.add(
             Finding::fault("table-failing", format!("the daemon can't put the table right: {why}"))
                 .mend("knockd firewall install"),
+        );
+    }
+    if let Some(refused) = &status.configuration.refused {
+        findings.add(refusal(refused));
+    }
+    if !status.configuration.restart.is_empty() {
+        findings.add(
+            Finding::warning(
+                "restart-pending",
+                format!(
+                    "changed in the configuration and not in force before a restart: {}",
+                    status.configuration.restart.join(", ")
+                ),
+            )
+            .at(status.configuration.file.clone())
+            .mend("systemctl restart knockd"),
+        );
+    }
+    for client in &status.counters_lost {
+        findings.add(
+            Finding::fault(
+                "counter-lost",
+                format!("the counter of {client} is lost: nothing is accepted from it"),
+            )
+            .mend(format!("knockd client resync {client}")),
+        );
+    }
+    let full = Reason::ReplayMemoryFull.name();
+    if let Some(refused) = status.decisions.refused.get(full) {
+        findings.add(
+            Finding::warning(
+                "replay-memory-full",
+                format!(
+                    "{refused} knocks were refused since {} because the memory against replays was full",
+                    status.since
+                ),
+            )
+            .at("[replay] in knockd.toml")
+            .mend("write a larger capacity or per-client there, and: systemctl reload knockd"),
+        );
+    }
+    if let Some(lost) = status.receive_buffer_drops.filter(|lost| *lost > 0) {
+        findings.add(
+            Finding::warning(
+                "datagrams-lost",
+                format!(
+                    "{lost} datagrams were lost since {} because the receive buffer was full, knocks among them perhaps",
+                    status.since
+                ),
+            )
+            .mend("knockd status says what arrives; write a smaller junk-budget into [prefilter] if it is junk"),
         );
     }
     if status.clients == 0 {
@@ -69,5 +121,19 @@ pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<
                 .mend("knockd client add NAME --service SERVICE --server HOST"),
         );
     }
-    Ok(())
+}
+
+/// The last change was refused, and the daemon goes by what it had before.
+fn refusal(refused: &Refusal) -> Finding {
+    let first = refused.mistakes.first().map(|mistake| mistake.text.as_str()).unwrap_or_default();
+    let others = refused.mistakes.len().saturating_sub(1) + refused.more;
+    let others = if others == 0 { String::new() } else { format!(" (and {others} more)") };
+    Finding::fault(
+        "reload-refused",
+        format!(
+            "the daemon goes by an older configuration since {}, because what the files say now is wrong: {first}{others}",
+            refused.since
+        ),
+    )
+    .mend("knockd check tells every mistake; mend them, and: systemctl reload knockd")
 }

@@ -11,7 +11,7 @@ use std::{
 use nix::unistd::{Group, User};
 
 use super::{
-    Examined, daemon,
+    Examined,
     finding::{Finding, Findings, Unable},
 };
 use crate::config::{Config, quoted};
@@ -44,7 +44,7 @@ struct Runner {
 impl Runner {
     /// As the running daemon is; if none runs, as its user, if there is one.
     fn of(examined: &Examined) -> Option<Self> {
-        match daemon::status(examined) {
+        match examined.status() {
             Ok(Some(status)) => Self::of_process(status.pid),
             _ => Self::of_user(),
         }

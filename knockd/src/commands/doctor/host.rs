@@ -99,6 +99,12 @@ impl Host {
         addresses.filter(|address| IpFamily::of(*address) == family).collect()
     }
 
+    /// Whether an address is this host's own; link-local ones, which aren't kept, count as such.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        let nets = self.interfaces.iter().flat_map(|interface| &interface.addresses);
+        is_link_local(address) || nets.into_iter().any(|net| net.addr() == address)
+    }
+
     /// The interface of the network that an address is in.
     pub(super) fn towards(&self, address: IpAddr) -> Option<&Interface> {
         self.interfaces

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, net::SocketAddr};
 
 use super::{
-    Examined, daemon,
+    Examined,
     finding::{Finding, Findings, Unable},
     firewall,
     rules::{model::Truth, packet::IpFamily},
@@ -39,6 +39,22 @@ pub(super) fn knock_port(examined: &Examined, findings: &mut Findings<'_>) -> Re
             .mend(format!("write listen = [\"0.0.0.0:{}\"], and restart knockd", listen.port())),
         );
     }
+    let host = examined.host()?;
+    for address in listen.addresses().iter().map(|address| address.ip().to_canonical()) {
+        if !address.is_unspecified() && !address.is_loopback() && !host.has(address) {
+            findings.add(
+                Finding::fault(
+                    "listen-elsewhere",
+                    format!("`listen` has {address}, which no interface of this host has"),
+                )
+                .at("listen in knockd.toml")
+                .mend(format!(
+                    "write listen = [\"[::]:{}\"], and: systemctl restart knockd",
+                    listen.port()
+                )),
+            );
+        }
+    }
     let found = sockets::listening(port)?;
     if found.is_empty() {
         findings.add(
@@ -56,7 +72,7 @@ pub(super) fn knock_port(examined: &Examined, findings: &mut Findings<'_>) -> Re
                 .mend(format!("write listen = [\"[::]:{}\"], and restart knockd", listen.port())),
         );
     }
-    let pid = daemon::status(examined).ok().flatten().map(|status| status.pid);
+    let pid = examined.status().ok().flatten().map(|status| status.pid);
     let mut hidden = false;
     for socket in found {
         let holders = sockets::holders(socket.inode);

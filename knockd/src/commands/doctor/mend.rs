@@ -117,3 +117,105 @@ fn iptables(hit: &Hit<'_>, packet: &Packet, chain: &str, to: Option<&std::net::I
     };
     format!("{program}{table} -I {chain}{daddr} -p {protocol} --dport {port} -j ACCEPT")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::rules::{
+            iptables,
+            model::{Table, Truth},
+            nft, walk,
+        },
+        *,
+    };
+    use crate::gate::policy::Protocol;
+
+    fn here(port: u16) -> Packet {
+        Packet {
+            family: IpFamily::V4,
+            protocol: Protocol::Tcp,
+            port,
+            state: "new",
+            comes_in: "eth0".to_owned(),
+            goes_out: Way::Here,
+            to: vec!["192.0.2.1".parse().unwrap()],
+            translated: false,
+        }
+    }
+
+    fn through(port: u16) -> Packet {
+        Packet {
+            goes_out: Way::Through(Some("br0".to_owned())),
+            to: vec!["10.0.0.5".parse().unwrap()],
+            ..here(port)
+        }
+    }
+
+    fn listed(text: &str) -> Vec<Table> {
+        let document = serde_json::from_str(text).unwrap();
+        nft::parse(&document, &nft::elements(&document)).tables
+    }
+
+    /// The commands for all that drops the packet for sure.
+    fn commands(tables: &[Table], packet: &Packet) -> Vec<String> {
+        let hits = walk::drops(tables, packet);
+        let sure = hits.iter().filter(|hit| hit.reach == Truth::Yes);
+        sure.map(|hit| command(hit, packet)).collect()
+    }
+
+    #[test]
+    fn each_manager_has_a_command_of_its_own() {
+        let ufw = iptables::parse(
+            include_str!("rules/tests/ufw-deny.iptables"),
+            IpFamily::V4,
+            Tool::IptablesNft,
+        );
+        assert_eq!(commands(&ufw, &here(8883)), ["ufw allow 8883/tcp"]);
+        assert_eq!(
+            commands(&ufw, &through(8883)),
+            ["ufw route allow proto tcp to 10.0.0.5 port 8883"]
+        );
+        let firewalld = listed(include_str!("rules/tests/firewalld-public.json"));
+        assert_eq!(
+            commands(&firewalld, &here(8883)),
+            [
+                "firewall-cmd --zone=public --add-port=8883/tcp && firewall-cmd --permanent --zone=public --add-port=8883/tcp"
+            ]
+        );
+        let docker = iptables::parse(
+            include_str!("rules/tests/docker.iptables"),
+            IpFamily::V4,
+            Tool::IptablesLegacy,
+        );
+        assert_eq!(
+            commands(&docker, &through(8883)),
+            ["iptables-legacy -I DOCKER-USER -d 10.0.0.5 -p tcp --dport 8883 -j ACCEPT"]
+        );
+        let by_hand = listed(include_str!("rules/tests/by-hand.json"));
+        let by_hand: Vec<_> = by_hand.into_iter().filter(|table| table.name == "filter").collect();
+        assert_eq!(
+            commands(&by_hand, &here(8883)),
+            ["nft insert rule inet filter input tcp dport 8883 accept"]
+        );
+        assert_eq!(
+            commands(&by_hand, &through(1883)),
+            ["nft insert rule inet filter forward ip daddr 10.0.0.5 tcp dport 1883 accept"]
+        );
+    }
+
+    #[test]
+    fn a_table_of_iptables_that_is_nobody_elses_is_mended_by_the_iptables_that_made_it() {
+        let saved =
+            "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 8883 -j DROP\nCOMMIT\n";
+        for (tool, program) in
+            [(Tool::IptablesNft, "ip6tables"), (Tool::IptablesLegacy, "ip6tables-legacy")]
+        {
+            let tables = iptables::parse(saved, IpFamily::V6, tool);
+            let packet = Packet { family: IpFamily::V6, ..here(8883) };
+            assert_eq!(
+                commands(&tables, &packet),
+                [format!("{program} -t raw -I PREROUTING -p tcp --dport 8883 -j ACCEPT")]
+            );
+        }
+    }
+}

@@ -17,6 +17,7 @@ mod host;
 mod kernel;
 mod listening;
 mod mend;
+mod routing;
 mod rules;
 mod silence;
 mod sockets;
@@ -36,6 +37,7 @@ use self::{
 use super::{Exit, Failure, Format, Output};
 use crate::{
     config::{self, Config, MistakeKind},
+    control::Status,
     firewall::ruleset::Ruleset,
     plan,
 };
@@ -60,17 +62,22 @@ Exit status:
   69  at least one fault
   77  no fault, but a check that needs root could not be made";
 
+/// Why what follows from the configuration can't be looked at.
+const WRONG: &str = "the configuration is wrong";
+
 /// What the checks look at together.
 struct Examined {
     /// `None` if it isn't sound, not even without its clients.
     config: Option<Config>,
     host: Result<Host, Unable>,
     rules: Result<Everything, Unable>,
+    /// What the daemon says of itself; `None` if none listens.
+    status: Result<Option<Status>, Unable>,
 }
 
 impl Examined {
     fn config(&self) -> Result<&Config, Unable> {
-        self.config.as_ref().ok_or_else(|| Unable::other("the configuration is wrong"))
+        self.config.as_ref().ok_or_else(|| Unable::other(WRONG))
     }
 
     /// The table that follows from it.
@@ -81,6 +88,10 @@ impl Examined {
 
     fn host(&self) -> Result<&Host, Unable> {
         self.host.as_ref().map_err(Clone::clone)
+    }
+
+    fn status(&self) -> Result<Option<&Status>, Unable> {
+        self.status.as_ref().map(Option::as_ref).map_err(Clone::clone)
     }
 
     fn rules(&self) -> Result<&Everything, Unable> {
@@ -95,18 +106,19 @@ impl Examined {
 /// at for want of a permission; an answer that can't be written.
 pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     let mut report = Report::default();
-    let examined = Examined {
-        config: load(config, &mut report),
-        host: Host::look(),
-        rules: read::everything(),
+    let config = load(config, &mut report);
+    let status = match &config {
+        Some(config) => daemon::ask(&config.control),
+        None => Err(Unable::other(WRONG)),
     };
+    let examined = Examined { config, host: Host::look(), rules: read::everything(), status };
     report.check("kernel", |findings| kernel::check(&examined, findings));
     report.check("table", |findings| table::check(&examined, findings));
     report.check("daemon", |findings| daemon::check(&examined, findings));
     report.check("knock-port", |findings| listening::knock_port(&examined, findings));
     report.check("services", |findings| listening::services(&examined, findings));
     report.check("firewall", |findings| firewall::check(&examined, findings));
-    report.check("routing", |findings| firewall::routing(&examined, findings));
+    report.check("routing", |findings| routing::check(&examined, findings));
     report.check("published-ports", |findings| containers::published(&examined, findings));
     report.check("containers", |findings| containers::forgotten(&examined, findings));
     report.check("clock", clock::synchronized);
