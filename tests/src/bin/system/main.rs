@@ -23,6 +23,7 @@ mod report;
 mod rootfs;
 mod scenes;
 mod wait;
+mod watchdog;
 
 use std::process::ExitCode;
 

@@ -14,6 +14,7 @@ use crate::scenes::Stage;
 use crate::scenes::install::{close, knock};
 use crate::scenes::journal;
 use crate::wait::wait;
+use crate::watchdog;
 
 /// How often it is killed under one stream.
 const KILLS: usize = 4;
@@ -111,16 +112,12 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         "a stuck daemon is restarted by its watchdog, and knocks meanwhile are taken",
         || {
             let before = broker.daemon().expect("the daemon runs");
-            let limit: u64 = {
-                let text =
-                    broker.sh("systemctl show -p WatchdogUSec --value --timestamp=us knockd");
-                saw(&format!("WatchdogSec={}", text.trim()));
-                seconds(text.trim())
-            };
+            let limit = watchdog::limit(broker);
+            saw(&format!("WatchdogSec={}", limit.as_secs()));
             let start = Instant::now();
             broker.run(&["kill", "-STOP", &before.to_string()]).success();
             // Three quarters of that later, somebody knocks: his packet waits in the socket.
-            sleep(Duration::from_secs(limit) * 3 / 4);
+            sleep(limit * 3 / 4);
             knock(&["--open-for=120s"]).success();
             let after = broker.until_daemon_is_another(before);
             saw(&format!(
@@ -134,14 +131,4 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
             close();
         },
     );
-}
-
-/// A time span of systemd's, such as "1min 30s", in seconds.
-fn seconds(span: &str) -> u64 {
-    let part = |part: &str| -> u64 {
-        let number = |unit: &str| part.strip_suffix(unit).and_then(|n| n.parse::<u64>().ok());
-        let found = number("min").map(|n| n * 60).or_else(|| number("s"));
-        found.unwrap_or_else(|| panic!("no time span: {span}"))
-    };
-    span.split(' ').map(part).sum()
 }

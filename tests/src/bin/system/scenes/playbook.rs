@@ -87,8 +87,34 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         let again = run(&["-v", "--diff", "--limit", "gateways", "-e", disabled]);
         assert!(changed_nothing(&again), "{again}");
     });
+    report.check("a device that is enabled again is in again", || {
+        let enabled = r#"{"knockd_enabled_clients": ["panel"]}"#;
+        run(&["-v", "--diff", "--limit", "gateways", "-e", enabled]);
+        panel.run(&["systemctl", "restart", "knock-keep@broker"]).success();
+        publish(&panel, "in again");
+        let again = run(&["-v", "--diff", "--limit", "gateways", "-e", enabled]);
+        assert!(changed_nothing(&again), "{again}");
+    });
+    let second = key(&panel);
+    report.check(
+        "a device that was removed is enrolled anew, without a clock and with an end",
+        || {
+            let removed = r#"{"knockd_removed_clients": ["panel"]}"#;
+            run(&["-v", "--diff", "--limit", "gateways", "-e", removed]);
+            panel.sh("systemctl stop knock-keep@broker; rm /etc/knock/knock.toml");
+            let entry = r#"{"knock_clock": "counter", "knock_expires": "2099-12-31"}"#;
+            run(&["-v", "--diff", "-e", entry]);
+            publish(&panel, "by its counter");
+            let client =
+                broker.run(&["knockd", "client", "show", "panel", "--json"]).success().json();
+            let said = client.to_string();
+            assert!(said.contains("\"counter\"") && said.contains("2099-12-31"), "{said}");
+            let again = run(&["-v", "--diff", "-e", entry]);
+            assert!(changed_nothing(&again), "{again}");
+        },
+    );
     report.check("no run has shown a key", || {
-        for key in [first.clone(), key(&panel)] {
+        for key in [first.clone(), second.clone(), key(&panel)] {
             assert!(!key.is_empty() && !said.contains(&key), "a key was shown");
         }
     });
