@@ -100,6 +100,7 @@ install: ## Put what `make build` and `make pages` built, the units and a first 
 	@for unit in nftables ufw firewalld netfilter-persistent; do \
 		install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system/$$unit.service.d systemd/$$unit.service.d/knockd.conf; \
 	done
+	@install -D -m 644 -t $(DESTDIR)/usr/share/knockd-spa systemd/flush.nft
 	@install -D -m 644 systemd/knockd.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/knockd.conf
 	@install -D -m 644 systemd/knockd.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/knockd.conf
 	@test ! -d target/pages || { \

@@ -118,6 +118,7 @@ fn every_unit_page_completion_and_example_is_in_a_package() {
         wanted.push(match path.as_str() {
             "knockd.sysusers.conf" => "usr/lib/sysusers.d/knockd.conf".to_owned(),
             "knockd.tmpfiles.conf" => "usr/lib/tmpfiles.d/knockd.conf".to_owned(),
+            "flush.nft" => "usr/share/knockd-spa/flush.nft".to_owned(),
             unit => format!("usr/lib/systemd/system/{unit}"),
         });
     }
