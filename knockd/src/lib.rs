@@ -21,6 +21,7 @@ pub mod journal;
 pub mod listener;
 pub mod local;
 pub mod lost_counters;
+pub mod memory;
 pub mod mend;
 pub mod metrics;
 pub mod plan;

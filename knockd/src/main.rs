@@ -9,10 +9,11 @@ use clap::Parser as _;
 use knockd::{
     cli::{Cli, Command},
     commands::{self, Exit, Failure, Format, Output},
-    setback,
+    memory, setback,
 };
 
 fn main() -> ExitCode {
+    let dumps = memory::forbid_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     let is_daemon = matches!(cli.command, Command::Run);
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let mut output = Output::new(&mut stdout, &mut stderr, Format::from_flag(cli.json));
-    match dispatch(cli, &mut output) {
+    match dispatch(cli, dumps, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, message }) => {
             let _ = writeln!(io::stderr(), "knockd: {message}");
@@ -36,10 +37,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
+fn dispatch(cli: Cli, dumps: io::Result<()>, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = cli.config;
     match cli.command {
-        Command::Run => commands::run::run(&config),
+        Command::Run => commands::run::run(&config, dumps),
         Command::Doctor(_) => commands::doctor::run(&config, output),
         Command::Check(_) => commands::check::run(&config, output),
         Command::Client(command) => commands::client::run(&command, &config, output),

@@ -128,6 +128,8 @@ pub struct Located {
 pub fn load_located(path: &Path, environment: &Environment) -> Result<Located, Mistakes> {
     let mut mistakes = Vec::new();
     let located = try_load(path, environment, &mut mistakes);
+    // What reading keys has left there.
+    common::wipe_stack();
     sound(path, located, mistakes)
 }
 
