@@ -283,9 +283,7 @@ fn follow_clients(
     let shut = admission.revoke_what_is_not_allowed(&restricted, now);
     reloaded.grants_ended += before - admission.grants().owners().len();
     warn_of(reloaded, shut.map(|_| ()));
-    for client in removed {
-        admission.gate_mut().forget(*client);
-    }
+    admission.gate_mut().forget(&removed.iter().copied().collect());
     let with_tags: Vec<_> = added.iter().chain(changed).copied().collect();
     warn_of(reloaded, house.let_tags_in(admission, &with_tags));
 }

@@ -140,6 +140,13 @@ impl Telemetry {
                     error!(%client, %source, reason = failure.name(), event = "state-unwritten", "{failure}");
                 }
             }
+            Outcome::GaveWay { client, address } => {
+                let client = directory.name(*client);
+                info!(
+                    %client, source = %address, decision = "gave-way", event = "gave-way",
+                    "{client} at {address}: its grants there have given way to its newest, from {source} (grant.per-client)"
+                );
+            }
             Outcome::Drifting { client, drift } => {
                 let client = directory.name(*client);
                 let Drift { difference_ms: skew_ms, allowed_ms } = *drift;

@@ -118,6 +118,8 @@ impl Daemon {
                 }
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
+                    // Before the place of one that is gone is another's.
+                    self.clients.forget_who_is_gone(self.admission.gate().directory());
                     if let Err(error) = self.listener.keep_ways(self.reload.replies()) {
                         error!(event = "replies-failing", "replies can't be sent: {error}");
                     }
