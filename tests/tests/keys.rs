@@ -98,11 +98,6 @@ fn no_key_of_a_client_that_was_removed_is_in_the_daemons_memory() {
     assert!(found(&daemon, &gone).len() >= usize::from(REMOVED));
     write_private(&file("more.toml"), &entries(REMOVED + 1..REMOVED + 1 + ADDED));
     reloaded(1);
-    // A mistake in a file with keys: what its parser made of it is gone as well.
-    let broken = entries(0..REMOVED) + "not TOML";
-    write_private(&file("first.toml"), &broken);
-    daemon.reload();
-    daemon.tells(&["event=\"reload-refused\"", "first.toml"]);
     fs::remove_file(file("first.toml")).expect("remove a file");
     reloaded(2);
     assert_eq!(found(&daemon, &gone), Vec::<String>::new());

@@ -89,14 +89,12 @@ impl<'a> Report<'a> {
 
     /// The file's tables; `None` if it isn't TOML, which ends the reading of this file.
     ///
-    /// The first mistake is told, by its place and the parser's description, which is a fixed text. What the parser
-    /// makes of the text is borrowed from it: no copy of a key is left behind that isn't wiped.
+    /// The parser keeps a copy of the text in its error, to print the line at fault. It is dropped
+    /// here, unprinted: its descriptions are fixed texts, and only they and the place are used.
     pub(super) fn parse<'t>(&mut self, text: &'t str) -> Option<DeTable<'t>> {
-        // Not `parse`, whose error keeps a copy of all of the text to print the line at fault.
-        let (table, errors) = DeTable::parse_recoverable(text);
-        match errors.first() {
-            None => Some(table.into_inner()),
-            Some(error) => {
+        match DeTable::parse(text) {
+            Ok(table) => Some(table.into_inner()),
+            Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
                 self.add(
                     at,
