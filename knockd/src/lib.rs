@@ -14,6 +14,7 @@ pub mod control;
 pub mod counts;
 pub mod daemon;
 pub mod drops;
+pub mod escape;
 pub mod firewall;
 pub mod gate;
 pub mod house;

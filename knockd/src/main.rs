@@ -9,7 +9,7 @@ use clap::Parser as _;
 use knockd::{
     cli::{Cli, Command},
     commands::{self, Exit, Failure, Format, Output},
-    setback,
+    escape, setback,
 };
 
 fn main() -> ExitCode {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     match dispatch(cli, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, message }) => {
-            let _ = writeln!(io::stderr(), "knockd: {message}");
+            let _ = writeln!(io::stderr(), "knockd: {}", escape::lines(&message));
             if is_daemon {
                 setback::wait();
             }

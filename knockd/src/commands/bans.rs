@@ -89,9 +89,9 @@ fn length(text: &str) -> Result<Duration, String> {
 /// A [`Failure`] if it can't be banned, or no daemon runs.
 pub fn ban(config: &Path, args: &BanArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let request = Request::Ban {
-        source: args.address.to_string(),
+        source: args.address,
         for_ms: args.length.map(|length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX)),
-        reason: args.reason.to_string(),
+        reason: args.reason.clone(),
     };
     let Reply::Banned(banned) = ask(config, &request)? else { return Err(unexpected()) };
     if let Some(warning) = &banned.warning {
@@ -112,7 +112,7 @@ pub fn ban(config: &Path, args: &BanArgs, output: &mut Output<'_>) -> Result<(),
 /// A [`Failure`] if they can't be lifted, or no daemon runs.
 pub fn unban(config: &Path, args: &UnbanArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let source = match args.which {
-        Which::One(source) => Some(source.to_string()),
+        Which::One(source) => Some(source),
         Which::All => None,
     };
     let Reply::Unbanned(unbanned) = ask(config, &Request::Unban { source })? else {

@@ -1,6 +1,6 @@
 //! `knockd revoke`: ends live grants before their time.
 
-use std::{convert::Infallible, net::IpAddr, path::Path, str::FromStr};
+use std::{net::IpAddr, path::Path, str::FromStr};
 
 use clap::Args;
 use common::ServiceName;
@@ -9,7 +9,10 @@ use super::{
     Failure, Format, Output,
     ask::{ask, unexpected},
 };
-use crate::control::{Reply, Request, revoke::Revoke};
+use crate::{
+    control::{Reply, Request, revoke::Revoke},
+    gate::policy::{ClientName, InvalidClientName},
+};
 
 /// End the live grants of a client or an address
 ///
@@ -39,14 +42,17 @@ pub enum Whose {
     /// Those for an address.
     Address(IpAddr),
     /// Those of a client of this name.
-    Client(String),
+    Client(ClientName),
 }
 
 impl FromStr for Whose {
-    type Err = Infallible;
+    type Err = InvalidClientName;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(text.parse().map_or_else(|_| Self::Client(text.to_owned()), Self::Address))
+    fn from_str(text: &str) -> Result<Self, InvalidClientName> {
+        match text.parse() {
+            Ok(address) => Ok(Self::Address(address)),
+            Err(_) => text.parse().map(Self::Client),
+        }
     }
 }
 
@@ -56,11 +62,10 @@ impl FromStr for Whose {
 /// A [`Failure`] if there is no such client, or no daemon runs.
 pub fn run(config: &Path, args: &RevokeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let (client, address, whose) = match &args.whose {
-        Whose::Client(name) => (Some(name.clone()), None, name.clone()),
-        Whose::Address(address) => (None, Some(address.to_string()), address.to_string()),
+        Whose::Client(name) => (Some(name.clone()), None, name.to_string()),
+        Whose::Address(address) => (None, Some(*address), address.to_string()),
     };
-    let service = args.service.map(|service| service.to_string());
-    let request = Request::Revoke(Revoke { client, address, service, cut: args.cut });
+    let request = Request::Revoke(Revoke { client, address, service: args.service, cut: args.cut });
     let Reply::Revoked(revoked) = ask(config, &request)? else { return Err(unexpected()) };
     if let Some(warning) = &revoked.warning {
         output.note(format!("warning: {warning}"));

@@ -23,7 +23,7 @@ impl Effect {
     /// # Errors
     /// If the daemon refuses, or can't be asked: the files are changed then, and it doesn't go by them.
     pub(super) fn take(control: &Path, cut: Option<&ClientName>) -> Result<Self, Failure> {
-        let request = Request::Reload { cut: cut.map(ToString::to_string) };
+        let request = Request::Reload { cut: cut.cloned() };
         let not_in_force = |failure: Failure| {
             let message = format!(
                 "{failure}\nThe clients' files are as you wanted them; they take effect with `knockd reload`, when that is mended"

@@ -40,7 +40,7 @@ pub(super) fn run(config: &Path, args: &ShowArgs, output: &mut Output<'_>) -> Re
     let (client, origin) = entry.ok_or_else(|| unknown(&args.name))?;
     let entry =
         Listed::new(client, origin, skews(&located.config.control).get(client.name.as_str()));
-    let asked = ask(config, &Request::Client { name: args.name.to_string() });
+    let asked = ask(config, &Request::Client { name: args.name.clone() });
     let daemon = match asked {
         Ok(Reply::Client(state)) => Some(state),
         Ok(_) => None,
