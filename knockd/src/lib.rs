@@ -24,6 +24,7 @@ pub mod local;
 pub mod lost_counters;
 pub mod mend;
 pub mod metrics;
+pub mod plain;
 pub mod plan;
 pub mod reconcile;
 pub mod reload;

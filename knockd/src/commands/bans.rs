@@ -8,8 +8,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Exit, Failure, Format, Output,
+    Failure, Format, Output,
     ask::{self, ask, unexpected},
+    grants::state_failure,
     run::firewall_exit,
 };
 use crate::{
@@ -161,8 +162,7 @@ pub fn list(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
 fn without_a_daemon(config: &Path) -> Result<Vec<BanRow>, Failure> {
     let config = config::load(config)?;
     let path = config.state.join(banned::FILE_NAME);
-    let reasons = banned::reasons(&path)
-        .map_err(|error| Failure::new(Exit::NoPerm, format!("{error}; run it as root")))?;
+    let reasons = banned::reasons(&path).map_err(|error| state_failure(&error))?;
     let firewall_error = |error| Failure::new(firewall_exit(&error), error.to_string());
     let bans = Kernel::open().and_then(|mut kernel| kernel.bans()).map_err(firewall_error)?;
     let now = clock::now();

@@ -3,7 +3,10 @@
 use std::{
     borrow::Cow,
     io::{self, ErrorKind, Write},
+    os::fd::AsFd,
 };
+
+use nix::sys::stat::{SFlag, fstat};
 
 use serde::Serialize;
 
@@ -36,12 +39,26 @@ pub struct Output<'a> {
     answer: &'a mut dyn Write,
     notes: &'a mut dyn Write,
     format: Format,
+    /// The mode of the file that the answer goes to, if it is a file.
+    mode: Option<u32>,
 }
 
 impl<'a> Output<'a> {
     /// The answer goes to the first, notes to the second.
     pub fn new(answer: &'a mut dyn Write, notes: &'a mut dyn Write, format: Format) -> Self {
-        Self { answer, notes, format }
+        Self { answer, notes, format, mode: None }
+    }
+
+    /// The same for an answer that goes to a file of this mode, or (`None`) elsewhere.
+    #[must_use]
+    pub fn to_file(self, mode: Option<u32>) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// The mode of the file that the answer goes to, if it is a file.
+    #[must_use]
+    pub const fn mode(&self) -> Option<u32> {
+        self.mode
     }
 
     /// For whom the answer is.
@@ -81,6 +98,13 @@ impl<'a> Output<'a> {
         // There is nowhere left to report that stderr can't be written.
         let _ = writeln!(self.notes, "{}", escape::lines(note.as_ref()));
     }
+}
+
+/// The mode of the file that a descriptor leads to, if it is a plain file.
+#[must_use]
+pub fn file_mode(of: impl AsFd) -> Option<u32> {
+    let mode = fstat(of).ok()?.st_mode;
+    (mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits()).then_some(mode)
 }
 
 /// A document as JSON on one line.

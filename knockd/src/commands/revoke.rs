@@ -45,13 +45,33 @@ pub enum Whose {
     Client(ClientName),
 }
 
-impl FromStr for Whose {
-    type Err = InvalidClientName;
+/// A text that is neither a client's name nor an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidWhose {
+    /// It looks like an address, and is none.
+    #[error(
+        "it looks like an address and is none: write it as 192.0.2.7, without leading zeros, or 2001:db8::7, without '%'"
+    )]
+    Address,
+    /// No client can have that name.
+    #[error("{0}")]
+    Name(InvalidClientName),
+}
 
-    fn from_str(text: &str) -> Result<Self, InvalidClientName> {
+/// Four numbers with points between them, or anything with a colon.
+fn is_nearly_an_address(text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.contains(':') || (text.split('.').count() == 4 && text.split('.').all(is_number))
+}
+
+impl FromStr for Whose {
+    type Err = InvalidWhose;
+
+    fn from_str(text: &str) -> Result<Self, InvalidWhose> {
         match text.parse() {
             Ok(address) => Ok(Self::Address(address)),
-            Err(_) => text.parse().map(Self::Client),
+            Err(_) if is_nearly_an_address(text) => Err(InvalidWhose::Address),
+            Err(_) => text.parse().map(Self::Client).map_err(InvalidWhose::Name),
         }
     }
 }

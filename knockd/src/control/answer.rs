@@ -15,6 +15,7 @@ use crate::{
         clock::Now,
         grants::Door,
         policy::{ClientName, Port},
+        skews::Skew,
         source::Source,
     },
     house::ClockSteps,
@@ -145,8 +146,10 @@ impl<F: Firewall> Parts<'_, F> {
         if length.is_zero() || length > BAN_LIMIT {
             return Err(bad(&"a ban lasts for at least a millisecond and at most ten years"));
         }
-        let ban =
-            self.admission.ban(source, length, reason.clone(), now).map_err(|error| failed(&error))?;
+        let ban = self
+            .admission
+            .ban(source, length, reason.clone(), now)
+            .map_err(|error| failed(&error))?;
         self.to_end = Some(ToEnd::Of(source));
         Ok(Reply::Banned(Banned {
             source: source.to_string(),
@@ -177,11 +180,7 @@ impl<F: Firewall> Parts<'_, F> {
         let gate = self.admission.gate();
         let (skews, next) = gate.skews().page(from, SKEWS_AT_ONCE);
         let skews = skews
-            .map(|(client, skew)| SkewSeen {
-                client: gate.directory().name(client).to_owned(),
-                skew_ms: skew.difference_ms,
-                seen: rfc3339(skew.seen),
-            })
+            .map(|(client, skew)| SkewSeen::new(gate.directory().name(client), skew))
             .collect();
         Skews { skews, next }
     }
@@ -193,6 +192,13 @@ impl<F: Firewall> Parts<'_, F> {
         };
         let lifted = self.admission.unban(&sources, now).map_err(|error| failed(&error))?;
         Ok(Reply::Unbanned(Unbanned { changed: lifted > 0, lifted }))
+    }
+}
+
+impl SkewSeen {
+    pub(super) fn new(client: impl ToString, skew: Skew) -> Self {
+        let Skew { difference_ms, seen, .. } = skew;
+        Self { client: client.to_string(), skew_ms: difference_ms, seen: rfc3339(seen) }
     }
 }
 

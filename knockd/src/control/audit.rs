@@ -111,7 +111,10 @@ impl Audit {
 
     /// Tells that somebody has asked for the changed configuration.
     pub fn report_reload(Peer { uid, pid, .. }: Peer) {
-        info!(event = "reload-asked", uid, pid, "the changed configuration is asked for by the user {uid}");
+        info!(
+            event = "reload-asked",
+            uid, pid, "the changed configuration is asked for by the user {uid}"
+        );
     }
 
     /// Tells how many failed orders were not told one by one, if any.
@@ -134,7 +137,10 @@ impl Audit {
         let Refused { kind, message } = refused;
         match kind {
             RefusedKind::Failed => {
-                error!(event = "order-failed", uid, pid, "an order of the user {uid} failed: {message}");
+                error!(
+                    event = "order-failed",
+                    uid, pid, "an order of the user {uid} failed: {message}"
+                );
             }
             // A mistake of who asks is no fault here.
             RefusedKind::Request
@@ -142,7 +148,10 @@ impl Audit {
             | RefusedKind::Impossible
             | RefusedKind::NotAllowed
             | RefusedKind::Busy => {
-                warn!(event = "order-failed", uid, pid, "an order of the user {uid} is refused: {message}");
+                warn!(
+                    event = "order-failed",
+                    uid, pid, "an order of the user {uid} is refused: {message}"
+                );
             }
         }
     }

@@ -37,11 +37,7 @@ use self::{
 use crate::{
     counts::Counts,
     firewall::counters::RuleDrops,
-    gate::{
-        bans::BanReason,
-        policy::ClientName,
-        source::Source,
-    },
+    gate::{bans::BanReason, policy::ClientName, source::Source},
     telemetry::LastError,
 };
 

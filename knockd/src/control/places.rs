@@ -37,7 +37,8 @@ impl Places {
         let fits = if uid == 0 {
             own < OF_ROOT
         } else {
-            let others: usize = taken.iter().filter(|(uid, _)| **uid != 0).map(|(_, own)| own).sum();
+            let others: usize =
+                taken.iter().filter(|(uid, _)| **uid != 0).map(|(_, own)| own).sum();
             own < OF_ONE && others < OF_OTHERS
         };
         fits.then(|| {

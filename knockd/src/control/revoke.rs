@@ -6,7 +6,7 @@ use common::{ServiceName, UnicastAddress};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Refused, RefusedKind,
+    Refused, RefusedKind, SkewSeen,
     answer::{Parts, ToEnd, bad},
     text,
 };
@@ -62,6 +62,9 @@ pub struct ClientState {
     pub grants: Vec<LiveGrant>,
     /// How many more there are.
     pub more: usize,
+    /// How far its clock was off, if that was seen since the daemon started.
+    #[serde(default)]
+    pub skew: Option<SkewSeen>,
 }
 
 /// A live grant of a client.
@@ -110,7 +113,7 @@ impl<F: Firewall> Parts<'_, F> {
 
     pub(super) fn client(&self, name: &ClientName, now: Now) -> ClientState {
         let Some(client) = self.client_named(name) else {
-            return ClientState { known: false, grants: Vec::new(), more: 0 };
+            return ClientState { known: false, grants: Vec::new(), more: 0, skew: None };
         };
         let directory = self.admission.gate().directory();
         let live = self.admission.grants().owners();
@@ -125,7 +128,8 @@ impl<F: Firewall> Parts<'_, F> {
                 remaining_s: until.since(now.uptime).as_secs(),
             })
             .collect();
-        ClientState { known: true, grants, more: live.count() }
+        let skew = self.admission.gate().skews().of(client).map(|skew| SkewSeen::new(name, skew));
+        ClientState { known: true, grants, more: live.count(), skew }
     }
 
     /// The connections that go with these grants, also those of grants that are over.

@@ -207,7 +207,9 @@ async fn accept(
 fn turn_away(connection: &UnixStream) {
     let busy = Refused::new(
         RefusedKind::Busy,
-        format!("too many connections of one user at once, of which {OF_ONE} are served: try again"),
+        format!(
+            "too many connections of one user at once, of which {OF_ONE} are served: try again"
+        ),
     );
     if let Ok(mut text) = serde_json::to_string(&Reply::Refused(busy)) {
         text.push('\n');
