@@ -326,3 +326,37 @@ fn a_reader_who_may_not_connect_to_the_control_socket_asks_by_the_other_one() {
     assert_eq!(ban.status.code(), Some(77), "{ban:?}");
     assert!(String::from_utf8_lossy(&ban.stderr).contains("the group knockd"), "{ban:?}");
 }
+
+#[test]
+fn what_the_daemons_user_puts_into_its_folder_hangs_no_command_of_root() {
+    let world = World::new();
+    let (_echo, door, _device, daemon) = running(&world);
+    daemon.kill9();
+    let put = |name: &str, what: &str| {
+        let file = door.state().join(name);
+        fs::remove_file(&file).ok();
+        match what {
+            "a pipe" => nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).expect("a pipe"),
+            "a link" => std::os::unix::fs::symlink("/dev/zero", &file).expect("a link"),
+            _ => fs::File::create(&file).and_then(|it| it.set_len(1 << 42)).expect("a file"),
+        }
+    };
+    for what in ["a pipe", "a link", "larger than"] {
+        for (name, command) in [("grants", "grants"), ("bans", "bans")] {
+            put(name, what);
+            let said = door.run(&[command]).exits(65).stderr;
+            assert!(said.contains(what) && said.contains("state/"), "{said}");
+        }
+        put("lock", what);
+        door.run(&["firewall", "remove"]).success();
+        door.run(&["firewall", "install"]).success();
+    }
+    // Nothing is written through a link either, by a daemon that root runs.
+    let file = world.dir().join("precious");
+    fs::write(&file, "precious").expect("a file");
+    fs::remove_file(door.state().join("lock")).expect("remove it");
+    std::os::unix::fs::symlink(&file, door.state().join("lock")).expect("a link");
+    let mut refused = door.spawn();
+    assert_eq!(refused.exit_code(), Some(73), "{}", refused.log());
+    assert_eq!(fs::read_to_string(&file).expect("read it"), "precious");
+}
