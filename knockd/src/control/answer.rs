@@ -196,9 +196,9 @@ impl<F: Firewall> Parts<'_, F> {
 }
 
 impl SkewSeen {
-    pub(super) fn new(client: impl ToString, skew: Skew) -> Self {
+    pub(super) fn new(client: &str, skew: Skew) -> Self {
         let Skew { difference_ms, seen, .. } = skew;
-        Self { client: client.to_string(), skew_ms: difference_ms, seen: rfc3339(seen) }
+        Self { client: client.to_owned(), skew_ms: difference_ms, seen: rfc3339(seen) }
     }
 }
 

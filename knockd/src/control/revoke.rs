@@ -128,7 +128,8 @@ impl<F: Firewall> Parts<'_, F> {
                 remaining_s: until.since(now.uptime).as_secs(),
             })
             .collect();
-        let skew = self.admission.gate().skews().of(client).map(|skew| SkewSeen::new(name, skew));
+        let skew =
+            self.admission.gate().skews().of(client).map(|skew| SkewSeen::new(name.as_str(), skew));
         ClientState { known: true, grants, more: live.count(), skew }
     }
 
