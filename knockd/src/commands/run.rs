@@ -21,6 +21,7 @@ pub fn run(config: &Path) -> Result<(), Failure> {
     if let Err(failure) = &run {
         supervisor::cannot_start(&failure.message);
     }
+    telemetry::finish();
     run
 }
 
