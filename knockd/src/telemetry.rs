@@ -61,7 +61,7 @@ use copies::Copies;
 use errors::ErrorKeeper;
 use line::Line;
 use queue::Queue;
-use repeats::Told;
+use repeats::Bounded;
 use teller::Taker;
 
 /// What this process has to tell.
@@ -85,15 +85,16 @@ pub fn start() -> io::Result<()> {
     let queue = Arc::clone(QUEUE.get_or_init(Arc::default));
     let registry = tracing_subscriber::registry();
     let taker = if stderr_is_the_journal() {
-        let journal = journal::Journal(Arc::clone(&queue)).with_filter(Told(level));
+        let journal = Bounded::new(journal::Journal(Arc::clone(&queue)), level)
+            .with_filter(LevelFilter::from_level(level));
         registry.with(journal).with(ErrorKeeper.with_filter(LevelFilter::ERROR)).init();
         Taker::journal()?
     } else {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(lines::Lines(Arc::clone(&queue)))
             .with_ansi(false)
-            .with_target(false)
-            .with_filter(Told(level));
+            .with_target(false);
+        let lines = Bounded::new(lines, level).with_filter(LevelFilter::from_level(level));
         registry.with(lines).with(ErrorKeeper.with_filter(LevelFilter::ERROR)).init();
         Taker::stderr()?
     };
@@ -171,9 +172,10 @@ impl Telemetry {
     pub fn report(&mut self, outcome: &Outcome, source: IpAddr, directory: &Directory, now: Now) {
         let (line, beside) = Line::of(outcome, source);
         let is_copy = match outcome {
-            Outcome::Refused { refusal: Refusal { client: Some(_), reason }, packet: Some(mac) } => {
-                !self.everything && !self.copies.is_first(*mac, reason)
-            }
+            Outcome::Refused {
+                refusal: Refusal { client: Some(_), reason },
+                packet: Some(mac),
+            } => !self.everything && !self.copies.is_first(*mac, reason),
             _ => false,
         };
         self.tell(if is_copy { Line::copies(source) } else { line }, directory, now);
@@ -198,8 +200,7 @@ impl Telemetry {
 
     /// How long until [`Self::sum_up`] is due; `None` if nothing is held back.
     pub fn sums_up_in(&mut self, now: Uptime) -> Option<Duration> {
-        let repeats = repeats::hold_back()
-            .then(|| *self.repeats_since.get_or_insert(now) + PERIOD);
+        let repeats = repeats::hold_back().then(|| *self.repeats_since.get_or_insert(now) + PERIOD);
         let due = self.budgets.due().into_iter().chain(repeats).min();
         due.map(|due| due.since(now))
     }

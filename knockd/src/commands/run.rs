@@ -48,7 +48,7 @@ const fn exit(error: &StartError) -> Exit {
         StartError::Firewall(error) => firewall_exit(error),
         StartError::Control { .. } => Exit::CantCreat,
         StartError::Passed(_) => Exit::Config,
-        StartError::Listen(_) | StartError::Metrics(_) | StartError::System { .. } => Exit::OsErr,
+        StartError::Listen(_) | StartError::System { .. } => Exit::OsErr,
     }
 }
 

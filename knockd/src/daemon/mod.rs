@@ -168,6 +168,7 @@ impl Daemon {
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
             since: self.since,
+            metrics_failing: self.metrics.failing(),
             to_end: None,
         }
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Daemon, restored};
 use crate::{
@@ -65,9 +65,6 @@ pub enum StartError {
         /// What the kernel says.
         error: io::Error,
     },
-    /// The endpoint of the metrics.
-    #[error("the metrics' endpoint: {0} ([metrics] listen = \"…\")")]
-    Metrics(io::Error),
     /// Something else of the system's.
     #[error("{what}: {error}")]
     System {
@@ -162,7 +159,9 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
-        listener.keep_ways(policy.reply).map_err(system("replies (reply.enabled)"))?;
+        if let Err(error) = listener.keep_ways(policy.reply) {
+            error!(event = "replies-failing", "replies can't be sent (reply.enabled): {error}");
+        }
         if listener.dropped_before() > 0 {
             warn!(
                 event = "datagrams-lost",
@@ -175,13 +174,13 @@ impl Daemon {
             admission,
             listener,
             house,
-            clock: ClockWatch::start().map_err(system("a watch on the clock"))?,
+            clock: ClockWatch::start(),
             reload,
             control,
             telemetry,
             counts: Counts::default(),
             clients: AllClients::new(if metrics.listen.is_some() { metrics.per_client } else { 0 }),
-            metrics: Metrics::start(&metrics).map_err(StartError::Metrics)?,
+            metrics: Metrics::start(&metrics),
             since: now,
             supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })

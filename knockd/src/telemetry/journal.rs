@@ -129,7 +129,8 @@ mod tests {
             let end = bytes.iter().position(|byte| *byte == b'\n').unwrap();
             let (name, rest) = (&bytes[..end], &bytes[end + 1..]);
             let (length, rest) = rest.split_first_chunk::<8>().unwrap();
-            let (value, rest) = rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
+            let (value, rest) =
+                rest.split_at(usize::try_from(u64::from_le_bytes(*length)).unwrap());
             assert_eq!(rest[0], b'\n');
             bytes = &rest[1..];
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

@@ -4,7 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use tracing::{Level, debug, error, field::display, info, warn};
 
-use super::{budget::{Quota, Subject}, rfc3339, seconds};
+use super::{
+    budget::{Quota, Subject},
+    rfc3339, seconds,
+};
 use crate::{
     admission::{Failure, NoBan, Outcome},
     gate::{
@@ -222,8 +225,10 @@ impl Line {
                 "{most}{source}: can't be banned: {failure}"
             ),
             What::Copies => warn!(
-                copies = times, event = "summed-up",
-                "{} copies of packets that were told of, the last from {source}", times.unwrap_or(1)
+                copies = times,
+                event = "summed-up",
+                "{} copies of packets that were told of, the last from {source}",
+                times.unwrap_or(1)
             ),
         }
     }

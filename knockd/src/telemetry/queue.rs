@@ -147,10 +147,12 @@ mod tests {
     fn fill(queue: &Queue, level: Level) -> usize {
         let before = queue.untold();
         let text = "x".repeat(1024);
-        (0..).find(|_| {
-            queue.put(level, message(&text));
-            queue.untold() > before
-        }).unwrap()
+        (0..)
+            .find(|_| {
+                queue.put(level, message(&text));
+                queue.untold() > before
+            })
+            .unwrap()
     }
 
     fn told(queue: &Queue) -> String {
@@ -175,7 +177,7 @@ mod tests {
         let queue = Queue::default();
         let fitted = fill(&queue, Level::INFO);
         assert!(fitted > 1_000, "{fitted}");
-        queue.put(Level::INFO, message("one more"));
+        queue.put(Level::INFO, message(&"y".repeat(1024)));
         assert_eq!(queue.untold(), 2);
         let mut before = 0;
         while told(&queue) != "2 untold" {

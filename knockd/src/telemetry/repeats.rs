@@ -11,19 +11,17 @@ use std::{
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tracing::{
-    Event, Level, Metadata,
+    Event, Level, Subscriber,
     callsite::Identifier,
     field::{Field, Visit},
-    level_filters::LevelFilter,
-    subscriber::Interest,
 };
-use tracing_subscriber::layer::{Context, Filter};
+use tracing_subscriber::layer::{Context, Layer};
 
 /// Events of one place in the code: so many at once, and so many a minute.
 const AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 const PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Where events have budgets of their own.
-const BUDGETED: &str = concat!(module_path!(), "::line");
+const BUDGETED: &str = "knockd::telemetry::line";
 
 static RATES: LazyLock<DefaultKeyedRateLimiter<Identifier>> =
     LazyLock::new(|| RateLimiter::hashmap(Quota::per_minute(PER_MINUTE).allow_burst(AT_ONCE)));
@@ -44,32 +42,28 @@ fn held() -> MutexGuard<'static, Option<HashMap<Identifier, (String, u64)>>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets pass what is to be told: by its level, and within the bound of its place. At debug everything is told.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Told(pub(super) Level);
-
-impl Told {
-    fn is_bounded(self, metadata: &Metadata<'_>) -> bool {
-        self.0 < Level::DEBUG && metadata.module_path() != Some(BUDGETED)
-    }
+/// Has a layer told what is within the bound of its place. There are no spans that it would have to hear of.
+///
+/// No filter of `tracing_subscriber`'s: one that refuses a single event there spoils the next one.
+#[derive(Debug)]
+pub(super) struct Bounded<L> {
+    layer: L,
+    /// At debug everything is told.
+    level: Level,
 }
 
-impl<S> Filter<S> for Told {
-    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        *metadata.level() <= self.0
+impl<L> Bounded<L> {
+    /// Bounds what this layer is told at this level.
+    pub(super) const fn new(layer: L, level: Level) -> Self {
+        Self { layer, level }
     }
 
-    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if *metadata.level() <= self.0 { Interest::always() } else { Interest::never() }
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::from_level(self.0))
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+    fn may_pass(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
-        if !self.is_bounded(metadata) || RATES.check_key(&metadata.callsite()).is_ok() {
+        if self.level >= Level::DEBUG
+            || metadata.module_path() == Some(BUDGETED)
+            || RATES.check_key(&metadata.callsite()).is_ok()
+        {
             return true;
         }
         let mut held = held();
@@ -77,6 +71,14 @@ impl<S> Filter<S> for Told {
         let (_, times) = places.entry(metadata.callsite()).or_insert_with(|| (name(event), 0));
         *times += 1;
         false
+    }
+}
+
+impl<S: Subscriber, L: Layer<S>> Layer<S> for Bounded<L> {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if self.may_pass(event) {
+            self.layer.on_event(event, context);
+        }
     }
 }
 
@@ -101,17 +103,20 @@ fn name(event: &Event<'_>) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::{
-        super::{journal::Journal, queue::{Next, Queue}},
+        super::{
+            journal::Journal,
+            queue::{Next, Queue},
+        },
         *,
     };
 
     #[test]
     fn what_is_told_again_and_again_from_one_place_is_bounded_and_another_place_tells() {
         let queue = Arc::new(Queue::default());
-        let journal = Journal(Arc::clone(&queue)).with_filter(Told(Level::INFO));
+        let journal = Bounded::new(Journal(Arc::clone(&queue)), Level::INFO);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(journal), || {
             for _ in 0..1_000 {
                 tracing::error!(event = "again-and-again", "x");

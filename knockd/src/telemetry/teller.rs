@@ -71,6 +71,15 @@ impl Taker {
         }
         Ok(())
     }
+
+    /// Whether it is no use to try again: the message is too long, or nobody reads any more.
+    fn fails_for_good(&self, error: &io::Error) -> bool {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        match self {
+            Self::Journal(_) => errno == Some(Errno::EMSGSIZE),
+            Self::Lines(_) => matches!(errno, Some(Errno::EPIPE | Errno::EBADF | Errno::EINVAL)),
+        }
+    }
 }
 
 /// Begins to tell what is put into the queue.
@@ -98,15 +107,9 @@ pub(super) fn start(queue: &Arc<Queue>, mut taker: Taker) -> io::Result<()> {
 fn tell(message: &Message, taker: &mut Taker, queue: &Queue) {
     let mut done = 0;
     while let Err(error) = taker.take(message, &mut done) {
-        if is_for_good(&error) {
+        if taker.fails_for_good(&error) {
             return queue.give_up();
         }
         thread::sleep(AFTER_A_FAILURE);
     }
-}
-
-/// Whether it is no use to try again: the message is too long, or nobody reads any more.
-fn is_for_good(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EMSGSIZE | Errno::EPIPE | Errno::EBADF | Errno::EINVAL))
 }
