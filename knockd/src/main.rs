@@ -9,7 +9,7 @@ use clap::Parser as _;
 use knockd::{
     cli::{Cli, Command},
     commands::{self, Exit, Failure, Format, Output},
-    setback,
+    setback, telemetry,
 };
 
 fn main() -> ExitCode {
@@ -27,9 +27,12 @@ fn main() -> ExitCode {
     match dispatch(cli, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, message }) => {
-            let _ = writeln!(io::stderr(), "knockd: {message}");
+            let message = format!("knockd: {message}");
             if is_daemon {
+                telemetry::last_words(message);
                 setback::wait();
+            } else {
+                let _ = writeln!(io::stderr(), "{message}");
             }
             exit.into()
         }

@@ -19,11 +19,11 @@
 //! - No field holds a byte of a datagram, and no name that isn't in the configuration.
 
 use std::{
-    io,
+    io::{self, Write as _},
     net::IpAddr,
     os::unix::fs::MetadataExt as _,
     panic,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, mpsc},
     thread,
     time::Duration,
 };
@@ -107,6 +107,18 @@ pub fn start() -> io::Result<()> {
 pub fn finish() {
     if let Some(queue) = QUEUE.get() {
         queue.wait_until_empty(AT_THE_END);
+    }
+}
+
+/// Says on stderr why the daemon can't go on, and waits two seconds at most for whoever reads that.
+pub fn last_words(line: String) {
+    let (said, waits) = mpsc::channel();
+    let says = thread::Builder::new().spawn(move || {
+        let _ = writeln!(io::stderr(), "{line}");
+        let _ = said.send(());
+    });
+    if says.is_ok() {
+        let _ = waits.recv_timeout(AT_THE_END);
     }
 }
 

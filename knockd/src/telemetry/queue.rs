@@ -14,8 +14,8 @@ use std::{
 use common::Timestamp;
 use tracing::Level;
 
-/// Bytes that wait at most: some ten thousand events.
-const ROOM: usize = 4 << 20;
+/// Bytes that wait at most: some twenty thousand events.
+const ROOM: usize = 8 << 20;
 /// What a message takes beside its text.
 const OVERHEAD: usize = size_of::<Message>();
 
@@ -37,6 +37,15 @@ pub(super) enum Next {
     Untold(u64),
 }
 
+/// Whether there is anybody who takes what is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hearing {
+    /// There is, but not for this.
+    Somebody,
+    /// There is nobody any more.
+    Nobody,
+}
+
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -51,6 +60,9 @@ struct State {
     bytes: usize,
     /// Whether something was taken and isn't told yet.
     telling: bool,
+    /// Whether anybody waits for either: telling them is a system call.
+    idle: bool,
+    awaited: bool,
     /// Events that were dropped, and those of them that nobody was told of.
     untold: u64,
     unreported: u64,
@@ -69,8 +81,11 @@ impl Queue {
         }
         state.bytes = bytes;
         state.waiting.push_back(message);
+        let wakes = std::mem::take(&mut state.idle);
         drop(state);
-        self.filled.notify_one();
+        if wakes {
+            self.filled.notify_one();
+        }
     }
 
     /// Waits for the next thing to do. What was taken before is done with.
@@ -80,6 +95,7 @@ impl Queue {
         loop {
             // Told when there is room for it again.
             if state.unreported > 0 && state.bytes < ROOM / 2 {
+                state.telling = true;
                 return Next::Untold(std::mem::take(&mut state.unreported));
             }
             if let Some(message) = state.waiting.pop_front() {
@@ -87,14 +103,20 @@ impl Queue {
                 state.telling = true;
                 return Next::Tell(message);
             }
-            self.emptied.notify_all();
+            if std::mem::take(&mut state.awaited) {
+                self.emptied.notify_all();
+            }
+            state.idle = true;
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Counts what was taken as dropped: it can't be told.
-    pub(super) fn give_up(&self) {
-        self.lock().drop_one();
+    /// Counts what was taken as dropped: it can't be told. That it was not is told, if anybody can hear that.
+    pub(super) fn give_up(&self, hearing: Hearing) {
+        match hearing {
+            Hearing::Somebody => self.lock().drop_one(),
+            Hearing::Nobody => self.lock().untold += 1,
+        }
     }
 
     /// How many events were dropped.
@@ -111,6 +133,7 @@ impl Queue {
             if left.is_zero() {
                 return false;
             }
+            state.awaited = true;
             let waited = self.emptied.wait_timeout(state, left);
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }

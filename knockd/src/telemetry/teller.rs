@@ -18,7 +18,7 @@ use tracing::warn;
 
 use super::{
     journal,
-    queue::{Message, Next, Queue},
+    queue::{Hearing, Message, Next, Queue},
 };
 use crate::clock;
 
@@ -72,12 +72,14 @@ impl Taker {
         Ok(())
     }
 
-    /// Whether it is no use to try again: the message is too long, or nobody reads any more.
-    fn fails_for_good(&self, error: &io::Error) -> bool {
+    /// Who still hears something, if it is no use to try this again.
+    fn who_hears_after(&self, error: &io::Error) -> Option<Hearing> {
         let errno = error.raw_os_error().map(Errno::from_raw);
-        match self {
-            Self::Journal(_) => errno == Some(Errno::EMSGSIZE),
-            Self::Lines(_) => matches!(errno, Some(Errno::EPIPE | Errno::EBADF | Errno::EINVAL)),
+        match (self, errno) {
+            // The message is too long.
+            (Self::Journal(_), Some(Errno::EMSGSIZE)) => Some(Hearing::Somebody),
+            (Self::Lines(_), Some(Errno::EPIPE | Errno::EBADF)) => Some(Hearing::Nobody),
+            _ => None,
         }
     }
 }
@@ -107,8 +109,8 @@ pub(super) fn start(queue: &Arc<Queue>, mut taker: Taker) -> io::Result<()> {
 fn tell(message: &Message, taker: &mut Taker, queue: &Queue) {
     let mut done = 0;
     while let Err(error) = taker.take(message, &mut done) {
-        if taker.fails_for_good(&error) {
-            return queue.give_up();
+        if let Some(hearing) = taker.who_hears_after(&error) {
+            return queue.give_up(hearing);
         }
         thread::sleep(AFTER_A_FAILURE);
     }
