@@ -51,14 +51,17 @@ pub fn run(start: Start) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(system("the event loop"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut signals = Signals::watch().map_err(system("signals"))?;
         let daemon = Daemon::start(start)?;
         setback::is_over();
         let signal = daemon.serve(&mut signals).await;
         info!(event = "ending", "{signal}: ending; the table and its doors stay as they are");
         Ok(())
-    })
+    });
+    // What is still read or looked up for somebody isn't waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The daemon at work.
