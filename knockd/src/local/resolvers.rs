@@ -50,14 +50,14 @@ pub(super) fn read_all(paths: &'static [&'static str]) -> io::Result<Vec<IpAddr>
 
 /// The resolvers in a file; none if it isn't there.
 fn read(path: &Path) -> io::Result<Vec<IpAddr>> {
-    let text = || {
+    let bytes = || -> io::Result<Vec<u8>> {
         // A pipe in its place, which nobody writes to, is empty.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let mut bytes = Vec::new();
         file.take(LENGTH_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    match text() {
+    match bytes() {
         Ok(bytes) => Ok(named_in(&String::from_utf8_lossy(&bytes)).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
