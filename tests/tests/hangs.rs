@@ -19,6 +19,7 @@ use e2e::fleet::{Fleet, Pair, held, settings};
 use e2e::flood::Flood;
 use e2e::process::Process;
 use e2e::table::elements;
+use e2e::until::DEADLINE;
 use e2e::{Door, Echo, Settings, World, binaries, until};
 use nix::sys::signal::Signal;
 
@@ -84,7 +85,7 @@ impl Journald {
     /// Reads until there is an entry with all of these fields; returns all that came until then.
     #[track_caller]
     fn reads_until(&self, last: &[&str]) -> Vec<String> {
-        self.0.set_read_timeout(Some(e2e::until::DEADLINE)).expect("set");
+        self.0.set_read_timeout(Some(DEADLINE)).expect("set");
         let mut entries = Vec::new();
         let mut bytes = vec![0; 256 * 1024];
         loop {
@@ -249,7 +250,7 @@ fn a_manager_that_does_not_read_what_it_is_told_delays_no_start_and_no_knock() {
     all_get_in(&door, &mut fleet);
 
     // It hears that the daemon is ready, now that it reads.
-    manager.set_read_timeout(Some(e2e::until::DEADLINE)).expect("set");
+    manager.set_read_timeout(Some(DEADLINE)).expect("set");
     let mut heard = String::new();
     let mut bytes = [0; 4096];
     while !heard.contains("READY=1") {

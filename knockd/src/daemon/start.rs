@@ -106,7 +106,7 @@ impl Daemon {
         let folder = StateFolder::open(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
-            boot: BootId::current().map_err(system("/proc/sys/kernel/random/boot_id"))?,
+            boot: boot().map_err(system("random bytes"))?,
             daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
         };
         let mender = mender(&config, &path)?;
@@ -143,10 +143,10 @@ impl Daemon {
         house.let_all_tags_in(&mut admission)?;
 
         let control = match passed.control {
-            Some(socket) => Control::adopt(socket),
-            None => Control::listen(&control),
-        }
-        .map_err(|error| StartError::Control { path: control, error })?;
+            Some(socket) => Control::adopt(socket)
+                .map_err(|error| StartError::Control { path: control, error })?,
+            None => Control::listen_when_possible(&control),
+        };
         let mut listener = match passed.udp {
             sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
             sockets => Listener::adopt(sockets, listen.addresses())?,
@@ -184,6 +184,21 @@ impl Daemon {
             since: now,
             supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })
+    }
+}
+
+/// The boot that this is. Where that can't be told, one of a name of its own: what an earlier run left is then from
+/// before a reboot, as far as anybody knows.
+fn boot() -> io::Result<BootId> {
+    match BootId::current() {
+        Ok(boot) => Ok(boot),
+        Err(error) => {
+            error!(
+                event = "boot-unknown",
+                "/proc/sys/kernel/random/boot_id: {error}; each start counts as one after a reboot (KNOCKD_BOOT_ID)"
+            );
+            random().map(BootId::from_bytes)
+        }
     }
 }
 
