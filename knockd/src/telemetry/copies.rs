@@ -38,3 +38,36 @@ impl Copies {
         is_first
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::decision::{StaleBound, Staleness};
+
+    fn mac(number: usize) -> Mac {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        Mac::from_bytes(bytes)
+    }
+
+    #[test]
+    fn a_packet_is_news_once_whatever_its_copies_are_refused_for_and_hides_nothing_else() {
+        let stale = Reason::Stale(Staleness { difference_ms: -9, bound: StaleBound::Skew });
+        let mut copies = Copies::default();
+        assert!(copies.is_first(mac(1), &Reason::Replayed));
+        assert!(!copies.is_first(mac(1), &Reason::Replayed));
+        assert!(!copies.is_first(mac(1), &stale));
+        assert!(copies.is_first(mac(1), &Reason::ServiceNotAllowed(None)));
+        assert!(!copies.is_first(mac(1), &Reason::ServiceNotAllowed(None)));
+        assert!(copies.is_first(mac(2), &stale));
+    }
+
+    #[test]
+    fn of_more_packets_than_are_remembered_the_oldest_is_forgotten() {
+        let mut copies = Copies::default();
+        assert!((0..=PACKETS).all(|number| copies.is_first(mac(number), &Reason::Replayed)));
+        assert_eq!((copies.told.len(), copies.order.len()), (PACKETS, PACKETS));
+        assert!(!copies.is_first(mac(1), &Reason::Replayed));
+        assert!(copies.is_first(mac(0), &Reason::Replayed));
+    }
+}
