@@ -48,13 +48,11 @@ mod errors;
 mod journal;
 mod line;
 mod lines;
-mod orders;
 mod queue;
 mod repeats;
 mod teller;
 
 pub use errors::{LastError, errors};
-pub use orders::report_order;
 
 use budget::{Budgets, Held, PERIOD};
 use copies::Copies;

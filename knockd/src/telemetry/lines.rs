@@ -6,7 +6,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::queue::{Message, Queue};
-use crate::clock;
+use crate::{clock, escape::LogLine};
 
 /// Takes a line at a time.
 pub(super) struct Lines(pub(super) Arc<Queue>);
@@ -18,14 +18,14 @@ pub(super) struct Line<'q> {
 }
 
 impl<'q> MakeWriter<'q> for Lines {
-    type Writer = Line<'q>;
+    type Writer = LogLine<Line<'q>>;
 
-    fn make_writer(&'q self) -> Line<'q> {
-        Line { queue: &self.0, level: Level::INFO }
+    fn make_writer(&'q self) -> Self::Writer {
+        LogLine(Line { queue: &self.0, level: Level::INFO })
     }
 
-    fn make_writer_for(&'q self, event: &Metadata<'_>) -> Line<'q> {
-        Line { queue: &self.0, level: *event.level() }
+    fn make_writer_for(&'q self, event: &Metadata<'_>) -> Self::Writer {
+        LogLine(Line { queue: &self.0, level: *event.level() })
     }
 }
 

@@ -21,7 +21,7 @@ use tracing_subscriber::layer::{Context, Layer};
 const AT_ONCE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 const PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Where events have budgets of their own.
-const BUDGETED: &str = "knockd::telemetry::line";
+const BUDGETED: [&str; 2] = ["knockd::telemetry::line", "knockd::control::audit"];
 
 static RATES: LazyLock<DefaultKeyedRateLimiter<Identifier>> =
     LazyLock::new(|| RateLimiter::hashmap(Quota::per_minute(PER_MINUTE).allow_burst(AT_ONCE)));
@@ -61,7 +61,7 @@ impl<L> Bounded<L> {
     fn may_pass(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
         if self.level >= Level::DEBUG
-            || metadata.module_path() == Some(BUDGETED)
+            || metadata.module_path().is_some_and(|module| BUDGETED.contains(&module))
             || RATES.check_key(&metadata.callsite()).is_ok()
         {
             return true;
