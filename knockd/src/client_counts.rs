@@ -60,7 +60,7 @@ impl AllClients {
             }
             Outcome::Closed { client, .. } => self.of(*client, directory).closed += 1,
             Outcome::Failed { client, .. } => self.of(*client, directory).refused += 1,
-            Outcome::Refused(refusal) => {
+            Outcome::Refused { refusal, .. } => {
                 if let Some(client) = refusal.client {
                     self.of(client, directory).refused += 1;
                 }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn refused(client: Option<ClientId>) -> Outcome {
-        Outcome::Refused(Refusal { client, reason: Reason::Replayed })
+        Outcome::Refused { refusal: Refusal { client, reason: Reason::Replayed }, packet: None }
     }
 
     #[test]

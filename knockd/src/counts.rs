@@ -39,7 +39,7 @@ impl Counts {
         match outcome {
             Outcome::Granted { .. } => self.granted += 1,
             Outcome::Closed { .. } => self.closed += 1,
-            Outcome::Refused(refusal) => self.refuse(refusal.reason.name()),
+            Outcome::Refused { refusal, .. } => self.refuse(refusal.reason.name()),
             Outcome::Failed { failure, .. } => self.refuse(failure.name()),
             Outcome::Banned { .. } => self.banned += 1,
             Outcome::NotBanned(_) => self.not_banned += 1,

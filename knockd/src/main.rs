@@ -9,7 +9,7 @@ use clap::Parser as _;
 use knockd::{
     cli::{Cli, Command},
     commands::{self, Exit, Failure, Format, Output, file_mode},
-    escape, memory, setback,
+    escape, memory, setback, telemetry,
 };
 
 fn main() -> ExitCode {
@@ -30,9 +30,12 @@ fn main() -> ExitCode {
     match dispatch(cli, dumps, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, message }) => {
-            let _ = writeln!(io::stderr(), "knockd: {}", escape::lines(&message));
+            let message = format!("knockd: {}", escape::lines(&message));
             if is_daemon {
+                telemetry::last_words(message);
                 setback::wait();
+            } else {
+                let _ = writeln!(io::stderr(), "{message}");
             }
             exit.into()
         }

@@ -1,10 +1,12 @@
 //! What the service manager is told, by the protocol of sd_notify(3): that the daemon listens, reloads or ends, how
 //! it is in one line, and, at regular times, that the loop that receives packets goes round.
 //!
-//! Without a manager that asks for it (NOTIFY_SOCKET, WATCHDOG_USEC) nothing is told, and nothing wakes.
+//! Without a manager that asks for it (NOTIFY_SOCKET, WATCHDOG_USEC) nothing is told, and nothing wakes. One that asks
+//! and doesn't read is not waited for.
+
+mod notify;
 
 use std::{
-    env,
     future::pending,
     io,
     os::fd::OwnedFd,
@@ -16,18 +18,21 @@ use nix::{
     unistd::read,
 };
 use sd_notify::NotifyState;
-use tokio::io::unix::AsyncFd;
-use tracing::error;
+use tokio::{io::unix::AsyncFd, time::sleep};
+
+use self::notify::Notifier;
 
 /// The line is sent at most this often.
 const BETWEEN_STATUSES: Duration = Duration::from_secs(2);
+/// How long until what the manager did not take is sent again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The service manager, as the daemon sees it.
 pub struct Supervisor {
     /// Runs out every half of the time after which the manager takes the daemon for stuck; `None` if it doesn't.
     timer: Option<AsyncFd<OwnedFd>>,
-    /// `None` where nobody listens.
-    status: Option<Status>,
+    notifier: Notifier,
+    status: Status,
 }
 
 /// The line that says how the daemon is.
@@ -60,12 +65,19 @@ impl Supervisor {
     /// If the kernel gives no timer.
     pub fn of_environment() -> io::Result<Self> {
         let timer = sd_notify::watchdog_enabled().map(|limit| every(limit / 2)).transpose()?;
-        Ok(Self { timer, status: env::var_os("NOTIFY_SOCKET").map(|_| Status::default()) })
+        Ok(Self { timer, notifier: Notifier::of_environment(), status: Status::default() })
     }
 
-    /// Waits until it is time to say that the loop goes round; for ever if nobody asks. Nothing is lost if it is
-    /// dropped.
+    /// Waits until it is time to say that the loop goes round ([`Self::is_alive`]); for ever if nobody asks. Nothing is
+    /// lost if it is dropped.
     pub async fn due(&self) {
+        tokio::select! {
+            () = sleep(AGAIN_AFTER), if self.notifier.owes() => {}
+            () = self.ran_out() => {}
+        }
+    }
+
+    async fn ran_out(&self) {
         let Some(timer) = &self.timer else { return pending().await };
         loop {
             let Ok(mut ready) = timer.readable().await else { return pending().await };
@@ -78,34 +90,36 @@ impl Supervisor {
     }
 
     /// The loop goes round.
-    pub fn is_alive(&self) {
-        tell(&[NotifyState::Watchdog]);
+    pub fn is_alive(&mut self) {
+        self.notifier.tell_now(&NotifyState::Watchdog);
     }
 
     /// The daemon listens, or has done what it was reloaded for.
-    pub fn is_ready(&self) {
-        tell(&[NotifyState::Ready]);
+    pub fn is_ready(&mut self) {
+        self.notifier.tell(&[NotifyState::Ready]);
     }
 
     /// A reload has begun; [`Self::is_ready`] ends it.
-    pub fn reloads(&self) {
+    pub fn reloads(&mut self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(since) => tell(&[NotifyState::Reloading, since]),
-            Err(_) => tell(&[NotifyState::Reloading]),
+            Ok(since) => self.notifier.tell(&[NotifyState::Reloading, since]),
+            Err(_) => self.notifier.tell(&[NotifyState::Reloading]),
         }
     }
 
     /// The daemon ends.
-    pub fn ends(&self) {
-        tell(&[NotifyState::Stopping]);
+    pub fn ends(&mut self) {
+        self.notifier.tell(&[NotifyState::Stopping]);
     }
 
     /// How the daemon is. Told if it is another line than before, and every two seconds at most: what is dropped
     /// for that, a later call tells.
     pub fn status(&mut self, line: impl FnOnce() -> String) {
-        let due = self.status.as_mut().and_then(|status| status.due(line, Instant::now()));
-        if let Some(line) = due {
-            tell(&[NotifyState::Status(line)]);
+        if !self.notifier.is_heard() {
+            return;
+        }
+        if let Some(line) = self.status.due(line, Instant::now()) {
+            self.notifier.tell(&[NotifyState::Status(line)]);
         }
     }
 }
@@ -113,16 +127,7 @@ impl Supervisor {
 /// Why the daemon can't start, for `systemctl status`: its first line.
 pub fn cannot_start(why: &str) {
     let line = why.lines().next().unwrap_or_default();
-    tell(&[NotifyState::Status(&format!("can't start: {line}"))]);
-}
-
-fn tell(what: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(what) {
-        error!(
-            event = "manager-untold",
-            "the service manager can't be told how the daemon is: {error}"
-        );
-    }
+    Notifier::of_environment().tell(&[NotifyState::Status(&format!("can't start: {line}"))]);
 }
 
 /// A timer of the kernel's: one wakeup each time, where the runtime's own would make three.
@@ -147,7 +152,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let timer = Some(every(Duration::from_millis(5)).unwrap());
-            let supervisor = Supervisor { timer, status: None };
+            let supervisor =
+                Supervisor { timer, notifier: Notifier::default(), status: Status::default() };
             let begin = Instant::now();
             for _ in 0..3 {
                 supervisor.due().await;

@@ -7,44 +7,72 @@
 //! to stderr. `KNOCKD_LOG` (error, warn, info, debug) says how much is told; info unless given.
 //!
 //! # Security considerations
+//! - Telling waits for nobody: an event is put into a bounded `queue`, from which a thread of its own (`teller`) tells
+//!   it. What doesn't fit is counted, and told later. A journald that is stuck, stopped or not there stops nothing,
+//!   and no start.
 //! - What strangers send is told at debug only, so that nobody without a key can fill a disk with lines.
-//! - Refusals of authentic packets, which a copy can cause, are told one by one up to
-//!   100 a second, and beyond that summed up. Grants are always told.
-//! - Bans, which forged packets can cause, are told up to 10 a second, and that there can be no more of them
-//!   once a minute; the rest is summed up.
+//! - What becomes of a client's packets is told within a `budget` for each client and reason: the first at once, then
+//!   one line a minute. `copies` of a packet that was told of have no line each, whoever sends them how fast. What
+//!   is held back is counted, and told with the client's name.
+//! - All other events are bounded for each place in the code that tells them (`repeats`).
+//! - At debug, everything is told, one by one.
 //! - No field holds a byte of a datagram, and no name that isn't in the configuration.
 
-use std::{io, net::IpAddr, num::NonZeroU32, os::unix::fs::MetadataExt as _};
+use std::{
+    io::{self, Write as _},
+    net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    panic,
+    sync::{Arc, OnceLock, mpsc},
+    thread,
+    time::Duration,
+};
 
 use common::Timestamp;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tracing::{Level, debug, error, field::display, info, level_filters::LevelFilter, warn};
+use tracing::{Level, error, level_filters::LevelFilter, warn};
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::{
-    admission::{Failure, NoBan, Outcome},
-    escape::LogLine,
+    admission::Outcome,
     gate::{
-        bans::NotBanned,
-        clock::Now,
-        decision::{Reason, Refusal},
-        directory::{Directory, ServiceId},
-        skews::Drift,
-        source::Source,
+        clock::{Now, Uptime},
+        decision::Refusal,
+        directory::Directory,
     },
 };
 
+mod budget;
 pub mod catalogue;
+mod copies;
 mod errors;
+mod journal;
+mod line;
+mod lines;
+mod queue;
+mod repeats;
+mod teller;
 
 pub use errors::{LastError, errors};
 
+use budget::{Budgets, Held, PERIOD};
+use copies::Copies;
 use errors::ErrorKeeper;
+use line::Line;
+use queue::Queue;
+use repeats::Bounded;
+use teller::Taker;
 
-/// Sends events to the journal when systemd runs this process, and to stderr otherwise.
+/// What this process has to tell.
+static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+
+/// How long an end waits until what is left is told.
+const AT_THE_END: Duration = Duration::from_secs(2);
+
+/// Tells events to the journal when systemd runs this process, and on stderr otherwise, from here on. Neither needs
+/// anybody who takes them.
 ///
 /// # Errors
-/// A value of `KNOCKD_LOG` that is no level, or a journal that can't be reached.
+/// A value of `KNOCKD_LOG` that is no level, or no thread or descriptor is left.
 pub fn start() -> io::Result<()> {
     let level = match std::env::var("KNOCKD_LOG") {
         Ok(level) => level.parse::<Level>().map_err(|_| {
@@ -52,29 +80,63 @@ pub fn start() -> io::Result<()> {
         })?,
         Err(_) => Level::INFO,
     };
-    let level = LevelFilter::from_level(level);
+    let queue = Arc::clone(QUEUE.get_or_init(Arc::default));
     let registry = tracing_subscriber::registry();
-    if stderr_is_the_journal() {
-        let journal = tracing_journald::layer()?
-            .with_field_prefix(Some("KNOCKD".to_owned()))
-            .with_syslog_identifier("knockd".to_owned());
-        registry
-            .with(journal.with_filter(level))
-            .with(ErrorKeeper.with_filter(LevelFilter::ERROR))
-            .init();
+    let taker = if stderr_is_the_journal() {
+        let journal = Bounded::new(journal::Journal(Arc::clone(&queue)), level)
+            .with_filter(LevelFilter::from_level(level));
+        registry.with(journal).with(ErrorKeeper.with_filter(LevelFilter::ERROR)).init();
+        Taker::journal()?
     } else {
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(|| LogLine(io::stderr()))
+            .with_writer(lines::Lines(Arc::clone(&queue)))
             .with_ansi(false)
-            // A line that can't be written is no reason to end: the daemon would, telling that.
-            .log_internal_errors(false)
             .with_target(false);
-        registry
-            .with(lines.with_filter(level))
-            .with(ErrorKeeper.with_filter(LevelFilter::ERROR))
-            .init();
-    }
+        let lines = Bounded::new(lines, level).with_filter(LevelFilter::from_level(level));
+        registry.with(lines).with(ErrorKeeper.with_filter(LevelFilter::ERROR)).init();
+        Taker::stderr()?
+    };
+    teller::start(&queue, taker)?;
+    tell_of_panics();
     Ok(())
+}
+
+/// Waits until everything is told, for two seconds at most: before this process ends.
+pub fn finish() {
+    if let Some(queue) = QUEUE.get() {
+        queue.wait_until_empty(AT_THE_END);
+    }
+}
+
+/// Says on stderr why the daemon can't go on, and waits two seconds at most for whoever reads that.
+pub fn last_words(line: String) {
+    let (said, waits) = mpsc::channel();
+    let says = thread::Builder::new().spawn(move || {
+        let _ = writeln!(io::stderr(), "{line}");
+        let _ = said.send(());
+    });
+    if says.is_ok() {
+        let _ = waits.recv_timeout(AT_THE_END);
+    }
+}
+
+/// How many events were not told in this process, because whoever takes them did not.
+#[must_use]
+pub fn untold() -> u64 {
+    QUEUE.get().map_or(0, |queue| queue.untold())
+}
+
+/// Has a panic told like everything else before it ends this process.
+fn tell_of_panics() {
+    let otherwise = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        // Who tells can't tell of himself.
+        if thread::current().name() == Some(teller::NAME) {
+            return otherwise(panic);
+        }
+        error!(event = "panicked", "a mistake in this program: {panic}");
+        finish();
+    }));
 }
 
 /// Whether stderr is connected to the journal: systemd.exec(5), `$JOURNAL_STREAM`.
@@ -85,38 +147,32 @@ pub fn stderr_is_the_journal() -> bool {
         .is_ok_and(|stderr| stream == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
-/// Lines a second that tell refusals of authentic packets: whoever captured one can send copies of it at
-/// line rate.
-const REFUSALS_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// Lines at once that tell what was held back: of warnings first.
+const SUMMARIES: usize = 200;
 
-/// Lines a second that tell bans.
-const BANS_PER_SECOND: NonZeroU32 = NonZeroU32::new(10).unwrap();
-/// Lines a minute that tell that a source could not be banned.
-const NO_BANS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(1).unwrap();
-
-/// Tells what happens, within a bound.
+/// Tells what becomes of datagrams, within bounds.
 pub struct Telemetry {
-    refusals: DefaultDirectRateLimiter,
-    bans: DefaultDirectRateLimiter,
-    no_bans: DefaultDirectRateLimiter,
-    held_back: HeldBack,
+    /// Whether everything is told, as at debug.
+    everything: bool,
+    budgets: Budgets<Named>,
+    copies: Copies,
+    /// Since when something is held back of what is told from elsewhere.
+    repeats_since: Option<Uptime>,
 }
 
-/// How many events were not told one by one.
-#[derive(Clone, Copy, Default)]
-struct HeldBack {
-    refusals: u64,
-    bans: u64,
-    no_bans: u64,
+/// A line that was held back, with its client's name as it was then.
+struct Named {
+    line: Line,
+    name: Box<str>,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
         Self {
-            refusals: RateLimiter::direct(Quota::per_second(REFUSALS_PER_SECOND)),
-            bans: RateLimiter::direct(Quota::per_second(BANS_PER_SECOND)),
-            no_bans: RateLimiter::direct(Quota::per_minute(NO_BANS_PER_MINUTE)),
-            held_back: HeldBack::default(),
+            everything: LevelFilter::current() >= LevelFilter::DEBUG,
+            budgets: Budgets::default(),
+            copies: Copies::default(),
+            repeats_since: None,
         }
     }
 }
@@ -124,147 +180,74 @@ impl Default for Telemetry {
 impl Telemetry {
     /// Tells how a datagram was dealt with.
     pub fn report(&mut self, outcome: &Outcome, source: IpAddr, directory: &Directory, now: Now) {
-        match outcome {
-            Outcome::Granted { client, services, until } => {
-                let (client, service) = (directory.name(*client), names(services, directory));
-                let expires = rfc3339(now.utc_of(*until));
-                info!(
-                    %client, %source, %service, decision = "granted", %expires, event = "granted",
-                    "{client} at {source}: {service} open until {expires}"
-                );
-            }
-            Outcome::Closed { client, services, warning } => {
-                let (client, service) = (directory.name(*client), names(services, directory));
-                info!(%client, %source, %service, decision = "closed", event = "closed", "{client} at {source}: {service} closed");
-                if let Some(failure) = warning {
-                    error!(%client, %source, reason = failure.name(), event = "state-unwritten", "{failure}");
-                }
-            }
-            Outcome::GaveWay { client, address } => {
-                let client = directory.name(*client);
-                info!(
-                    %client, source = %address, decision = "gave-way", event = "gave-way",
-                    "{client} at {address}: its grants there have given way to its newest, from {source} (grant.per-client)"
-                );
-            }
-            Outcome::Drifting { client, drift } => {
-                let client = directory.name(*client);
-                let Drift { difference_ms: skew_ms, allowed_ms } = *drift;
-                warn!(
-                    %client, %source, skew_ms, event = "clock-drifts",
-                    "{client}: its clock is {} s off, and beyond {} s nothing of it is accepted: set its clock (clock-skew)",
-                    seconds(skew_ms), allowed_ms / 1000
-                );
-            }
-            Outcome::Refused(Refusal { client: None, reason }) => {
-                debug!(%source, decision = "refused", reason = reason.name(), event = "refused", "{source}: refused: {reason}");
-            }
-            Outcome::Refused(Refusal { client: Some(client), reason }) if self.may_tell() => {
-                let client = directory.name(*client);
-                let service = reason.service().map(display);
-                // What a key holder asks for and may not have is somebody's mistake, or worse.
-                match reason {
-                    Reason::ServiceNotAllowed(_) => warn!(
-                        %client, %source, service, decision = "refused", reason = reason.name(), event = "refused",
-                        "{client} at {source}: refused: {reason}"
-                    ),
-                    _ => info!(
-                        %client, %source, service, decision = "refused", reason = reason.name(), event = "refused",
-                        "{client} at {source}: refused: {reason}"
-                    ),
-                }
-            }
-            Outcome::Banned { source, until, warning } => {
-                if self.bans.check().is_ok() {
-                    let expires = rfc3339(now.utc_of(*until));
-                    warn!(%source, decision = "banned", %expires, by = "failures", event = "banned", "{source}: banned until {expires}");
-                } else {
-                    self.held_back.bans += 1;
-                }
-                self.warn_of(*source, warning.as_ref());
-            }
-            Outcome::NotBanned(NoBan::Spared(NotBanned::Own(_) | NotBanned::Never(_))) => {
-                debug!(%source, event = "not-banned", "{source}: fails too often, and is never banned");
-            }
-            Outcome::NotBanned(NoBan::Spared(why @ NotBanned::Full)) => {
-                if self.no_bans.check().is_ok() {
-                    warn!(%source, event = "not-banned", "{source}: fails too often, and isn't banned: {why}");
-                } else {
-                    self.held_back.no_bans += 1;
-                }
-            }
-            Outcome::NotBanned(NoBan::Failed(failure)) => {
-                if self.no_bans.check().is_ok() {
-                    error!(%source, reason = failure.name(), event = "not-banned", "{source}: can't be banned: {failure}");
-                } else {
-                    self.held_back.no_bans += 1;
-                }
-            }
-            Outcome::BanLifted { source, warning } => {
-                info!(%source, decision = "ban-lifted", by = "knock", event = "ban-lifted", "{source}: a valid knock has lifted its ban");
-                self.warn_of(*source, warning.as_ref());
-            }
-            Outcome::Failed { client, services, failure } if self.may_tell() => {
-                let (client, service) = (directory.name(*client), names(services, directory));
-                error!(
-                    %client, %source, %service, decision = "refused", reason = failure.name(), event = "refused",
-                    "{client} at {source}: refused: {failure}"
-                );
-            }
-            Outcome::Refused(_) | Outcome::Failed { .. } => self.held_back.refusals += 1,
+        let (line, beside) = Line::of(outcome, source);
+        let is_copy = match outcome {
+            Outcome::Refused {
+                refusal: Refusal { client: Some(_), reason },
+                packet: Some(mac),
+            } => !self.everything && !self.copies.is_first(*mac, reason),
+            _ => false,
+        };
+        self.tell(if is_copy { Line::copies(source) } else { line }, directory, now);
+        if let Some(beside) = beside {
+            self.tell(beside, directory, now);
         }
     }
 
-    /// Whether there are events that were not told one by one, and not summed up yet.
-    #[must_use]
-    pub const fn holds_back(&self) -> bool {
-        let HeldBack { refusals, bans, no_bans } = self.held_back;
-        refusals > 0 || bans > 0 || no_bans > 0
+    fn tell(&mut self, line: Line, directory: &Directory, now: Now) {
+        let name = line.subject().client.map_or("", |client| directory.name(client));
+        if self.everything || line.level() > Level::INFO {
+            return line.tell(name, directory, None, now);
+        }
+        let (subject, uptime) = (line.subject(), now.uptime);
+        if self.budgets.spend(subject, line.quota(), uptime) {
+            line.tell(name, directory, None, now);
+        } else {
+            let name = name.into();
+            self.budgets.hold(subject, Named { line, name }, uptime);
+        }
     }
 
-    /// Tells how many events were not told one by one, if any.
-    pub fn sum_up(&mut self) {
-        let HeldBack { refusals, bans, no_bans } = std::mem::take(&mut self.held_back);
-        if refusals > 0 {
+    /// How long until [`Self::sum_up`] is due; `None` if nothing is held back.
+    pub fn sums_up_in(&mut self, now: Uptime) -> Option<Duration> {
+        let repeats = repeats::hold_back().then(|| *self.repeats_since.get_or_insert(now) + PERIOD);
+        let due = self.budgets.due().into_iter().chain(repeats).min();
+        due.map(|due| due.since(now))
+    }
+
+    /// Tells what was held back and whose minute is over.
+    pub fn sum_up(&mut self, directory: &Directory, now: Now) {
+        self.sum_up_at(now.uptime, directory, now);
+    }
+
+    /// Tells all that was held back: before the end.
+    pub fn conclude(&mut self, directory: &Directory, now: Now) {
+        self.sum_up_at(now.uptime + PERIOD, directory, now);
+    }
+
+    fn sum_up_at(&mut self, uptime: Uptime, directory: &Directory, now: Now) {
+        let (held, beyond) = self.budgets.take_due(uptime);
+        let mut held: Vec<Held<Named>> = held.into_iter().map(|(_, held)| held).collect();
+        held.sort_by_key(|held| (held.last.line.level(), u64::MAX - held.times));
+        let rest = held.split_off(held.len().min(SUMMARIES));
+        for Held { times, last } in held {
+            last.line.tell(&last.name, directory, Some(times), now);
+        }
+        let more = beyond + rest.iter().map(|held| held.times).sum::<u64>();
+        if more > 0 {
             warn!(
-                refusals,
+                events = more,
                 event = "summed-up",
-                "more refusals than are told one by one: these are summed up"
+                "{more} more of what is told of clients and sources, of too many to name"
             );
         }
-        if bans > 0 {
-            warn!(
-                bans,
-                event = "summed-up",
-                "more bans than are told one by one: these are summed up (`knockd bans` lists them)"
-            );
-        }
-        if no_bans > 0 {
-            warn!(
-                failures = no_bans,
-                event = "summed-up",
-                "failures of sources that could not be banned: these are summed up"
-            );
+        if self.repeats_since.is_some_and(|since| since + PERIOD <= uptime) {
+            self.repeats_since = None;
+            for (of, events) in repeats::take() {
+                warn!(of, events, event = "summed-up", "{of}: {events} more");
+            }
         }
     }
-
-    fn warn_of(&mut self, source: Source, failure: Option<&Failure>) {
-        if let Some(failure) = failure
-            && self.may_tell()
-        {
-            error!(%source, reason = failure.name(), event = "ban-in-doubt", "a ban was not written down or not lifted: {failure}");
-        }
-    }
-
-    fn may_tell(&mut self) -> bool {
-        self.refusals.check().is_ok()
-    }
-}
-
-fn names(services: &[ServiceId], directory: &Directory) -> String {
-    let names: Vec<String> =
-        services.iter().map(|service| directory.service(*service).name.to_string()).collect();
-    names.join(",")
 }
 
 /// Milliseconds as signed seconds: `+12.500`, `-0.120`.

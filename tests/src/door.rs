@@ -196,6 +196,14 @@ impl<'w> Door<'w> {
         self.spawn_telling("debug", &[])
     }
 
+    /// Starts the daemon as [`Self::ready_as_installed`] does, and waits as [`Self::ready_for_ahead`] does.
+    #[track_caller]
+    pub fn ready_for_ahead_as_installed(&self) -> Daemon {
+        let daemon = self.spawn_telling("info", &[]).listening();
+        daemon.wait_out_ahead(self);
+        daemon
+    }
+
     /// Starts the daemon with a clock of its own, which shows the right time still, and waits as
     /// [`Self::ready_for_ahead`] does.
     #[track_caller]
@@ -339,12 +347,13 @@ impl Daemon {
         self.log()
     }
 
-    /// Ends it with SIGTERM, and insists on a clean end.
+    /// Ends it with SIGTERM, and insists on a clean end; returns what it had logged.
     #[track_caller]
-    pub fn terminate(mut self) {
+    pub fn terminate(mut self) -> String {
         self.process.signal(Signal::SIGTERM);
         let status = self.process.wait();
         assert!(status.success(), "knockd ended with {status} on SIGTERM:\n{}", self.log());
+        self.log()
     }
 
     /// Waits until it ends by itself, and says with which code.

@@ -209,7 +209,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             match self.gate.decide(datagram, source, now) {
                 Decision::Accept(accepted) => pending.push(Pending::new(at, source, accepted)),
                 Decision::Refuse(refusal) => {
-                    tell(&Outcome::Refused(refusal), source, &self.gate);
+                    tell(&Outcome::refused(refusal, datagram), source, &self.gate);
                     if refusal.is_strike() {
                         strikes.push((source, refusal));
                     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, sync::Arc};
 
-use common::UnicastAddress;
+use common::{Datagram, Mac, UnicastAddress};
 
 use crate::{
     firewall::FirewallError,
@@ -53,7 +53,12 @@ pub enum Outcome {
         drift: Drift,
     },
     /// A check failed.
-    Refused(Refusal),
+    Refused {
+        /// Which, and whose packet it was.
+        refusal: Refusal,
+        /// What tells a client's packet from all others, and not from a copy; `None` for a stranger's.
+        packet: Option<Mac>,
+    },
     /// The source has failed too often.
     Banned {
         /// The source.
@@ -81,6 +86,14 @@ pub enum Outcome {
         /// What went wrong.
         failure: Failure,
     },
+}
+
+impl Outcome {
+    /// That this datagram was refused.
+    pub(super) fn refused(refusal: Refusal, datagram: &[u8]) -> Self {
+        let packet = refusal.client.and_then(|_| Datagram::parse(datagram).ok());
+        Self::Refused { refusal, packet: packet.map(|datagram| datagram.mac()) }
+    }
 }
 
 /// Why a source that has failed too often isn't banned.

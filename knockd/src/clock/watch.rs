@@ -23,33 +23,38 @@ pub struct ClockWatch {
 }
 
 impl ClockWatch {
-    /// Begins to watch.
-    ///
-    /// # Errors
-    /// If the kernel gives no such timer, or no thread.
-    pub fn start() -> io::Result<Self> {
-        let timer = until_it_is_set()?;
+    /// Begins to watch. Where the kernel gives no such timer, or no thread, that is told, and it never hears anything:
+    /// each batch of packets and each look of the housekeeping's finds what it missed.
+    #[must_use]
+    pub fn start() -> Self {
         let set = Arc::new(Notify::new());
-        let notify = Arc::clone(&set);
-        thread::Builder::new().name("clock".to_owned()).stack_size(64 * 1024).spawn(move || {
-            // A cancelled timer counts as one that is over here (nix), and stays armed.
-            while timer
-                .wait()
-                .inspect_err(|error| {
-                    error!(event = "clock-unwatched", "can't watch the clock: {error}")
-                })
-                .is_ok()
-            {
-                notify.notify_one();
-            }
-        })?;
-        Ok(Self { set })
+        if let Err(error) = watch(Arc::clone(&set)) {
+            error!(event = "clock-unwatched", "can't watch the clock: {error}");
+        }
+        Self { set }
     }
 
     /// Waits until the clock was set since the last time. Nothing is lost if it is dropped.
     pub async fn was_set(&self) {
         self.set.notified().await;
     }
+}
+
+fn watch(set: Arc<Notify>) -> io::Result<()> {
+    let timer = until_it_is_set()?;
+    thread::Builder::new().name("clock".to_owned()).stack_size(64 * 1024).spawn(move || {
+        // A cancelled timer counts as one that is over here (nix), and stays armed.
+        while timer
+            .wait()
+            .inspect_err(|error| {
+                error!(event = "clock-unwatched", "can't watch the clock: {error}")
+            })
+            .is_ok()
+        {
+            set.notify_one();
+        }
+    })?;
+    Ok(())
 }
 
 /// A timer that is cancelled when the clock is set, and else never over.
@@ -76,7 +81,7 @@ mod tests {
         assert!(timer.get().unwrap().is_some());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let watch = ClockWatch::start().unwrap();
+            let watch = ClockWatch::start();
             assert!(timeout(Duration::from_millis(50), watch.was_set()).await.is_err());
         });
     }

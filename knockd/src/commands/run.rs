@@ -23,6 +23,7 @@ pub fn run(config: &Path, dumps: io::Result<()>) -> Result<(), Failure> {
     if let Err(failure) = &run {
         supervisor::cannot_start(&failure.message);
     }
+    telemetry::finish();
     run
 }
 
@@ -55,7 +56,7 @@ const fn exit(error: &StartError) -> Exit {
         StartError::Firewall(error) => firewall_exit(error),
         StartError::Control { .. } => Exit::CantCreat,
         StartError::Passed(_) => Exit::Config,
-        StartError::Listen(_) | StartError::Metrics(_) | StartError::System { .. } => Exit::OsErr,
+        StartError::Listen(_) | StartError::System { .. } => Exit::OsErr,
     }
 }
 

@@ -73,6 +73,15 @@ fn tell(status: &Status, output: &mut Output<'_>) -> Result<(), Failure> {
             |last| format!("{}, the last at {}: {}", status.errors, last.at, last.message),
         ),
     )?;
+    if status.untold_events > 0 {
+        line(
+            "untold",
+            format!("{} events, because whoever takes them did not", status.untold_events),
+        )?;
+    }
+    if let Some(why) = &status.metrics_failing {
+        line("metrics", format!("NOT told, tried again: {why}"))?;
+    }
     for denied in &status.denied {
         line(
             "denied",

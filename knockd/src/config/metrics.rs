@@ -5,6 +5,7 @@
 //! a loopback address, or a Unix socket.
 
 use std::{
+    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -38,6 +39,15 @@ pub enum Endpoint {
     Tcp(SocketAddr),
     /// At a Unix socket, by root and the group `knockd`.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Metrics {

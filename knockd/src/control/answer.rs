@@ -47,6 +47,8 @@ pub struct Parts<'a, F> {
     pub clock_steps: ClockSteps,
     /// When the daemon started.
     pub since: Now,
+    /// Why figures can't be told, if they can't be.
+    pub metrics_failing: Option<String>,
     /// The connections that are to be ended, if any.
     pub to_end: Option<ToEnd>,
 }
@@ -126,6 +128,8 @@ impl<F: Firewall> Parts<'_, F> {
             bans_limit: Bans::MAX,
             errors,
             last_error,
+            untold_events: telemetry::untold(),
+            metrics_failing: self.metrics_failing.clone(),
             clock: Clock {
                 synchronized: None,
                 steps: count,

@@ -240,6 +240,12 @@ pub struct Status {
     pub errors: u64,
     /// The last of them.
     pub last_error: Option<LastError>,
+    /// Events that were not told, because whoever takes them did not.
+    #[serde(default)]
+    pub untold_events: u64,
+    /// Why figures can't be told, while they ought to be and can't.
+    #[serde(default)]
+    pub metrics_failing: Option<String>,
     /// The clock on the wall.
     pub clock: Clock,
 }

@@ -7,7 +7,7 @@ use std::{
         fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net,
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use super::{
     Access, Peer, REQUEST_MAX, Refused, RefusedKind, Reply, Request, look_up,
@@ -36,6 +36,9 @@ const READERS: &str = "knockd-readers";
 const MODE: u32 = 0o660;
 /// How long to wait after a failure to accept, so that a lasting one doesn't take a whole core.
 const AFTER_A_FAILED_ACCEPT: Duration = Duration::from_millis(100);
+/// How long after a failure to listen it is tried again: doubled from the first to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_mins(1);
 
 /// A request, who has made it, and the way back.
 #[derive(Debug)]
@@ -99,6 +102,16 @@ impl Control {
             })
             .ok();
         Ok(Self::serve(operate, read))
+    }
+
+    /// Listens as [`Self::listen`] does, now or as soon as it can: what stands in the way is told, and tried again. The
+    /// door needs nobody who asks.
+    pub fn listen_when_possible(path: &Path) -> Self {
+        Self::listen(path).unwrap_or_else(|error| {
+            let (sender, requests) = mpsc::channel(1);
+            tokio::spawn(keep_trying(path.to_owned(), error, sender));
+            Self { requests }
+        })
     }
 
     /// Listens at sockets that were passed on, whose owners and modes are their maker's. Call it inside a tokio
@@ -171,6 +184,33 @@ pub(crate) fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
             fs::remove_file(path)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Hands on what is asked for, once it can be listened for.
+async fn keep_trying(path: PathBuf, mut error: io::Error, sender: mpsc::Sender<Asked>) {
+    let shown = path.display();
+    error!(
+        event = "control-failed",
+        "nobody can ask this daemon at the control socket {shown}: {error} (control = \"…\"); tried again"
+    );
+    let mut pause = FIRST_RETRY;
+    let mut control = loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_RETRY);
+        let path = path.clone();
+        // Names of groups are looked up, and whoever listens there is asked.
+        let listening = spawn_blocking(move || Control::listen(&path)).await;
+        match listening.map_err(io::Error::other).and_then(|listening| listening) {
+            Ok(control) => break control,
+            Err(another) => error = another,
+        }
+    };
+    info!(event = "control-back", "it can be asked again, after: {error}");
+    while let Some(asked) = control.next().await {
+        if sender.send(asked).await.is_err() {
+            return;
+        }
     }
 }
 

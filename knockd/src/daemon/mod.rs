@@ -32,7 +32,7 @@ use crate::{
 mod restored;
 mod start;
 
-/// How long after a burst the kernel's drops are looked at, and held back events are summed up.
+/// How long after a burst the kernel's drops are looked at.
 const AFTER_A_BURST: Duration = Duration::from_secs(1);
 /// How long the next packets wait after some of which none was accepted: under junk, waking for each costs
 /// more than all the rest, and a knock among it is opened a little later.
@@ -52,14 +52,17 @@ pub fn run(start: Start) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(system("the event loop"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut signals = Signals::watch().map_err(system("signals"))?;
         let daemon = Daemon::start(start)?;
         setback::is_over();
         let signal = daemon.serve(&mut signals).await;
         info!(event = "ending", "{signal}: ending; the table and its doors stay as they are");
         Ok(())
-    })
+    });
+    // What is still read or looked up for somebody isn't waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// The daemon at work.
@@ -90,12 +93,16 @@ impl Daemon {
             if self.admission.kernel() == KernelState::InDoubt {
                 due = due.min(Instant::now() + AFTER_A_DOUBT);
             }
+            if let Some(wait) = self.telemetry.sums_up_in(clock::now().uptime) {
+                due = due.min(Instant::now() + wait);
+            }
             tokio::select! {
                 // In this order, so that no flood keeps anything from being done.
                 biased;
                 asked = signals.next() => match asked {
                     Signalled::End(signal) => {
                         self.supervisor.ends();
+                        self.telemetry.conclude(self.admission.gate().directory(), clock::now());
                         return signal;
                     }
                     Signalled::Reload => {
@@ -116,7 +123,7 @@ impl Daemon {
                 () = self.clock.was_set() => due = Instant::now(),
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
-                    self.telemetry.sum_up();
+                    self.telemetry.sum_up(self.admission.gate().directory(), clock::now());
                     self.audit.sum_up();
                 }
                 read = self.reload.read() => {
@@ -147,7 +154,7 @@ impl Daemon {
                             // Not the runtime's sleep: its timer would be one more wakeup.
                             thread::sleep(AFTER_JUNK);
                         }
-                        if self.listener.was_full() || self.telemetry.holds_back() {
+                        if self.listener.was_full() {
                             due = due.min(Instant::now() + AFTER_A_BURST);
                         }
                     }
@@ -169,6 +176,7 @@ impl Daemon {
             counts: &self.counts,
             receive_buffer_drops: self.listener.dropped().ok(),
             since: self.since,
+            metrics_failing: self.metrics.failing(),
             to_end: None,
         }
     }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Daemon, restored};
 use crate::{
@@ -65,9 +65,6 @@ pub enum StartError {
         /// What the kernel says.
         error: io::Error,
     },
-    /// The endpoint of the metrics.
-    #[error("the metrics' endpoint: {0} ([metrics] listen = \"…\")")]
-    Metrics(io::Error),
     /// Something else of the system's.
     #[error("{what}: {error}")]
     System {
@@ -109,7 +106,7 @@ impl Daemon {
         let folder = StateFolder::open(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
-            boot: BootId::current().map_err(system("/proc/sys/kernel/random/boot_id"))?,
+            boot: boot().map_err(system("random bytes"))?,
             daemon: DaemonId::from_random(random().map_err(system("random bytes"))?),
         };
         let mender = mender(&config, &path)?;
@@ -146,10 +143,10 @@ impl Daemon {
         house.let_all_tags_in(&mut admission)?;
 
         let control = match passed.control {
-            Some(socket) => Control::adopt(socket, passed.read),
-            None => Control::listen(&control),
-        }
-        .map_err(|error| StartError::Control { path: control, error })?;
+            Some(socket) => Control::adopt(socket, passed.read)
+                .map_err(|error| StartError::Control { path: control, error })?,
+            None => Control::listen_when_possible(&control),
+        };
         let mut listener = match passed.udp {
             sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
             sockets => Listener::adopt(sockets, listen.addresses())?,
@@ -162,7 +159,9 @@ impl Daemon {
             "listening on udp {}",
             addresses.join(", ")
         );
-        listener.keep_ways(policy.reply).map_err(system("replies (reply.enabled)"))?;
+        if let Err(error) = listener.keep_ways(policy.reply) {
+            error!(event = "replies-failing", "replies can't be sent (reply.enabled): {error}");
+        }
         if listener.dropped_before() > 0 {
             warn!(
                 event = "datagrams-lost",
@@ -175,17 +174,32 @@ impl Daemon {
             admission,
             listener,
             house,
-            clock: ClockWatch::start().map_err(system("a watch on the clock"))?,
+            clock: ClockWatch::start(),
             reload,
             control,
             audit: Audit::default(),
             telemetry,
             counts: Counts::default(),
             clients: AllClients::new(if metrics.listen.is_some() { metrics.per_client } else { 0 }),
-            metrics: Metrics::start(&metrics).map_err(StartError::Metrics)?,
+            metrics: Metrics::start(&metrics),
             since: now,
             supervisor: Supervisor::of_environment().map_err(system("a timer"))?,
         })
+    }
+}
+
+/// The boot that this is. Where that can't be told, one of a name of its own: what an earlier run left is then from
+/// before a reboot, as far as anybody knows.
+fn boot() -> io::Result<BootId> {
+    match BootId::current() {
+        Ok(boot) => Ok(boot),
+        Err(error) => {
+            error!(
+                event = "boot-unknown",
+                "/proc/sys/kernel/random/boot_id: {error}; each start counts as one after a reboot (KNOCKD_BOOT_ID)"
+            );
+            random().map(BootId::from_bytes)
+        }
     }
 }
 

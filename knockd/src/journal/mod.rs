@@ -61,7 +61,7 @@ impl BootId {
             .ok_or_else(|| io::Error::other("the kernel's boot_id is no UUID"))
     }
 
-    /// A boot of this number, for tests.
+    /// A boot of this number: of a name of its own, or for tests.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)

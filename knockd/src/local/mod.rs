@@ -17,7 +17,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt, io,
     net::IpAddr,
-    path::Path,
 };
 
 use ipnet::IpNet;
@@ -25,7 +24,7 @@ use ipnet::IpNet;
 use self::rtnetlink::{Listing, Netlink};
 
 /// Where resolvers stand: resolv.conf(5), and systemd-resolved.service(8), whose stub the first names.
-const RESOLV_CONFS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+static RESOLV_CONFS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// What an address is to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +58,7 @@ impl NeverBanned {
     /// milliseconds with ten thousand, about as long for each: not to be called for every packet.
     ///
     /// # Errors
-    /// If any part of it can't be read. A file of resolvers that isn't there names none.
+    /// If any part of it can't be read, or the files of resolvers not at once. One that isn't there names none.
     pub fn look() -> io::Result<Self> {
         let mut kernel = Netlink::open()?;
         let mut found = Self::default();
@@ -70,10 +69,8 @@ impl NeverBanned {
         ] {
             kernel.list(listing, |address| found.add(address, role))?;
         }
-        for path in RESOLV_CONFS {
-            for address in resolvers::read(Path::new(path))? {
-                found.add(address, Role::Resolver);
-            }
+        for address in resolvers::read_all(&RESOLV_CONFS)? {
+            found.add(address, Role::Resolver);
         }
         Ok(found)
     }

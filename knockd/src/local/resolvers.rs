@@ -1,18 +1,63 @@
 //! The resolvers that resolv.conf names: resolv.conf(5).
 
 use std::{
-    fs,
-    io::{self, ErrorKind},
+    fs::OpenOptions,
+    io::{self, ErrorKind, Read as _},
     net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
 };
 
-/// The resolvers in a file; none if it isn't there.
+use nix::libc;
+
+/// How long a disk may take: whoever asks has packets to deal with.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Readings that may hang at once, before no more are begun.
+const HANGING: usize = 8;
+/// Longest file that is read, in bytes.
+const LENGTH_MAX: u64 = 64 * 1024;
+
+/// The resolvers in these files; none of one that isn't there.
 ///
 /// # Errors
-/// If it is there and can't be read.
-pub(super) fn read(path: &Path) -> io::Result<Vec<IpAddr>> {
-    match fs::read(path) {
+/// If one is there and can't be read, or not in a tenth of a second: the disk that it is on may hang.
+pub(super) fn read_all(paths: &'static [&'static str]) -> io::Result<Vec<IpAddr>> {
+    static READINGS: AtomicUsize = AtomicUsize::new(0);
+    let hangs = || io::Error::new(ErrorKind::TimedOut, format!("{}: too slow", paths.join(", ")));
+    if READINGS.fetch_add(1, Ordering::Relaxed) >= HANGING {
+        READINGS.fetch_sub(1, Ordering::Relaxed);
+        return Err(hangs());
+    }
+    let (sender, found) = mpsc::channel();
+    let reading = thread::Builder::new().name("resolvers".to_owned()).spawn(move || {
+        let read: io::Result<Vec<_>> = paths.iter().map(|path| read(Path::new(path))).collect();
+        READINGS.fetch_sub(1, Ordering::Relaxed);
+        // Who asked waits no longer, perhaps.
+        let _ = sender.send(read.map(|found| found.concat()));
+    });
+    if let Err(error) = reading {
+        READINGS.fetch_sub(1, Ordering::Relaxed);
+        return Err(error);
+    }
+    found.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(hangs()))
+}
+
+/// The resolvers in a file; none if it isn't there.
+fn read(path: &Path) -> io::Result<Vec<IpAddr>> {
+    let bytes = || -> io::Result<Vec<u8>> {
+        // A pipe in its place, which nobody writes to, is empty.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let mut bytes = Vec::new();
+        file.take(LENGTH_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match bytes() {
         Ok(bytes) => Ok(named_in(&String::from_utf8_lossy(&bytes)).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
@@ -49,5 +94,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(read(&folder.path().join("resolv.conf")).unwrap().is_empty());
         assert!(read(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_writes_to_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("resolv.conf");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(read(&pipe).unwrap().is_empty());
     }
 }

@@ -15,14 +15,19 @@
 mod page;
 pub mod server;
 
-use std::{future::pending, io};
+use std::{
+    future::pending,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use common::Timestamp;
 use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
 
 use crate::{
     client_counts::{AllClients, ClientCounts},
-    config,
+    config::{self, metrics::Endpoint},
     control::Status,
     gate::{Gate, denials::Denial},
 };
@@ -84,16 +89,54 @@ pub type Asked = oneshot::Sender<Figures>;
 #[derive(Debug)]
 pub struct Metrics {
     asked: Option<mpsc::Receiver<Asked>>,
+    state: State,
+}
+
+/// Why figures can't be told, while that is so.
+#[derive(Clone, Debug, Default)]
+struct State(Arc<Mutex<Option<String>>>);
+
+impl State {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn works(&self) {
+        if self.lock().take().is_some() {
+            info!(event = "metrics-back", "figures are told");
+        }
+    }
+
+    /// Told once for each reason: it may be tried for days.
+    fn fails(&self, endpoint: &Endpoint, error: &io::Error) {
+        let why = format!("{endpoint}: {error}");
+        if self.lock().replace(why.clone()).as_ref() != Some(&why) {
+            error!(
+                event = "metrics-failed",
+                "figures can't be told at {why} ([metrics] listen = \"…\"); tried again"
+            );
+        }
+    }
 }
 
 impl Metrics {
-    /// Tells figures where the configuration says, from here on until it is dropped.
-    ///
-    /// # Errors
-    /// What stands in the way of listening there.
-    pub fn start(config: &config::Metrics) -> io::Result<Self> {
-        let asked = config.listen.as_ref().map(server::start).transpose()?;
-        Ok(Self { asked })
+    /// Tells figures where the configuration says, from here on until it is dropped. What stands in the way of that is
+    /// told, and tried again: no knock is the worse for it.
+    #[must_use]
+    pub fn start(config: &config::Metrics) -> Self {
+        let state = State::default();
+        let asked = config.listen.as_ref().and_then(|endpoint| {
+            server::start(endpoint.clone(), state.clone())
+                .inspect_err(|error| state.fails(endpoint, error))
+                .ok()
+        });
+        Self { asked, state }
+    }
+
+    /// Why figures can't be told, if they can't be.
+    #[must_use]
+    pub fn failing(&self) -> Option<String> {
+        self.state.lock().clone()
     }
 
     /// Waits until figures are asked for; for ever where they are told nowhere. Nothing is lost if it is dropped.

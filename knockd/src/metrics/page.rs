@@ -122,7 +122,12 @@ impl Page<'_> {
             "Accepted packets that can be remembered at once",
             memory.capacity,
         )?;
-        self.counter("errors", "Events at level error since the daemon started", status.errors)
+        self.counter("errors", "Events at level error since the daemon started", status.errors)?;
+        self.counter(
+            "untold_events",
+            "Events that were not told, because whoever takes them did not",
+            status.untold_events,
+        )
     }
 
     fn decisions(&mut self, status: &Status) -> Result<(), Error> {

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tracing::error;
 
-use super::{Asked, page};
+use super::{Asked, State, page};
 use crate::{
     config::metrics::Endpoint,
     control::{
@@ -54,17 +54,21 @@ const FRESH: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long to wait after a failure to accept, so that a lasting one doesn't take a whole core.
 const AFTER_A_FAILED_ACCEPT: Duration = Duration::from_millis(100);
+/// How long after a failure to listen it is tried again: doubled from the first to the last.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_mins(1);
 const STACK: usize = 512 * 1024;
 
 const PATH: &str = "/metrics";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Listens, and serves whoever connects on a thread of its own; what it asks for figures comes out of the channel.
+/// Where that isn't possible it is tried again, for as long as it takes: `state` says why meanwhile.
 ///
 /// # Errors
-/// What stands in the way of listening there.
-pub(super) fn start(endpoint: &Endpoint) -> io::Result<mpsc::Receiver<Asked>> {
-    let listener = Listening::at(endpoint)?;
+/// If there can be no thread.
+pub(super) fn start(endpoint: Endpoint, state: State) -> io::Result<mpsc::Receiver<Asked>> {
+    let listening = Listening::at(&endpoint);
     let (sender, asked) = mpsc::channel(1);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,14 +80,36 @@ pub(super) fn start(endpoint: &Endpoint) -> io::Result<mpsc::Receiver<Asked>> {
             tokio::select! {
                 // The daemon has ended, or tells figures elsewhere from now on.
                 () = sender.closed() => {}
-                served = listener.serve(source) => {
-                    let Err(error) = served;
-                    error!(event = "metrics-failed", "figures can't be told: {error}");
-                }
+                never = keep_serving(&endpoint, listening, source, state) => match never {},
             }
         });
     })?;
     Ok(asked)
+}
+
+/// Serves, and begins again where that ends.
+async fn keep_serving(
+    endpoint: &Endpoint,
+    mut listening: io::Result<Listening>,
+    source: Arc<Source>,
+    state: State,
+) -> Infallible {
+    let mut pause = FIRST_RETRY;
+    loop {
+        let error = match listening {
+            Ok(listening) => {
+                pause = FIRST_RETRY;
+                state.works();
+                let Err(error) = listening.serve(Arc::clone(&source)).await;
+                error
+            }
+            Err(error) => error,
+        };
+        state.fails(endpoint, &error);
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_RETRY);
+        listening = Listening::at(endpoint);
+    }
 }
 
 /// Where readers come in.

@@ -110,7 +110,9 @@ mod tests {
                 kind.levels.insert(level.to_owned());
                 let here: BTreeSet<String> = fields.into_iter().map(|(name, _)| name).collect();
                 // An optional value of tracing's: not in each.
-                let optional = |name: &str| name == "service" && text.contains(" service,");
+                let optional = |name: &str| {
+                    ["service", "times"].contains(&name) && text.contains(&format!(" {name},"))
+                };
                 for (name, sure) in &mut kind.fields {
                     *sure &= here.contains(name) && !optional(name);
                 }

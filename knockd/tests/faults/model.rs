@@ -183,7 +183,7 @@ impl Event {
                 Self::Banned { until: *until, is_written: warning.is_none() }
             }
             Outcome::NotBanned(NoBan::Failed(_)) => Self::NotBanned,
-            Outcome::Refused(_)
+            Outcome::Refused { .. }
             | Outcome::GaveWay { .. }
             | Outcome::Drifting { .. }
             | Outcome::NotBanned(NoBan::Spared(_)) => return None,

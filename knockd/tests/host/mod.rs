@@ -259,7 +259,7 @@ pub(crate) fn word(outcome: &Outcome) -> String {
         Outcome::Granted { .. } => "granted".to_owned(),
         Outcome::Closed { warning: None, .. } => "closed".to_owned(),
         Outcome::Closed { warning: Some(failure), .. } => format!("closed, {}", failure.name()),
-        Outcome::Refused(refusal) => refusal.reason.name().to_owned(),
+        Outcome::Refused { refusal, .. } => refusal.reason.name().to_owned(),
         Outcome::Failed { failure, .. } => failure.name().to_owned(),
         Outcome::Banned { warning: None, .. } => "banned".to_owned(),
         Outcome::Banned { warning: Some(failure), .. } => format!("banned, {}", failure.name()),

@@ -115,6 +115,25 @@ fn content(status: &Status, findings: &mut Findings<'_>) {
             .mend("knockd status says what arrives; write a smaller junk-budget into [prefilter] if it is junk"),
         );
     }
+    if let Some(why) = &status.metrics_failing {
+        findings.add(
+            Finding::warning("metrics-failing", format!("figures can't be told at {why}"))
+                .at("[metrics] in knockd.toml")
+                .mend("write listen = \"unix:/run/knockd-metrics/metrics.sock\" there, and: systemctl restart knockd"),
+        );
+    }
+    if status.untold_events > 0 {
+        findings.add(
+            Finding::warning(
+                "events-untold",
+                format!(
+                    "{} events were not told since {}, because whoever takes them did not",
+                    status.untold_events, status.since
+                ),
+            )
+            .mend("systemctl status systemd-journald tells how the journal is"),
+        );
+    }
     if status.clients == 0 {
         findings.add(
             Finding::warning("no-clients", "the daemon knows no client: nobody can knock")
