@@ -116,17 +116,20 @@ fn banned(plan: &Plan<'_>) -> Chain {
         "IPv6 neighbours find each other",
         "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
     ));
-    rules.extend(granted("counter accept"));
+    rules.extend(granted("grants", "", PORT, "counter accept"));
     rules.extend(banned_sources("banned by its failures, from everything", BAN4, BAN6));
     Chain { name: "banned", base: Some(Base { hook: "prerouting", priority: BEFORE_ALL }), rules }
 }
 
-/// What is done with packets of live grants.
-pub(super) fn granted(verdict: &str) -> [Rule; 2] {
-    [
-        rule("IPv4 grants", format!("ip saddr . meta l4proto . th dport @{DOOR4} {verdict}")),
-        rule("IPv6 grants", format!("ip6 saddr . meta l4proto . th dport @{DOOR6} {verdict}")),
-    ]
+/// The expression for the port that a packet is sent to.
+pub(super) const PORT: &str = "th dport";
+
+/// What is done with packets of live grants by this port, those that this matches.
+pub(super) fn granted(purpose: &str, matches: &str, port: &str, verdict: &str) -> [Rule; 2] {
+    [("IPv4", "ip", DOOR4), ("IPv6", "ip6", DOOR6)].map(|(family, ip, doors)| {
+        let door = format!("{ip} saddr . meta l4proto . {port} @{doors}");
+        rule(&format!("{family} {purpose}"), format!("{matches}{door} {verdict}"))
+    })
 }
 
 /// Who needs no knock.

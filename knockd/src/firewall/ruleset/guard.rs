@@ -17,27 +17,30 @@
 //! - Only TCP and UDP ports are guarded: what a tunnel holds (ESP, AH, GRE, IPIP) is seen where it is unpacked, if
 //!   that is here.
 
+use std::net::IpAddr;
+
 use super::{
-    BLOCK4, BLOCK6, Base, Chain, DOOR4, DOOR6, LABEL, Plan, Rule,
-    chains::{BEFORE_ALL, banned_sources, exempt, granted, knock_ports, rule},
+    BLOCK4, BLOCK6, Base, Chain, LABEL, Plan, Rule,
+    chains::{BEFORE_ALL, PORT, banned_sources, exempt, granted, knock_ports, rule},
+    sets::sorted,
 };
-use crate::gate::policy::Sessions;
+use crate::gate::policy::{Service, Sessions};
 
 /// The protocols that have ports which can be guarded. An expression for a connection's own port needs to be
 /// told which one.
 const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
+/// The expression for the port that a connection's first packet was sent to.
+const ORIGINAL_PORT: &str = "ct original proto-dst";
 
 /// The chains of a plan that guard its services.
 pub(super) fn of(plan: &Plan<'_>) -> [Chain; 6] {
-    let by_port = granted(&through());
-    [
-        input(plan),
-        forward(plan),
-        asked(),
-        gate("gate", plan.sessions, by_port.into()),
-        gate("published", plan.sessions, by_original_port()),
-        whole(),
-    ]
+    let chain = |name, protocols: &[&str], port| {
+        let rules = gate(plan.sessions, protocols, port);
+        Chain { name, base: None, rules }
+    };
+    let each = PROTOCOLS.map(|protocol| format!("meta l4proto {protocol} "));
+    let published = chain("published", &each.each_ref().map(String::as_str), ORIGINAL_PORT);
+    [input(plan), forward(plan), asked(), chain("gate", &[""], PORT), published, whole()]
 }
 
 fn base(name: &'static str) -> Chain {
@@ -61,12 +64,22 @@ fn input(plan: &Plan<'_>) -> Chain {
 
 /// What goes through this host.
 fn forward(plan: &Plan<'_>) -> Chain {
-    let guarded = [
-        rule("what is guarded", "jump asked"),
-        rule("IPv4 hosts with guarded ports", "ip daddr @behind4 goto whole"),
-        rule("IPv6 hosts with guarded ports", "ip6 daddr @behind6 goto whole"),
-    ];
-    Chain { rules: exempt(plan).into_iter().chain(guarded).collect(), ..base("forward") }
+    let mut rules = exempt(plan);
+    rules.push(rule("what is guarded", "jump asked"));
+    rules.extend(behind(plan.services, IpAddr::is_ipv4).map(|hosts| {
+        rule("IPv4 hosts with guarded ports", format!("ip daddr {hosts} goto whole"))
+    }));
+    rules.extend(behind(plan.services, IpAddr::is_ipv6).map(|hosts| {
+        rule("IPv6 hosts with guarded ports", format!("ip6 daddr {hosts} goto whole"))
+    }));
+    Chain { rules, ..base("forward") }
+}
+
+/// The addresses of services behind this host, as a set; `None` if there are none.
+fn behind(services: &[Service], of_family: fn(&IpAddr) -> bool) -> Option<String> {
+    let addresses = services.iter().flat_map(|service| &service.to);
+    let hosts = sorted(addresses.filter(|to| of_family(to)).map(IpAddr::to_string).collect());
+    (!hosts.is_empty()).then(|| format!("{{ {} }}", hosts.join(", ")))
 }
 
 /// Whether a packet was sent to what is guarded, or leads to what is guarded behind this host.
@@ -77,7 +90,7 @@ fn asked() -> Chain {
     );
     let published = PROTOCOLS.into_iter().flat_map(|protocol| {
         let translated = format!("meta l4proto {protocol} ct direction original ct status dnat");
-        let port = "meta l4proto . ct original proto-dst";
+        let port = format!("meta l4proto . {ORIGINAL_PORT}");
         [
             rule("published ports", format!("{translated} {port} @protected goto published")),
             rule(
@@ -104,8 +117,9 @@ fn asked() -> Chain {
     Chain { name: "asked", base: None, rules }
 }
 
-/// Whether a packet to a guarded port may pass. Its last word is drop.
-fn gate(name: &'static str, sessions: Sessions, granted: Vec<Rule>) -> Chain {
+/// Whether a packet to a guarded port may pass: which one, `port` says, for packets that each of `protocols` matches.
+/// Its last word is drop.
+fn gate(sessions: Sessions, protocols: &[&str], port: &str) -> Vec<Rule> {
     let mut rules = Vec::from(banned_sources("banned by an admin", BLOCK4, BLOCK6));
     rules.extend(match sessions {
         Sessions::Keep => vec![
@@ -125,29 +139,13 @@ fn gate(name: &'static str, sessions: Sessions, granted: Vec<Rule>) -> Chain {
             "ct state invalid counter drop",
         )],
     });
-    rules.extend(granted);
+    // The first packet of a handshake has no label: one that is finished when the grant is over is no connection.
+    let begins = "tcp flags & (syn | ack) == syn ";
+    rules.extend(granted("a handshake begins", begins, port, "counter accept"));
+    let passes = format!("counter ct label set {LABEL} accept");
+    rules.extend(protocols.iter().flat_map(|matches| granted("grants", matches, port, &passes)));
     rules.push(rule("everybody else", "counter drop"));
-    Chain { name, base: None, rules }
-}
-
-/// What is done with a packet for which a door is open.
-fn through() -> String {
-    format!("counter ct label set {LABEL} accept")
-}
-
-/// Lets packets of live grants pass by the port that they were sent to.
-fn by_original_port() -> Vec<Rule> {
-    let doors = [("ip", "IPv4 grants", DOOR4), ("ip6", "IPv6 grants", DOOR6)];
-    let of_family = |(family, comment, door)| {
-        PROTOCOLS.map(|protocol| {
-            let port = "meta l4proto . ct original proto-dst";
-            rule(
-                comment,
-                format!("meta l4proto {protocol} {family} saddr . {port} @{door} {}", through()),
-            )
-        })
-    };
-    doors.into_iter().flat_map(of_family).collect()
+    rules
 }
 
 /// Lets pass what could be read.

@@ -49,8 +49,6 @@ pub(super) fn of(plan: &Plan<'_>) -> Vec<Set> {
             "type ipv6_addr . inet_proto . inet_service;",
             routed(services, IpAddr::is_ipv6),
         ),
-        fixed("behind4", "type ipv4_addr;", behind(services, IpAddr::is_ipv4)),
-        fixed("behind6", "type ipv6_addr;", behind(services, IpAddr::is_ipv6)),
     ]
 }
 
@@ -81,17 +79,11 @@ fn routed(services: &[Service], of_family: fn(&IpAddr) -> bool) -> Vec<String> {
     sorted(elements.collect())
 }
 
-/// The addresses of services behind this host.
-fn behind(services: &[Service], of_family: fn(&IpAddr) -> bool) -> Vec<String> {
-    let addresses = services.iter().flat_map(|service| &service.to);
-    sorted(addresses.filter(|to| of_family(to)).map(IpAddr::to_string).collect())
-}
-
 fn element(port: &Port) -> String {
     format!("{} . {}", port.protocol, port.number)
 }
 
-fn sorted(mut elements: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut elements: Vec<String>) -> Vec<String> {
     elements.sort();
     elements.dedup();
     elements
