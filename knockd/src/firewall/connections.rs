@@ -137,14 +137,21 @@ pub fn end(guarded: &Guarded, select: impl Fn(&Connection) -> bool) -> io::Resul
         let door = guarded.door(found, &own);
         door.is_some_and(|port| select(&Connection { port, ..*found }))
     })?;
-    let mut ended = 0;
+    let (mut ended, mut in_flow_tables) = (0, 0);
     for entry in selected {
         match conntrack.delete(entry) {
             Ok(()) => ended += 1,
             // It has ended by itself meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Linux up to 6.3 keeps what a flow table has taken (net/netfilter/nf_conntrack_netlink.c).
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => in_flow_tables += 1,
             Err(error) => return Err(error),
         }
+    }
+    if in_flow_tables > 0 {
+        return Err(io::Error::other(format!(
+            "{in_flow_tables} go on in a flow table, out of reach; {ended} were ended"
+        )));
     }
     Ok(ended)
 }
