@@ -1,9 +1,11 @@
 //! What a sniffer sees, and the proof that there is nothing to see.
 
+use std::net::IpAddr;
+
 use crate::binaries;
 use crate::door::KNOCK_PORT;
 use crate::process::Process;
-use crate::until::until_some;
+use crate::until::{until, until_some};
 use crate::wire::tcp_flags;
 use crate::world::{Host, World};
 
@@ -18,10 +20,20 @@ impl Capture {
     /// Captures what reaches `host` from the broker's host, but for neighbour discovery.
     #[track_caller]
     pub fn answers_to(host: Host<'_>) -> Self {
+        Self::answers_from(host, &[])
+    }
+
+    /// Captures what reaches `host` from the broker's host or from these addresses, but for neighbour discovery.
+    #[track_caller]
+    pub fn answers_from(host: Host<'_>, others: &[IpAddr]) -> Self {
         let broker = host.world().broker();
-        let (v4, v6) = (broker.v4().to_string(), broker.v6().to_string());
+        let from = [&[broker.v4(), broker.v6()], others].concat();
+        let from = from.iter().flat_map(|address| ["--from".to_owned(), address.to_string()]);
+        let from: Vec<String> = from.collect();
         let packet = binaries::path("packet");
-        Self::ready(host.spawn(&[&packet, "sniff", "--from", &v4, "--from", &v6], &[]))
+        let argv: Vec<&str> =
+            [packet.as_str(), "sniff"].into_iter().chain(from.iter().map(String::as_str)).collect();
+        Self::ready(host.spawn(&argv, &[]))
     }
 
     /// Captures every datagram to this port on the wire, as one who sits on the path can.
@@ -79,6 +91,23 @@ impl Capture {
         self.answers(host).into_iter().map(payload).collect()
     }
 
+    /// The types and codes, in hex, of what the broker's host sent to `host` since the capture began: ICMP messages, and
+    /// nothing else, or it panics.
+    #[track_caller]
+    pub fn icmp(self, host: Host<'_>) -> Vec<String> {
+        let of_ipv4 = |packet: &str| {
+            let is_one = packet.starts_with("45") && packet.get(18..20) == Some("01");
+            is_one.then(|| packet.get(40..44).map(str::to_owned))?
+        };
+        let of_ipv6 = |packet: &str| {
+            let is_one = packet.starts_with('6') && packet.get(12..14) == Some("3a");
+            is_one.then(|| packet.get(80..84).map(str::to_owned))?
+        };
+        let answers = self.answers(host);
+        let kind = |packet: &String| of_ipv4(packet).or_else(|| of_ipv6(packet));
+        answers.iter().map(|packet| kind(packet).unwrap_or_else(|| panic!("{packet}"))).collect()
+    }
+
     /// Panics if the broker's host sent anything over IPv4 but TCP segments with RST.
     #[track_caller]
     pub fn saw_resets_at_most(self, host: Host<'_>) {
@@ -121,6 +150,12 @@ impl Capture {
             packets.truncate(last);
             Some(packets)
         })
+    }
+
+    /// Waits until so many packets were captured.
+    #[track_caller]
+    pub fn saw_answers(&self, least: usize) {
+        until(&format!("{least} answers were captured"), || self.packets().len() >= least);
     }
 
     /// Panics unless the broker's host sent something: the counterpart, which shows that a

@@ -1,6 +1,7 @@
 //! Raw IP packets, byte by byte: what an attacker's tools make.
 
 pub mod headers;
+pub mod shapes;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -66,6 +67,41 @@ impl Segment {
     }
 }
 
+/// What a router or a host looks at before it looks at ports.
+#[derive(Debug, Clone, Copy)]
+pub struct Outside<'a> {
+    /// How many hosts may pass it on.
+    pub hops: u8,
+    /// IPv4 options, right or wrong.
+    pub options: &'a [u8],
+}
+
+/// An IP packet that no router may cut into fragments, and how it looks from outside.
+pub fn ip_packet_as(
+    outside: Outside<'_>,
+    from: IpAddr,
+    to: IpAddr,
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let ends = [from.octets(), to.octets()];
+            let mut packet = ipv4(ends, protocol, [1, 0x4000], outside.options, payload);
+            packet[8] = outside.hops;
+            packet[10..12].fill(0);
+            let sum = fold(words(&packet[..20 + outside.options.len()]));
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            packet
+        }
+        _ => {
+            let mut packet = ip_packet(from, to, protocol, payload);
+            packet[7] = outside.hops;
+            packet
+        }
+    }
+}
+
 /// A UDP datagram in an IP packet.
 pub fn udp_packet(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     ip_packet(from.ip(), to.ip(), UDP, &udp(from, to, payload))
@@ -83,7 +119,8 @@ pub fn udp_fragment(
     fragment(from.ip(), to.ip(), UDP, id, &udp(from, to, payload), piece)
 }
 
-fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+/// A UDP datagram: header and payload.
+pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + payload.len()).expect("a datagram's length");
     let mut udp = Vec::with_capacity(8 + payload.len());
     udp.extend(from.port().to_be_bytes());
@@ -100,7 +137,7 @@ fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
 pub fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            ipv4(from.octets(), to.octets(), protocol, 0, 0, payload)
+            ipv4([from.octets(), to.octets()], protocol, [0, 0], &[], payload)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => ipv6(from.octets(), to.octets(), protocol, payload),
         _ => panic!("{from} and {to} are of different families"),
@@ -122,7 +159,7 @@ fn fragment(
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let field = (offset / 8) | if more { 0x2000 } else { 0 };
-            ipv4(from.octets(), to.octets(), protocol, id, field, part)
+            ipv4([from.octets(), to.octets()], protocol, [id, field], &[], part)
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             // RFC 8200, 4.5: next header, reserved, offset and flags, identification.
@@ -136,22 +173,25 @@ fn fragment(
     }
 }
 
+/// An IPv4 packet between two addresses, with an identification and a fragment's field, and options of so many times 4
+/// bytes.
 fn ipv4(
-    from: [u8; 4],
-    to: [u8; 4],
+    [from, to]: [[u8; 4]; 2],
     protocol: u8,
-    id: u16,
-    fragment: u16,
+    [id, fragment]: [u16; 2],
+    options: &[u8],
     payload: &[u8],
 ) -> Vec<u8> {
-    let length = u16::try_from(20 + payload.len()).expect("a packet's length");
-    let mut ip = vec![0x45, 0];
+    let header = 20 + options.len();
+    let length = u16::try_from(header + payload.len()).expect("a packet's length");
+    let mut ip = vec![0x40 | u8::try_from(header / 4).expect("a header's length"), 0];
     ip.extend(length.to_be_bytes());
     ip.extend(id.to_be_bytes());
     ip.extend(fragment.to_be_bytes());
     ip.extend([64, protocol, 0, 0]);
     ip.extend(from);
     ip.extend(to);
+    ip.extend_from_slice(options);
     let sum = fold(words(&ip));
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     ip.extend_from_slice(payload);
@@ -201,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_checksum_of_the_example_in_rfc_1071_terms_verifies() {
-        let packet = ipv4([10, 77, 0, 1], [10, 77, 0, 2], 6, 0, 0, &[]);
+        let packet = ipv4([[10, 77, 0, 1], [10, 77, 0, 2]], 6, [0, 0], &[], &[]);
         assert_eq!(super::fold(super::words(&packet)), 0, "a header with its checksum sums to 0");
     }
 

@@ -7,10 +7,10 @@
     reason = "tests fail by panicking"
 )]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use e2e::door::{KNOCK_PORT, MQTTS, broker4};
-use e2e::{Door, Echo, Host, Process, Settings, State, World};
+use e2e::{Capture, Door, Echo, Host, Process, Settings, State, World};
 
 /// A port that a rule of somebody else's drops, over TCP and UDP.
 const DROPPED: u16 = 7;
@@ -97,4 +97,56 @@ fn no_scan_tells_a_guarded_port_or_the_knock_port_from_a_dropped_one_at_any_time
 
     daemon.kill9();
     no_scan_sees_a_difference(&world);
+}
+
+/// What comes back for a SYN to a port of this address that looks so from outside.
+fn answers(world: &World, to: IpAddr, port: u16, outside: &[&str]) -> Vec<String> {
+    let attacker = world.attacker();
+    let own = if to.is_ipv4() { attacker.v4() } else { attacker.v6() };
+    let (from, to) = (SocketAddr::new(own, 40_000).to_string(), SocketAddr::new(to, port));
+    let to = to.to_string();
+    let capture = Capture::answers_to(attacker);
+    let segment = ["tcp", "--from", &from, "--to", &to, "--flags", "S"];
+    attacker.packet(&[&segment, outside].concat());
+    capture.icmp(attacker)
+}
+
+#[test]
+fn what_the_kernel_answers_before_it_looks_at_ports_is_the_same_for_a_guarded_and_a_dropped_port() {
+    let world = World::new();
+    let inner = world.behind_broker();
+    let _echo = (Echo::start(world.broker(), &["tcp/8883"]), Echo::start(inner, &["tcp/1883"]));
+    let services = "[[service]]\nname = \"here\"\nports = [\"tcp/8883\"]\n\
+                    [[service]]\nname = \"behind\"\nports = [\"tcp/1883\"]\n\
+                    to = [\"10.78.0.2\", \"fd78::2\"]\n";
+    let door = Door::new(&world, &Settings { services, ..Settings::default() });
+    door.run(&["firewall", "install"]).success();
+    let broker = world.broker();
+    broker.nft(
+        "table inet other { chain in { type filter hook input priority 0; tcp dport 7 drop; }; \
+         chain through { type filter hook forward priority 0; tcp dport 7 drop; }; }",
+    );
+    world.ip(Some("broker"), "link set inner mtu 1280");
+    let limits = ["net.ipv4.icmp_ratemask=0", "net.ipv6.icmp.ratelimit=0"];
+    broker.run(&[&["sysctl", "-qw"][..], &limits].concat()).success();
+
+    let answered = |to: &str, guarded: u16, outside: &[&str], due: &[&str]| {
+        let to: IpAddr = to.parse().unwrap();
+        for port in [DROPPED, guarded] {
+            assert_eq!(answers(&world, to, port, outside), due, "{to} port {port} {outside:?}");
+        }
+    };
+    let (last_hop, long, wrong) = (["--hops", "1"], ["--size", "1350"], ["--options", "07030100"]);
+    // The types and codes of ICMP and ICMPv6 that are due: RFC 792, RFC 4443.
+    for here in ["10.77.0.1", "fd77::1"] {
+        answered(here, MQTTS, &last_hop, &[]);
+        answered(here, MQTTS, &long, &[]);
+    }
+    answered("10.77.0.1", MQTTS, &wrong, &["0c00"]);
+    answered("10.78.0.2", UNSERVED, &last_hop, &["0b00"]);
+    answered("10.78.0.2", UNSERVED, &long, &["0304"]);
+    answered("10.78.0.2", UNSERVED, &wrong, &["0c00"]);
+    answered("fd78::2", UNSERVED, &last_hop, &["0300"]);
+    answered("fd78::2", UNSERVED, &long, &["0200"]);
+    answered("fd78::2", UNSERVED, &[], &[]);
 }

@@ -186,7 +186,8 @@ fn a_table_of_an_older_configuration_is_followed_and_one_that_was_changed_is_put
     assert!(!daemon.has_told(&["event=\"table-changed\""]), "{}", daemon.log());
     daemon.terminate();
 
-    for change in ["flush chain inet knockd door", "add element inet knockd protected { tcp . 99 }"]
+    for change in
+        ["flush chain inet knockd input", "add element inet knockd protected { tcp . 99 }"]
     {
         world.broker().nft(change);
         door.configure(&Settings::default());

@@ -49,6 +49,7 @@ use crate::{
 /// What a dump's datagram can have at most.
 const RECEIVE_LEN: usize = 64 * 1024;
 const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_LABELS: u16 = 22;
@@ -60,8 +61,10 @@ pub struct Connection {
     pub source: IpAddr,
     /// Where to, before any address translation.
     pub destination: IpAddr,
-    /// The port that it leads to.
+    /// The port that it was sent to.
     pub port: Port,
+    /// Where it leads, behind any translation of its destination: where its answers come from.
+    pub leads_to: (IpAddr, Port),
     /// How it got in.
     pub entry: Entry,
 }
@@ -101,13 +104,24 @@ impl Guarded {
         }
     }
 
-    fn covers(&self, connection: &Connection, own: &HashSet<IpAddr>) -> bool {
-        let Connection { source, destination, port, .. } = connection;
-        let is_guarded = self.local.contains(port) && own.contains(destination)
-            || self.routed.contains(&(*destination, *port));
+    /// The port whose door a connection needs, as the kernel's chain `asked` has it: the one that it was sent to, or else
+    /// the one that it leads to.
+    fn door(&self, connection: &Connection, own: &HashSet<IpAddr>) -> Option<Port> {
+        let Connection { source, destination, port, leads_to, .. } = *connection;
         let needs_no_door =
-            own.contains(source) || self.allowed.iter().any(|network| network.contains(source));
-        is_guarded && !needs_no_door
+            own.contains(&source) || self.allowed.iter().any(|network| network.contains(&source));
+        if needs_no_door {
+            return None;
+        }
+        let is_guarded = |address, port, is_here| {
+            self.local.contains(&port) && is_here || self.routed.contains(&(address, port))
+        };
+        let is_translated = leads_to != (destination, port);
+        if is_guarded(destination, port, own.contains(&destination) || is_translated) {
+            return Some(port);
+        }
+        let (address, port) = leads_to;
+        is_guarded(address, port, own.contains(&address)).then_some(port)
     }
 }
 
@@ -119,15 +133,25 @@ impl Guarded {
 pub fn end(guarded: &Guarded, select: impl Fn(&Connection) -> bool) -> io::Result<usize> {
     let own = local::own_addresses()?;
     let mut conntrack = Conntrack::open()?;
-    let selected = conntrack.find(|found| guarded.covers(found, &own) && select(found))?;
-    let mut ended = 0;
+    let selected = conntrack.find(|found| {
+        let door = guarded.door(found, &own);
+        door.is_some_and(|port| select(&Connection { port, ..*found }))
+    })?;
+    let (mut ended, mut in_flow_tables) = (0, 0);
     for entry in selected {
         match conntrack.delete(entry) {
             Ok(()) => ended += 1,
             // It has ended by itself meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Linux up to 6.3 keeps what a flow table has taken (net/netfilter/nf_conntrack_netlink.c).
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => in_flow_tables += 1,
             Err(error) => return Err(error),
         }
+    }
+    if in_flow_tables > 0 {
+        return Err(io::Error::other(format!(
+            "{in_flow_tables} go on in a flow table, out of reach; {ended} were ended"
+        )));
     }
     Ok(ended)
 }
@@ -315,14 +339,18 @@ pub fn dump(
 /// Reads an entry.
 fn read(payload: &[u8]) -> Option<(Connection, Key)> {
     let ([family, ..], attributes) = payload.split_first_chunk::<4>()?;
-    let (mut tuple, mut entry, mut key) = (None, Entry::Otherwise, Vec::new());
+    let (mut tuple, mut reply) = (None, None);
+    let (mut entry, mut key) = (Entry::Otherwise, Vec::new());
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute.ok()?;
         match attribute.kind() {
             CTA_TUPLE_ORIG => {
                 let original = ConntrackAttribute::parse(&attribute).ok()?;
-                tuple = Some(read_tuple(&original)?);
+                tuple = Some(Ends::read(&original)?);
                 key.push(original);
+            }
+            CTA_TUPLE_REPLY => {
+                reply = Some(Ends::read(&ConntrackAttribute::parse(&attribute).ok()?)?);
             }
             CTA_LABELS if has_our_label(&attribute) => entry = Entry::ByADoor,
             CTA_ID | CTA_ZONE => {
@@ -331,40 +359,58 @@ fn read(payload: &[u8]) -> Option<(Connection, Key)> {
             _ => {}
         }
     }
-    let (source, destination, port) = tuple?;
+    let Ends { source: (source, _), destination: (destination, port) } = tuple?;
+    let (answers_from, at) = reply?.source;
+    let (port, leads_to) = (port?, (answers_from, at?));
     let key = Key { family: (*family).into(), attributes: key };
-    Some((Connection { source, destination, port, entry }, key))
+    Some((Connection { source, destination, port, leads_to, entry }, key))
 }
 
-fn read_tuple(attribute: &ConntrackAttribute) -> Option<(IpAddr, IpAddr, Port)> {
-    let ConntrackAttribute::CtaTupleOrig(parts) = attribute else { return None };
-    let (mut source, mut destination, mut protocol, mut number) = (None, None, None, None);
-    for part in parts {
-        match part {
-            Tuple::Ip(addresses) => {
-                for address in addresses {
-                    match address {
-                        IPTuple::SourceAddress(address) => source = Some(*address),
-                        IPTuple::DestinationAddress(address) => destination = Some(*address),
-                        _ => {}
-                    }
-                }
-            }
-            Tuple::Proto(fields) => {
-                for field in fields {
-                    match field {
-                        ProtoTuple::Protocol(found) => {
-                            protocol = Protocol::from_number((*found).into())
+/// One direction of a connection; a port is missing where it is 0, or the protocol has none that is guarded.
+struct Ends {
+    source: (IpAddr, Option<Port>),
+    destination: (IpAddr, Option<Port>),
+}
+
+impl Ends {
+    fn read(attribute: &ConntrackAttribute) -> Option<Self> {
+        let (ConntrackAttribute::CtaTupleOrig(parts) | ConntrackAttribute::CtaTupleReply(parts)) =
+            attribute
+        else {
+            return None;
+        };
+        let (mut source, mut destination, mut protocol) = (None, None, None);
+        let (mut from, mut to) = (None, None);
+        for part in parts {
+            match part {
+                Tuple::Ip(addresses) => {
+                    for address in addresses {
+                        match address {
+                            IPTuple::SourceAddress(address) => source = Some(*address),
+                            IPTuple::DestinationAddress(address) => destination = Some(*address),
+                            _ => {}
                         }
-                        ProtoTuple::DestinationPort(port) => number = NonZeroU16::new(*port),
-                        _ => {}
                     }
                 }
+                Tuple::Proto(fields) => {
+                    for field in fields {
+                        match field {
+                            ProtoTuple::Protocol(found) => {
+                                protocol = Protocol::from_number((*found).into());
+                            }
+                            ProtoTuple::SourcePort(port) => from = NonZeroU16::new(*port),
+                            ProtoTuple::DestinationPort(port) => to = NonZeroU16::new(*port),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
             }
-            _ => {}
         }
+        let protocol = protocol?;
+        let port = |number: Option<NonZeroU16>| number.map(|number| Port { protocol, number });
+        Some(Self { source: (source?, port(from)), destination: (destination?, port(to)) })
     }
-    Some((source?, destination?, Port { protocol: protocol?, number: number? }))
 }
 
 /// nft writes a label as one number of 128 bits in the machine's own order.
@@ -388,15 +434,37 @@ mod tests {
         (Guarded::new(&services, &["10.9.0.0/16".parse().unwrap()]), own.into())
     }
 
-    fn is_covered(source: &str, destination: &str, port: &str) -> bool {
+    /// The door of a connection that was sent to the first address and port and leads to the second.
+    fn door(source: &str, sent_to: (&str, &str), leads_to: (&str, &str)) -> Option<String> {
         let (guarded, own) = guarded();
         let connection = Connection {
             source: source.parse().unwrap(),
-            destination: destination.parse().unwrap(),
-            port: port.parse().unwrap(),
+            destination: sent_to.0.parse().unwrap(),
+            port: sent_to.1.parse().unwrap(),
+            leads_to: (leads_to.0.parse().unwrap(), leads_to.1.parse().unwrap()),
             entry: Entry::Otherwise,
         };
-        guarded.covers(&connection, &own)
+        guarded.door(&connection, &own).map(|port| port.to_string())
+    }
+
+    fn is_covered(source: &str, destination: &str, port: &str) -> bool {
+        door(source, (destination, port), (destination, port)).is_some()
+    }
+
+    #[test]
+    fn a_translated_connection_is_covered_by_what_it_was_sent_to_or_else_by_what_it_leads_to() {
+        let here = "10.77.0.1";
+        let stranger = |sent_to, leads_to| door("10.77.0.2", sent_to, leads_to);
+        let published = stranger((here, "tcp/8883"), ("172.18.0.2", "tcp/1883"));
+        assert_eq!(published.as_deref(), Some("tcp/8883"));
+        let of_nobody = stranger(("10.0.2.100", "tcp/8883"), ("172.18.0.2", "tcp/1883"));
+        assert_eq!(of_nobody.as_deref(), Some("tcp/8883"));
+        let redirected = stranger((here, "tcp/80"), (here, "tcp/8883"));
+        assert_eq!(redirected.as_deref(), Some("tcp/8883"));
+        let routed = stranger((here, "tcp/80"), ("10.78.0.2", "tcp/1883"));
+        assert_eq!(routed.as_deref(), Some("tcp/1883"));
+        assert_eq!(stranger((here, "tcp/80"), ("172.18.0.2", "tcp/8883")), None);
+        assert_eq!(door("10.9.1.1", (here, "tcp/80"), (here, "tcp/8883")), None);
     }
 
     #[test]

@@ -171,8 +171,8 @@ mod tests {
     fn a_table_of_an_older_configuration_is_told_from_the_new_ones() {
         let mut older = ruleset("tcp/8883");
         let newer = ruleset("tcp/8883");
-        let door = older.chains.iter_mut().find(|chain| chain.name == "door").unwrap();
-        door.rules[1].comment = "allowed IPv4 networks need no knock #000000".to_owned();
+        let input = older.chains.iter_mut().find(|chain| chain.name == "input").unwrap();
+        input.rules[2].comment = "allowed IPv4 networks need no knock #000000".to_owned();
         assert_eq!(differences(&newer, &listing(&older)).len(), 2);
     }
 }

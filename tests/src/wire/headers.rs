@@ -10,6 +10,10 @@ pub enum Header {
     HopByHop(u8),
     /// Destination options, so many times 8 bytes.
     Destination(u8),
+    /// A routing header whose way is at its end.
+    Routing,
+    /// An authentication header, of nobody whom the receiver knows.
+    Authentication,
     /// A piece of a packet, or with offset 0 and no more to follow, a whole one.
     Fragment {
         /// What pieces of one packet have in common.
@@ -32,6 +36,8 @@ impl Header {
         match self {
             Self::HopByHop(_) => 0,
             Self::Destination(_) => 60,
+            Self::Routing => 43,
+            Self::Authentication => 51,
             Self::Fragment { .. } => 44,
         }
     }
@@ -47,6 +53,13 @@ impl Header {
                     header.extend([SKIPPED, u8::try_from(data).expect("below 255")]);
                     header.resize(header.len() + data, 0);
                 }
+                header
+            }
+            Self::Routing => vec![next, 0, 0, 0, 0, 0, 0, 0],
+            // RFC 4302, 2: its length in words of 4 bytes, but for two; an index, a number, a value of 12 bytes.
+            Self::Authentication => {
+                let mut header = vec![next, 4, 0, 0];
+                header.resize(24, 1);
                 header
             }
             Self::Fragment { id, offset, more } => {

@@ -7,8 +7,10 @@
 //!   Only a packet that came by a door gives its connection our label, and only who has it lives on. It is
 //!   in conntrack, and so outlives the table.
 //! - Every chain that looks at ports relies on packets being whole. Conntrack reassembles fragments, and
-//!   is on because `gate` asks for `ct state`, whatever `grant.sessions` is. It does so once: what is a fragment
-//!   still (one within another) is dropped by `door`, since an expression that can't load a port lets its packet pass.
+//!   is on because `gate` asks for `ct state`, whatever `grant.sessions` is. It does so once; what can't be read
+//!   even then doesn't pass (see `guard`).
+//! - What can't be read is no knock to `early` and `knock`, and for `banned` it is from its source as anything else. What is
+//!   redirected to the port of knocks is filtered behind the redirection. `replies` only takes what it reads off conntrack.
 //! - `notrack` for knocks, so that one sniffed tag can't fill the host's conntrack table; and for replies, where they
 //!   are on.
 //! - A client's tag passes before any ban is looked at: junk that is forged in a device's name can't keep its
@@ -17,6 +19,7 @@
 //! - `closed` keeps the host from telling by an ICMP "port unreachable" that no daemon runs.
 
 mod chains;
+mod guard;
 mod sets;
 
 use std::{fmt::Write as _, num::NonZeroU32};

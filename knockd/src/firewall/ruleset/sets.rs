@@ -83,7 +83,7 @@ fn element(port: &Port) -> String {
     format!("{} . {}", port.protocol, port.number)
 }
 
-fn sorted(mut elements: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut elements: Vec<String>) -> Vec<String> {
     elements.sort();
     elements.dedup();
     elements

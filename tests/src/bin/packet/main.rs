@@ -19,7 +19,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use e2e::wire::{Segment, tcp_flags, udp_fragment, udp_packet};
+use e2e::wire::shapes::{Transport, shapes};
+use e2e::wire::{
+    Outside, Segment, TCP, ip_packet, ip_packet_as, tcp_flags, udp_fragment, udp_packet,
+};
 use knockd::local::NeverBanned;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -85,6 +88,14 @@ enum Raw {
         /// Cut in two inside the TCP header.
         #[arg(long)]
         fragments: bool,
+        #[arg(long, default_value_t = 64)]
+        hops: u8,
+        /// IPv4 options, in hex.
+        #[arg(long, default_value = "")]
+        options: String,
+        /// So many bytes of data.
+        #[arg(long, default_value_t = 0)]
+        size: usize,
     },
     /// Sends UDP datagrams; with --from, with a forged source.
     Udp {
@@ -102,6 +113,24 @@ enum Raw {
         /// Only this piece of it, as 0-8: a fragment; 8 bytes of header count. Again for another piece.
         #[arg(long, requires = "from")]
         piece: Vec<String>,
+    },
+    /// Sends packets of every odd shape, from this port and the thousand above it.
+    Shapes {
+        #[arg(long)]
+        from: SocketAddr,
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        udp: bool,
+    },
+    /// Sends a packet of a protocol, or for IPv6 of a first header, with 64 bytes of zeros.
+    Ip {
+        #[arg(long)]
+        from: IpAddr,
+        #[arg(long)]
+        to: IpAddr,
+        #[arg(long)]
+        protocol: u8,
     },
 }
 
@@ -137,7 +166,7 @@ fn probe(to: SocketAddr, from_port: u16) -> &'static str {
 
 fn send(raw: Raw) -> io::Result<()> {
     match raw {
-        Raw::Tcp { from, to, flags, seq, ack, fragments } => {
+        Raw::Tcp { from, to, flags, seq, ack, fragments, hops, options, size } => {
             let segment = Segment { from, to, flags: tcp_flags(&flags), seq, ack };
             let socket = raw_socket(to)?;
             let address = without_port(to);
@@ -146,8 +175,24 @@ fn send(raw: Raw) -> io::Result<()> {
                     socket.send_to(&part, &address)?;
                 }
             } else {
-                socket.send_to(&segment.packet(), &address)?;
+                let options = unhex(&options);
+                let outside = Outside { hops, options: &options };
+                let bytes = segment.bytes_with(&vec![0; size]);
+                let packet = ip_packet_as(outside, from.ip(), to.ip(), TCP, &bytes);
+                socket.send_to(&packet, &address)?;
             }
+        }
+        Raw::Shapes { from, to, udp } => {
+            let transport = if udp { Transport::Udp } else { Transport::Tcp };
+            let socket = raw_socket(to)?;
+            for packet in shapes(from, to, transport) {
+                socket.send_to(&packet, &without_port(to))?;
+            }
+        }
+        Raw::Ip { from, to, protocol } => {
+            let packet = ip_packet(from, to, protocol, &[0; 64]);
+            let to = SocketAddr::new(to, 0);
+            raw_socket(to)?.send_to(&packet, &to.into())?;
         }
         Raw::Udp { to, from, hex, size, count, piece } => {
             let payload = hex.map_or_else(|| vec![0; size], |hex| unhex(&hex));
