@@ -20,6 +20,7 @@
 mod error;
 mod keys;
 mod master;
+mod nonce;
 mod packet;
 mod reply;
 mod request;

@@ -69,7 +69,7 @@ pub(crate) fn read(path: &Path, named_by: &str) -> Result<Secret, Error> {
         )),
     })?;
     file.require_private()?;
-    let text = file.text().map_err(|line| located(&file, line, &InvalidKey::NotBase64))?;
+    let text = file.text().map_err(|wrong| located(&file, wrong.line(), &wrong))?;
     let line = text.strip_suffix('\n').unwrap_or(text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.contains('\n') {
@@ -80,7 +80,7 @@ pub(crate) fn read(path: &Path, named_by: &str) -> Result<Secret, Error> {
     parse(line).map_err(|error| located(&file, 1, &error))
 }
 
-fn located(file: &PrivateFile, line: usize, error: &InvalidKey) -> Error {
+fn located(file: &PrivateFile, line: usize, error: &dyn std::fmt::Display) -> Error {
     Error::Config(format!("{}:{line}: {error}", file.path().display()))
 }
 
@@ -139,6 +139,7 @@ mod tests {
     fn a_key_file_may_end_with_one_line_break() {
         for end in ["", "\n", "\r\n"] {
             assert!(read_text(&format!("{KEY}{end}")).is_ok(), "{end:?}");
+            assert!(read_text(&format!("\u{feff}{KEY}{end}")).is_ok(), "{end:?} from Windows");
         }
     }
 

@@ -2,14 +2,18 @@
 //!
 //! # Security considerations
 //! - A key is shown once, on standard output, or written to a file that is its owner's alone from the first byte on
-//!   and that was not there before.
+//!   and that was not there before. A redirection is the shell's: what it makes is often everybody's to read, and a
+//!   line on standard error says so.
 //! - Whoever has the master key has the key of every client, past and future: PROTOCOL.md, "Derived keys".
 
 use std::{
-    fs::OpenOptions,
-    io::Write as _,
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
     num::NonZeroU32,
-    os::unix::fs::OpenOptionsExt as _,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -80,6 +84,9 @@ pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Error> {
         write(path, &text)?;
     }
     let file = args.out.as_ref().map(|path| path.display().to_string());
+    if file.is_none() && is_file_of_others(io::stdout().as_fd()) {
+        output::complain(EXPOSED);
+    }
     if args.json {
         let made = Made { key: file.is_none().then_some(text.as_str()), file };
         let mut json = Zeroizing::new(serde_json::to_string(&made).map_err(std::io::Error::from)?);
@@ -95,6 +102,15 @@ pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Error> {
             output::write(&line)
         }
     }
+}
+
+const EXPOSED: &str = "knock: warning: standard output is a file that others can read, and the key is in it: make another \
+one with --out FILE, which is its owner's alone, and delete this one\n";
+
+/// Whether what is written here is a file that others than its owner can read or write.
+fn is_file_of_others(out: BorrowedFd<'_>) -> bool {
+    let metadata = out.try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o077 != 0)
 }
 
 fn random() -> Result<Secret, Error> {
@@ -118,4 +134,23 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
             path.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_redirection_into_a_file_that_others_can_read_is_noticed_and_no_other_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("key")).unwrap();
+        for (mode, is_of_others) in [(0o644, true), (0o640, true), (0o622, true), (0o600, false)] {
+            file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_file_of_others(file.as_fd()), is_of_others, "{mode:o}");
+        }
+        let (_reader, writer) = io::pipe().unwrap();
+        assert!(!is_file_of_others(writer.as_fd()));
+    }
 }

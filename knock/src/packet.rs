@@ -2,7 +2,8 @@
 //!
 //! # Security considerations
 //! A nonce must never repeat under one key: each packet draws its own 96 bits from the system, and none
-//! is made when the system has no randomness to give.
+//! is made when the system has no randomness to give. It depends on the request as well ([`Nonce::hedged`]),
+//! for devices whose randomness isn't any.
 
 use std::time::SystemTime;
 
@@ -109,11 +110,11 @@ impl Packet {
             reply: ask.reply,
             service: ask.service,
         };
-        let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce).map_err(|error| {
+        let mut random = [0; NONCE_LEN];
+        getrandom::fill(&mut random).map_err(|error| {
             Error::System(format!("the system gives no random bytes for the packet: {error}"))
         })?;
-        let datagram = common::seal(keys, day, Nonce::from_random(nonce), &request);
+        let datagram = common::seal(keys, day, Nonce::hedged(keys, &request, random), &request);
         Ok(Self { request, day, datagram })
     }
 
