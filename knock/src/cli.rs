@@ -19,32 +19,35 @@ are enough without any. `knockd client add NAME …` on the broker's host prints
 
 Environment:
   KNOCK_KEY_FILE  the file with the key, where neither --key-file nor the profile says where the key is
+  COMMAND has KNOCK_HOST and KNOCK_ADDRESS, the server's name and the address at which the door is open, and KNOCK_PORT,
+  the service's port; {host} and {address} in its arguments stand for the same
 
 Examples:
   knock                                     open what the only profile names
   knock broker --wait                       and return as soon as the port is open
-  knock broker --wait -- mosquitto_pub -h broker.example.com -p 8883 -t a -m b
+  knock broker --wait -- mosquitto_pub -h {host} -p 8883 -t a -m b
   knock broker --close                      shut it again
   knock broker --reply                      and say until when it is open, and for which address
   knock --keep broker                       keep it open until SIGTERM, from networks that come and go
-  knock --keep broker -- mosquitto_sub -h broker.example.com -p 8883 -t a
+  knock --keep broker -- mosquitto_sub -h {host} -p 8883 -t a
   knock broker --check                      say which leg fails, where nothing opens
   knock --server broker.example.com --key-file /etc/knock/key --service mqtts --port tcp/8883 --wait=5s
   knock broker --dry-run                    show the datagram and what is in it, and send nothing
 
-Exit codes:
+Exit codes, and whether it makes sense to try again without anybody's doing:
   0   sent; with --wait: open; with --reply: there is one; with --keep: ended by SIGTERM or SIGINT, and closed
-  64  the command line is wrong; nothing was sent
-  68  the server's name has no address that can be used (--keep tries again instead)
-  69  nothing could be sent, or the port did not open in time (--keep tries again instead)
-  71  the system gave no randomness or no socket
-  73  a new key's file is there already, or can't be made
-  74  the output could not be written
-  75  no reply came in time
-  77  a file with a key is open to others, or may not be read
-  78  a profile or a key is missing or wrong
-  126, 127  COMMAND can't be run, or isn't there; otherwise the exit status is COMMAND's,
-            or with --keep 128 and the number of the signal that ended COMMAND, or knock before it ran";
+  64  no: the command line is wrong; nothing was sent
+  68  again: the server's name has no address that can be used (--keep goes on by itself)
+  69  again: nothing could be sent, or the port did not open in time (--keep goes on by itself)
+  71  again: the system gave no randomness or no socket, or the counter can't be written
+  73  no: a new key's file is there already, or can't be made
+  74  again: the output could not be written
+  75  again: no reply came in time (--keep goes on by itself)
+  77  no: a file with a key is open to others, or a file may not be read or written, as in a unit that keeps it away
+  78  no: a profile, a key or a counter is missing or wrong
+  126, 127  no: COMMAND can't be run, or isn't there; otherwise the exit status is COMMAND's,
+            or with --keep 128 and the number of the signal that ended COMMAND, or knock before it ran.
+            Ended by a signal that can't be caught (137: SIGKILL, also for want of memory): again";
 
 /// Opens a door: sends one sealed datagram to each address of a server that runs knockd
 #[derive(Debug, clap::Parser)]
@@ -68,7 +71,8 @@ pub(crate) struct Args {
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 
-    /// Wait until the service's port accepts a connection, for at most TIME (10s if left out)
+    /// Wait until the service's port accepts a connection, for at most TIME (10s if left out); of a port of UDP nothing
+    /// can be known
     #[arg(
         long,
         value_name = "TIME",
@@ -79,20 +83,23 @@ pub(crate) struct Args {
     pub(crate) wait: Option<Span>,
 
     /// Ask for a reply, and wait for it for at most TIME (5s if left out), sending again meanwhile; the server has to
-    /// have replies on
+    /// have replies on. With --keep, replies say how long the grants are, and the port isn't probed
     #[arg(
         long,
         value_name = "TIME",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "5s",
-        conflicts_with = "keep"
+        default_missing_value = "5s"
     )]
     pub(crate) reply: Option<Span>,
 
     /// Keep the door open: knock again before the grant ends and whenever the network changes, until a signal or COMMAND's end
     #[arg(long, conflicts_with_all = ["close", "dry_run", "repeat"])]
     pub(crate) keep: bool,
+
+    /// With --keep, what the service manager is told as the start: that it is knocking, or that the door is open
+    #[arg(long, value_name = "started|open", default_value = "started", requires = "keep")]
+    pub(crate) notify: Notify,
 
     /// Go the way of a knock leg by leg (profile, clock, name, route, address, knock, door) and say which one fails;
     /// with --dry-run without sending anything
@@ -183,6 +190,32 @@ pub(crate) enum Tool {
 #[must_use]
 pub fn command_line() -> clap::Command {
     <Args as clap::CommandFactory>::command()
+}
+
+/// What `--keep` tells the service manager as its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notify {
+    /// That it is knocking.
+    Started,
+    /// That the door is open.
+    Open,
+}
+
+/// Something else than what the service manager can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is started, or open")]
+pub(crate) struct InvalidNotify;
+
+impl FromStr for Notify {
+    type Err = InvalidNotify;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNotify> {
+        match text {
+            "started" => Ok(Self::Started),
+            "open" => Ok(Self::Open),
+            _ => Err(InvalidNotify),
+        }
+    }
 }
 
 /// How many packets go to each address.

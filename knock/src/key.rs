@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     exit::Error,
     private_file::{PrivateFile, ReadError},
+    unit,
 };
 
 /// What is wrong with a key.
@@ -59,10 +60,12 @@ pub(crate) fn read(path: &Path, named_by: &str) -> Result<Secret, Error> {
     let shown = path.display();
     let file = PrivateFile::read(path).map_err(|error| match error {
         ReadError::Missing => Error::Config(format!(
-            "{shown}: there is no such file, and {named_by} says that the key is in it: `knockd client add NAME` on the broker's host makes one"
+            "{shown}: there is no such file, and {named_by} says that the key is in it: `knockd client add NAME` on the broker's host makes one{}",
+            unit::hint(unit::SECRET)
         )),
         ReadError::Denied(error) => Error::Permission(format!(
-            "{shown} can't be read: {error}: run knock as the user whom the file belongs to"
+            "{shown} can't be read: {error}: run knock as the user whom the file belongs to{}",
+            unit::hint(unit::SECRET)
         )),
         ReadError::Other(error) => Error::Config(format!(
             "{shown} can't be read: {error}: name a file with the key in base64 in {named_by}"

@@ -89,7 +89,7 @@ pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Error> {
     }
     if args.json {
         let made = Made { key: file.is_none().then_some(text.as_str()), file };
-        let mut json = Zeroizing::new(serde_json::to_string(&made).map_err(std::io::Error::from)?);
+        let mut json = Zeroizing::new(serde_json::to_string(&made).map_err(io::Error::from)?);
         json.push('\n');
         return output::write(&json);
     }

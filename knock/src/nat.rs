@@ -36,10 +36,25 @@ pub(crate) fn translation(address: ClientAddress, to: IpAddr) -> Option<Translat
     }
 }
 
-/// What to tell the user of a route that [`translation`] is suspected on.
+/// The address that packets leave from, where it isn't the one that was configured and no router can be meant that
+/// translates one to one: this device had it once.
+pub(crate) fn gone(route: &Route) -> Option<IpAddr> {
+    let ClientAddress::Literal(own) = route.address else { return None };
+    let local = route.local()?.to_canonical();
+    let own = own.ip().to_canonical();
+    let is_translated = is_private(local) && !is_private(own);
+    (local != own && !is_translated).then_some(local)
+}
+
+/// What to tell the user of a route whose packets are likely to be refused for their address.
 pub(crate) fn warning(route: &Route) -> Option<String> {
     let ClientAddress::Literal(own) = route.address else { return None };
     let to = route.to.ip();
+    if let Some(local) = gone(route) {
+        return Some(format!(
+            "no interface of this device has {own}, which the packet to {to} names: it leaves from {local}, and the server refuses it (address-mismatch): write address = \"auto\", or the address that this device has now"
+        ));
+    }
     let why = match translation(route.address, to)? {
         Translation::Private => {
             format!("the packet to {to} names {own}, a private address, and the server's is public")
@@ -137,6 +152,21 @@ mod tests {
     fn whatever_goes_through_a_nat64_is_translated() {
         assert_eq!(of("2001:db8::2", "64:ff9b::cb00:7107"), Some(Translation::Nat64));
         assert_eq!(of("2001:db8::2", "64:ff9b:1::cb00:7107"), None);
+    }
+
+    #[test]
+    fn an_address_that_this_device_has_not_is_told_unless_a_router_may_translate_to_it() {
+        let to = "127.0.0.1:62201".parse().unwrap();
+        let warning = |own: &str| {
+            let choice = own.parse().unwrap();
+            warning(&Route::find(to, choice).unwrap())
+        };
+        // The device's own towards this server is 127.0.0.1.
+        let said = warning("198.51.100.7").unwrap();
+        assert!(
+            said.contains("leaves from 127.0.0.1") && said.contains("address-mismatch"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -12,8 +12,8 @@ use common::{
 };
 
 use crate::{
-    counter::{CounterFile, Numbers},
     exit::Error,
+    numbers::{Numbers, Taken},
     plan::Ask,
 };
 
@@ -39,13 +39,12 @@ impl Stamp {
 }
 
 /// What keeps this device's packets from being accepted twice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum DeviceClock {
     /// Its clock.
-    #[default]
     Utc,
-    /// The number in this file, which rises with every packet.
-    Counter(CounterFile),
+    /// Numbers, which rise with every packet.
+    Counter(Numbers),
 }
 
 /// What makes stamps.
@@ -54,15 +53,15 @@ pub(crate) enum Stamps {
     /// The clock, as it is at that moment.
     Clock,
     /// Numbers that are kept for these packets, and for nobody else while they are being sent.
-    Numbers(Numbers),
+    Numbers(Taken),
 }
 
 impl DeviceClock {
     /// Stamps for this many packets, which are to be sent.
-    pub(crate) fn stamps(&self, packets: usize) -> Result<Stamps, Error> {
+    pub(crate) fn stamps(&mut self, packets: usize) -> Result<Stamps, Error> {
         match self {
             Self::Utc => Ok(Stamps::Clock),
-            Self::Counter(file) => file.take(packets as u64).map(Stamps::Numbers),
+            Self::Counter(numbers) => numbers.take(packets as u64).map(Stamps::Numbers),
         }
     }
 
@@ -70,7 +69,30 @@ impl DeviceClock {
     pub(crate) fn rehearsed(&self, packets: usize) -> Result<Stamps, Error> {
         match self {
             Self::Utc => Ok(Stamps::Clock),
-            Self::Counter(file) => file.peek(packets as u64).map(Stamps::Numbers),
+            Self::Counter(numbers) => numbers.peek(packets as u64).map(Stamps::Numbers),
+        }
+    }
+
+    /// What is wrong with it, though it goes on: a counter that can't be written.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Utc => None,
+            Self::Counter(numbers) => numbers.trouble(),
+        }
+    }
+
+    /// What is wrong with where it keeps its number.
+    pub(crate) fn forgets(&self) -> Option<String> {
+        match self {
+            Self::Utc => None,
+            Self::Counter(numbers) => numbers.file().forgets(),
+        }
+    }
+
+    /// Takes over what another one has in memory.
+    pub(crate) fn go_on_from(&mut self, other: &Self) {
+        if let (Self::Counter(own), Self::Counter(others)) = (self, other) {
+            own.go_on_from(others);
         }
     }
 }
