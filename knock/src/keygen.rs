@@ -24,39 +24,24 @@ use zeroize::Zeroizing;
 
 use crate::{exit::Error, key, output};
 
-const AFTER_HELP: &str = "\
-Examples:
-  knock keygen                                          a random key
-  knock keygen --out master.key                         one for a factory's master key, in a file of its own
-  knock keygen --master master.key press-17             the key of the client press-17, without a network
-  knock keygen --master master.key press-17 --generation 2    the one after it, as key-generation = 2 in its entry
-
-Exit codes: 64 the command line is wrong, 73 the file is there already or can't be made, 77 a file with a key is open
-to others, 78 the master key is wrong";
-
 /// How to make a key.
-#[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[derive(Debug)]
 pub(crate) struct KeygenArgs {
-    /// Name of the client whose key it is to be
-    #[arg(value_name = "NAME", requires = "master")]
-    name: Option<String>,
+    /// The client whose key it is to be.
+    pub(crate) name: Option<String>,
+    /// What it is derived from.
+    pub(crate) master: Option<PathBuf>,
+    /// Which of the client's derived keys.
+    pub(crate) generation: NonZeroU32,
+    /// Where it is written to, instead of being shown.
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) json: bool,
+}
 
-    /// File with the master key that the client's is derived from, readable by its owner alone
-    #[arg(long, value_name = "FILE", requires = "name")]
-    master: Option<PathBuf>,
-
-    /// Which of the client's derived keys: 1, and more when one had to be replaced
-    #[arg(long, value_name = "N", default_value = "1", requires = "master")]
-    generation: NonZeroU32,
-
-    /// Write the key to this new file, for its owner alone, instead of showing it
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-
-    /// Print one JSON object instead of text
-    #[arg(long)]
-    json: bool,
+impl Default for KeygenArgs {
+    fn default() -> Self {
+        Self { name: None, master: None, generation: NonZeroU32::MIN, out: None, json: false }
+    }
 }
 
 /// The answer as `--json` has it.

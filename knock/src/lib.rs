@@ -18,6 +18,7 @@ mod key;
 mod keygen;
 mod nat;
 mod numbers;
+mod options;
 mod output;
 mod packet;
 mod plan;
@@ -33,5 +34,6 @@ mod storage;
 mod unit;
 mod wait;
 
+#[cfg(feature = "clap")]
 pub use cli::command_line;
 pub use run::run;

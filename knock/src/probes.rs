@@ -62,8 +62,9 @@ enum Before {
     /// Nothing has come back, or there is none.
     Silent,
     Pending(Socket, Duration),
-    /// It was answered, and so would any other have been.
-    Answered,
+    /// It was answered so, and any other would have been.
+    Accepted,
+    Refused,
 }
 
 /// How the latest connection went.
@@ -183,7 +184,7 @@ impl Probes {
         let sockets = self.targets.iter().flat_map(|target| {
             let before = match &target.before {
                 Before::Pending(socket, _) => Some(socket),
-                Before::Silent | Before::Answered => None,
+                Before::Silent | Before::Accepted | Before::Refused => None,
             };
             before.into_iter().chain(&target.pending)
         });
@@ -271,8 +272,11 @@ impl Target {
             && let Some(found) = look(socket)
         {
             let is_in_time = now.saturating_sub(*since) < UNREPEATED;
-            let is_answer = matches!(found, Found::Accepted | Found::Refused);
-            self.before = if is_in_time && is_answer { Before::Answered } else { Before::Silent };
+            self.before = match found {
+                Found::Accepted if is_in_time => Before::Accepted,
+                Found::Refused if is_in_time => Before::Refused,
+                _ => Before::Silent,
+            };
         }
         if let Some(found) = self.pending.as_ref().and_then(look) {
             self.found = found;
@@ -281,9 +285,9 @@ impl Target {
     }
 
     const fn proof(&self) -> Proof {
-        match self.before {
-            Before::Answered => Proof::No,
-            Before::Silent | Before::Pending(..) => Proof::Yes,
+        match (&self.before, &self.found) {
+            (Before::Accepted, Found::Accepted) | (Before::Refused, Found::Refused) => Proof::No,
+            _ => Proof::Yes,
         }
     }
 

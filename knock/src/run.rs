@@ -2,11 +2,9 @@
 
 use std::{env, process::ExitCode, time::Instant};
 
-use clap::Parser as _;
-
 use crate::{
     check,
-    cli::{Args, Tool},
+    cli::{self, Args, Order, Refused},
     command::{self, Place},
     exit::{Code, Error},
     keep, keygen, nat,
@@ -22,33 +20,32 @@ use crate::{
 /// Does what this process' command line says. With a command to run, it comes back only on a failure.
 #[must_use]
 pub fn run() -> ExitCode {
-    match Args::try_parse() {
-        Ok(Args { tool: Some(Tool::Keygen(args)), .. }) => match keygen::keygen(&args) {
-            Ok(()) => Code::Ok.into(),
-            Err(error) => {
-                complain(&format!("knock: {error}\n"));
-                error.code().into()
-            }
-        },
-        Ok(args) if args.keep => keep::obey(&args),
-        Ok(args) => obey(&args).into(),
-        Err(error) => refuse(&error).into(),
+    match cli::read(env::args_os().skip(1)) {
+        Ok(Order::Keygen(args)) => ended(keygen::keygen(&args)).into(),
+        Ok(Order::Knock(args)) if args.keep => keep::obey(&args),
+        Ok(Order::Knock(args)) => obey(&args).into(),
+        Ok(Order::Tell(text)) => ended(output::write(&text)).into(),
+        Err(refused) => refuse(refused).into(),
     }
 }
 
-/// Answers `--help` and `--version`, and a command line that is none.
-fn refuse(error: &clap::Error) -> Code {
-    let text = error.render().to_string();
-    if !error.use_stderr() {
-        return match output::write(&text) {
-            Ok(()) => Code::Ok,
-            Err(error) => error.code(),
-        };
+fn ended(result: Result<(), Error>) -> Code {
+    match result {
+        Ok(()) => Code::Ok,
+        Err(error) => {
+            complain(&format!("knock: {error}\n"));
+            error.code()
+        }
     }
-    let first = text.split("\n\n").next().unwrap_or_default();
+}
+
+/// Answers a command line that is none.
+fn refuse(Refused { message, usage }: Refused) -> Code {
+    complain(&format!(
+        "error: {message}\n\nUsage: {usage}\n\nFor more information, try '--help'.\n"
+    ));
     let mut report = Report::default();
-    report.fail(&Error::Usage(first.trim_start_matches("error: ").to_owned()));
-    complain(&text);
+    report.fail(&Error::Usage(message));
     match Output::of_refused(env::args_os()).conclude(&report) {
         Ok(()) => Code::Usage,
         Err(error) => error.code(),
@@ -66,17 +63,12 @@ fn obey(args: &Args) -> Code {
     if let Err(error) = &result {
         report.fail(error);
     }
+    let concluded = output.conclude(&report);
     let result = result.and_then(|place| {
-        output.conclude(&report)?;
+        concluded?;
         place.map_or(Ok(()), |place| command::replace_this_process(&args.command, &place))
     });
-    match result {
-        Ok(()) => Code::Ok,
-        Err(error) => {
-            complain(&format!("knock: {error}\n"));
-            error.code()
-        }
-    }
+    ended(result)
 }
 
 /// Sends, and waits if it is to. What happens is noted in the report also when it fails. Returns what a command is to

@@ -4,7 +4,7 @@ use std::env;
 
 /// For files that are written.
 pub(crate) const STATE: &str = "where a unit of systemd runs knock, it can write nowhere but in its own folders: put the \
-file into /var/lib/knock (StateDirectory=knock), or name its folder with ReadWritePaths= in a drop-in";
+file into /var/lib/knock, or name its folder with StateDirectory= or ReadWritePaths= in a drop-in";
 
 /// For files that are read.
 pub(crate) const SECRET: &str = "where a unit of systemd runs knock, it sees neither /home nor /root nor another's /tmp: put \
