@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::{DoorState, OpenFor};
+use common::OpenFor;
 
 use crate::{
     command::Place,
@@ -22,67 +22,19 @@ use crate::{
         names::{self, Question},
         notices::Change,
         schedule::{Chance, Schedule},
-        tell::{Event, Teller},
+        sign::Sign,
+        step::{Awaited, Next, State, Step},
+        tell::{Event, Teller, millis},
     },
     plan::Plan,
-    probes::{Accepted, NO_PROOF, Probes, Proof},
-    reply::{self, Replied, Replies},
+    probes::Probes,
+    reply::{self, Replies},
 };
 
 /// How long a renewal waits for the resolver before it goes to the addresses that are known.
 const LOOKUP: Duration = Duration::from_secs(2);
 /// How long the resolver has where no address is known.
 const FIRST_LOOKUP: Duration = Duration::from_secs(20);
-
-/// What is done at present.
-#[derive(Debug)]
-enum Step {
-    /// Nothing, until it is time for a sign of the door, or to renew, or to try again.
-    Pause(Duration),
-    /// The resolver is waited for.
-    Lookup(Duration),
-    /// It is looked whether the door has stayed open.
-    Check(Next),
-    /// The door was knocked at, and is to open.
-    Opening,
-}
-
-/// What comes after a look at a door that is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    Knock,
-    Pause,
-}
-
-/// What may come in while a step lasts.
-#[derive(Debug)]
-pub(super) enum Awaited {
-    Nothing,
-    Probes(Probes),
-    Replies(Replies),
-}
-
-/// What shows that the door is open.
-#[derive(Clone, Copy, Debug)]
-enum Sign {
-    Accepted(Accepted),
-    Replied(Replied),
-    /// Nothing can.
-    None,
-}
-
-/// What is known of the door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Nothing yet, or nothing on this way.
-    Unknown,
-    /// It opened, and nothing says that it isn't open still.
-    Open,
-    /// It was shut when it should have been open, and no knock has failed since.
-    EndedEarly,
-    /// A knock did not open it, or could not be sent.
-    Shut,
-}
 
 /// Whether an answer of the resolver is still wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,22 +301,13 @@ impl Door {
     /// The door is open, or nothing can tell whether it is.
     fn opened(&mut self, sign: Sign, now: Duration) -> Result<(), Error> {
         self.awaited = Awaited::Nothing;
-        match sign {
-            Sign::Accepted(accepted) => {
-                if self.state == State::EndedEarly && accepted.proof == Proof::Yes {
-                    self.schedule.ended_early();
-                }
-                self.opened_at = Some(accepted.by);
-            }
-            Sign::Replied(replied) => {
-                if let DoorState::OpenUntil(until) = replied.reply.door {
-                    let left = until.as_millis().saturating_sub(replied.reply.clock.as_millis());
-                    self.schedule.was_told(Duration::from_millis(left));
-                }
-                self.opened_at = Some(replied.by.ip());
-            }
-            Sign::None => {}
+        if self.state == State::EndedEarly && matches!(sign, Sign::Accepted(_)) && sign.is_proof() {
+            self.schedule.ended_early();
         }
+        if let Some(grant) = sign.grant() {
+            self.schedule.was_told(grant);
+        }
+        self.opened_at = sign.at().or(self.opened_at);
         self.schedule.forget_failures();
         self.renewal = self.knocked_at + self.schedule.renewal(chance()?);
         if self.plan.reply_within.is_some() {
@@ -387,44 +330,14 @@ impl Door {
     }
 
     fn tell_open(&mut self, sign: Sign, next: Duration) {
-        let port = self.plan.port.map(|port| port.to_string());
-        let shown = port.as_deref().unwrap_or("the door");
-        let (mut text, to, after, proof) = match sign {
-            Sign::Accepted(Accepted { by, after, proof }) => {
-                let text = match proof {
-                    Proof::Yes => format!("{shown} open at {by}, and kept open"),
-                    Proof::No => format!("{shown} accepts at {by}, {NO_PROOF}; knocking on"),
-                };
-                (text, Some(by.to_string()), Some(after), proof)
-            }
-            Sign::Replied(Replied { by, reply, after, .. }) => {
-                let text = format!("{shown} open at {} for {}, and kept open", by.ip(), reply.seen);
-                (text, Some(by.ip().to_string()), Some(after), Proof::Yes)
-            }
-            Sign::None => {
-                let text = format!(
-                    "knocked at {}, and going on: without a tcp port in the profile, or --reply, nothing shows whether the door is open",
-                    self.plan.server
-                );
-                (text, None, None, Proof::No)
-            }
-        };
-        if self.state == State::EndedEarly && proof == Proof::Yes {
+        let (mut text, event) = sign.told(&self.plan);
+        if self.state == State::EndedEarly && sign.is_proof() {
             let grant = self.schedule.grant().as_secs();
             text.push_str(&format!(
                 "; it was shut before its time, and grants are taken to last {grant} s for now: if that comes again, ask for less with open-for, or raise max in the server's [grant]"
             ));
         }
-        let event = Event {
-            event: "open",
-            to,
-            port,
-            proven: Some(proof == Proof::Yes),
-            after_ms: after.map(millis),
-            next_ms: Some(millis(next)),
-            ..Event::default()
-        };
-        self.teller.tell(&text, &event);
+        self.teller.tell(&text, &Event { next_ms: Some(millis(next)), ..event });
     }
 
     /// Notes that it did not work, and when it is tried again.
@@ -500,8 +413,4 @@ fn chance() -> Result<Chance, Error> {
     getrandom::u32().map(Chance).map_err(|error| {
         Error::System(format!("the system gives no random bytes for the schedule: {error}"))
     })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

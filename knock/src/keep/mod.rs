@@ -20,6 +20,8 @@ mod network;
 mod notices;
 mod notify;
 mod schedule;
+mod sign;
+mod step;
 mod tell;
 mod wires;
 

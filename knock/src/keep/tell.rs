@@ -1,6 +1,8 @@
 //! What a keeper tells: for people each change of state once, for machines every event as one line of JSON, and
 //! the service manager the state it is in.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::{
@@ -113,4 +115,9 @@ impl Teller {
         self.told = Some(text.to_owned());
         true
     }
+}
+
+/// A time as events have it.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -25,7 +25,7 @@ use nix::{
 
 use crate::{
     exit::Error,
-    keep::{door::Awaited, names::Question, network::Network, notices::Change},
+    keep::{names::Question, network::Network, notices::Change, step::Awaited},
 };
 
 /// What is taken notice of. All others do to this process what they always do.
