@@ -23,7 +23,7 @@ use crate::{
     reply::{self, Replies},
     report::Report,
     resolve,
-    run::NO_HANDSHAKE,
+    run::{NO_HANDSHAKE, NO_PORT},
     send::{self, Outcome, Route, Unreachable},
     wait,
 };
@@ -229,11 +229,8 @@ impl Check<'_> {
             self.leg(Part::Reply, Standing::Ok, what)?;
         }
         let Some((probes, wait)) = probes else {
-            let what = match plan.port {
-                Some(port) => format!("{port}: {NO_HANDSHAKE}"),
-                None => "nothing tells: put the service's port into the profile, or give --port"
-                    .to_owned(),
-            };
+            let unseen = |port| format!("{port}: {NO_HANDSHAKE}");
+            let what = plan.port.map_or_else(|| NO_PORT.to_owned(), unseen);
             return self.leg(Part::Door, Standing::Unknown, what);
         };
         let opened = wait::until_open(probes, wait, start).map_err(|error| match error {

@@ -100,7 +100,7 @@ impl Plan {
         let clock = counter(args, name.as_ref(), profile.clock)?
             .map_or(DeviceClock::Utc, |file| DeviceClock::Counter(Numbers::new(file, ahead)));
         let port = args.port.or(profile.port);
-        let wait = wait(args, port)?;
+        let wait = wait(args, port, name.as_ref())?;
         let server =
             args.server.clone().or(profile.server).ok_or_else(|| missing("server", "--server"))?;
         let secret = secret(args.key_file.clone(), profile.key, key_variable)?
@@ -187,13 +187,18 @@ fn counter(
 }
 
 /// What can be waited for: a port of UDP has no handshake that would show anything.
-fn wait(args: &Args, port: Option<ServicePort>) -> Result<Option<Wait>, Error> {
+fn wait(
+    args: &Args,
+    port: Option<ServicePort>,
+    profile: Option<&ProfileName>,
+) -> Result<Option<Wait>, Error> {
     let limit = match args.wait {
         Some(limit) => limit.as_duration(),
         None if args.keep || args.check => KEEP_WAIT,
         None => return Ok(None),
     };
-    if args.wait.is_some() && port.is_none() {
+    // A profile without a port is one of a service that has none of TCP.
+    if args.wait.is_some() && port.is_none() && profile.is_none() {
         return Err(Error::Usage(
             "--wait needs to know the service's port: give --port, such as --port tcp/8883, or put port into the profile".into(),
         ));

@@ -134,11 +134,17 @@ fn knock(args: &Args, output: Output, report: &mut Report) -> Result<Option<Plac
                 report,
             );
         }
-    } else if let (Some(_), Some(port), None) = (args.wait, plan.port, plan.reply_within) {
-        warn([format!("{port}: {NO_HANDSHAKE}")], output, report);
+    } else if args.wait.is_some() && plan.reply_within.is_none() {
+        let what =
+            plan.port.map_or_else(|| NO_PORT.to_owned(), |port| format!("{port}: {NO_HANDSHAKE}"));
+        warn([what], output, report);
     }
     Ok(Some(Place::new(&plan, open_at)))
 }
+
+/// Of a profile without a port.
+pub(crate) const NO_PORT: &str = "no port is named, so that nothing shows whether the door has opened: put the service's \
+tcp port into the profile, or give --port; with --reply the server says what came of the knock";
 
 /// Of a port of UDP.
 pub(crate) const NO_HANDSHAKE: &str = "UDP has no handshake, so that nothing shows whether the door has opened: the knock \

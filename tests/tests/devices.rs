@@ -103,7 +103,7 @@ fn of_several_addresses_the_command_is_told_the_one_at_which_the_door_is_open() 
 fn behind_a_proxy(host: Host<'_>) -> Echo {
     let echo = Echo::start(host, &["tcp/9999"]);
     host.nft(
-        "table inet proxy { chain out { type nat hook output priority dstnat; tcp dport 8883 redirect to :9999; }; }",
+        "table inet proxy { chain out { type nat hook output priority -100; tcp dport 8883 redirect to :9999; }; }",
     );
     echo
 }
@@ -290,6 +290,31 @@ fn a_running_keeper_goes_on_when_its_storage_fails_and_says_so() {
     let granted = daemon.granted();
     device.knock(world.client(), &[&own[..], &["-4", "--wait=20s"]].concat()).success();
     until("its next number is above all", || daemon.granted() > granted);
+}
+
+#[test]
+fn a_counter_where_a_unit_may_not_write_ends_for_good_and_names_the_settings() {
+    let world = World::new();
+    let door = Door::new(&world, &Settings::default());
+    let device = door.enrol("sensor-3");
+    let folder = world.dir().join("etc");
+    fs::create_dir(&folder).expect("make a folder");
+    fs::write(folder.join("count"), "7\n").expect("write a counter");
+    let (folder, profile) = (folder.display().to_string(), device.profile().display().to_string());
+    // As ProtectSystem=strict does it: a mount of this process's own.
+    let script =
+        "mount --bind \"$1\" \"$1\" && mount -o remount,bind,ro \"$1\" && shift && exec \"$@\"";
+    let file = format!("--counter-file={folder}/count");
+    for more in [&["-4"][..], &["-4", "--keep"]] {
+        let knock = binaries::path("knock");
+        let line = [
+            "unshare", "--mount", "sh", "-c", script, "sh", &folder, &knock, "--config", &profile,
+            &file,
+        ];
+        let told = world.client().run(&[&line[..], more].concat()).exits(77);
+        assert!(told.stderr.contains("ReadWritePaths="), "{told}");
+        assert!(told.stderr.contains("StateDirectory="), "{told}");
+    }
 }
 
 #[test]

@@ -127,7 +127,8 @@ impl Door {
     /// Takes the step that is due, if one is.
     ///
     /// # Errors
-    /// As all steps, only if the system has no randomness: what else goes wrong may go well the next time.
+    /// As all steps, if the system has no randomness, or only a person can mend what is wrong, such as a lost counter:
+    /// what else goes wrong may go well the next time.
     pub(super) fn go_on(&mut self, now: Duration) -> Result<(), Error> {
         match self.step {
             Step::Pause(due) if now >= due && now >= self.renewal => self.begin(now),
@@ -174,7 +175,7 @@ impl Door {
             }
             Awaited::Nothing => return self.opened(Sign::None, now),
         };
-        failure.map_or(Ok(()), |error| self.fail(&error, now))
+        failure.map_or(Ok(()), |error| self.fail(error, now))
     }
 
     /// Looks whether the door is open still, where it is not yet time to renew.
@@ -201,13 +202,13 @@ impl Door {
                     self.known = addresses;
                     self.approach(now)
                 }
-                Err(error) => self.fail(&error, now),
+                Err(error) => self.fail(error, now),
             };
         }
         if self.question.is_none() {
             match Question::ask(&self.plan) {
                 Ok(question) => self.question = Some((question, Relevance::Current)),
-                Err(error) if self.known.is_empty() => return self.fail(&error, now),
+                Err(error) if self.known.is_empty() => return self.fail(error, now),
                 Err(_) => return self.approach(now),
             }
         }
@@ -223,7 +224,7 @@ impl Door {
         let host = self.plan.server.host();
         let error =
             format!("{host} has no address yet: no resolver answers: check this device's DNS");
-        self.fail(&Error::NoHost(error), now)
+        self.fail(Error::NoHost(error), now)
     }
 
     /// Takes the resolver's answer, which may have come long after a knock went without it.
@@ -238,7 +239,7 @@ impl Door {
                 is_awaited || is_news
             }
             (Err(error), Relevance::Current) if is_awaited && self.known.is_empty() => {
-                return self.fail(&error, now);
+                return self.fail(error, now);
             }
             _ => is_awaited,
         };
@@ -279,7 +280,7 @@ impl Door {
         let probes = wait.map(|wait| (Probes::before(ways.routes(), wait.port, now), wait));
         let (outcomes, moved) = match self.knocker.knock(&mut self.plan, ways, &mut self.teller) {
             Ok(knocked) => knocked,
-            Err(error) => return self.fail(&error, now),
+            Err(error) => return self.fail(error, now),
         };
         self.knocked_at = now;
         self.step = Step::Opening;
@@ -340,8 +341,11 @@ impl Door {
         self.teller.tell(&text, &Event { next_ms: Some(millis(next)), ..event });
     }
 
-    /// Notes that it did not work, and when it is tried again.
-    fn fail(&mut self, error: &Error, now: Duration) -> Result<(), Error> {
+    /// Notes that it did not work, and when it is tried again. What only a person can mend is the end.
+    fn fail(&mut self, error: Error, now: Duration) -> Result<(), Error> {
+        if !error.may_pass() {
+            return Err(error);
+        }
         let pause = self.schedule.pause(chance()?);
         self.awaited = Awaited::Nothing;
         self.renewal = now + pause;

@@ -48,8 +48,8 @@ enum Child {
 /// Keeps the door open. Returns the exit status when a signal or the command has ended it.
 ///
 /// # Errors
-/// If the command line, the profile or the key is wrong, the system lacks what is needed, or the command can't
-/// be run. A network that isn't there, a server that doesn't answer, is no reason to give up.
+/// If the command line, the profile, the key or the counter is wrong, the system lacks what is needed, or the command
+/// can't be run. A network that isn't there, a server that doesn't answer, is no reason to give up.
 pub(super) fn keep(args: &Args) -> Result<u8, Error> {
     let plan = Plan::new(args)?;
     let mut wires = Wires::open()?;

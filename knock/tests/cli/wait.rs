@@ -40,6 +40,10 @@ fn of_a_port_of_udp_nothing_can_be_known_and_the_knock_goes_out() {
     let json = device.knock(&["--config=knock.toml", "--wait", "--json"]).must_succeed().json();
     assert!(json["warnings"][0].as_str().unwrap().contains("--reply"), "{json}");
     assert_eq!(json["open"], serde_json::Value::Null);
+    // As `knockd client add` makes one of such a service.
+    device.write("knock.toml", &text.replace("port =", "# port ="), 0o600);
+    let run = device.knock(&["--config=knock.toml", "--wait"]).must_succeed();
+    assert!(run.stderr.contains("no port is named"), "{run:?}");
 }
 
 #[test]
