@@ -227,7 +227,7 @@ mod tests {
         file.set(0).unwrap();
         let mut before = Numbers::new(file.clone(), AHEAD);
         assert_eq!(all(before.take(1).unwrap()), [1]);
-        let mut after = Numbers::new(file.clone(), AHEAD);
+        let mut after = Numbers::new(file, AHEAD);
         after.go_on_from(&before);
         assert_eq!(all(after.take(1).unwrap()), [2]);
         let mut other = Numbers::new(CounterFile::new("elsewhere".into()), AHEAD);

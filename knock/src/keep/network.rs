@@ -18,7 +18,7 @@ use nix::{
     },
 };
 
-use crate::keep::notices::{Change, HEADER_LEN, Known};
+use crate::keep::notices::{Change, Known};
 
 /// What one receive takes at most; the kernel sends no notice that is nearly as long.
 const RECEIVE_LEN: usize = 16 * 1024;
@@ -27,6 +27,8 @@ const RECEIVE_LEN: usize = 16 * 1024;
 const QUESTIONS: [u16; 3] = [18, 22, 26];
 /// NLM_F_REQUEST and NLM_F_DUMP.
 const ALL: u16 = 0x301;
+/// sizeof(struct nlmsghdr), and of struct rtgenmsg as it is aligned.
+const QUESTION_LEN: u8 = 20;
 
 /// The kernel's notices.
 #[derive(Debug)]
@@ -94,9 +96,9 @@ impl AsFd for Network {
 
 /// A question for all there are, of every family: struct nlmsghdr with struct rtgenmsg. The kernel answers with what
 /// its notices would say.
-fn dump(question: u16) -> [u8; HEADER_LEN + 4] {
-    let mut message = [0; HEADER_LEN + 4];
-    let length = (message.len() as u32).to_ne_bytes();
+fn dump(question: u16) -> [u8; QUESTION_LEN as usize] {
+    let mut message = [0; QUESTION_LEN as usize];
+    let length = u32::from(QUESTION_LEN).to_ne_bytes();
     let head = length.into_iter().chain(question.to_ne_bytes()).chain(ALL.to_ne_bytes());
     for (byte, from) in message.iter_mut().zip(head) {
         *byte = from;

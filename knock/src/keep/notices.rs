@@ -13,7 +13,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// sizeof(struct nlmsghdr)
-pub(super) const HEADER_LEN: usize = 16;
+const HEADER_LEN: usize = 16;
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
