@@ -51,7 +51,7 @@ Exit codes, and whether it makes sense to try again without anybody's doing:
   69  again: nothing could be sent, or the port did not open in time (--keep goes on by itself)
   71  again: the system gave no randomness or no socket, or the counter can't be written
   73  no: a new key's file is there already, or can't be made
-  74  again: the output could not be written
+  74  no: the output could not be written; what was to be sent was sent
   75  again: no reply came in time (--keep goes on by itself)
   77  no: a file with a key is open to others, or a file may not be read or written, as in a unit that keeps it away
   78  no: a profile, a key or a counter is missing or wrong

@@ -93,9 +93,9 @@ impl Error {
             | Self::NotSent(_)
             | Self::NotOpen(_)
             | Self::NoReply(_)
-            | Self::System(_)
-            | Self::Output(_) => true,
+            | Self::System(_) => true,
             Self::Usage(_)
+            | Self::Output(_)
             | Self::Config(_)
             | Self::Permission(_)
             | Self::CantCreate(_)
@@ -136,7 +136,7 @@ mod tests {
             (Error::NotOpen(text()), 69, true),
             (Error::System(text()), 71, true),
             (Error::CantCreate(text()), 73, false),
-            (Error::Output(std::io::Error::other("full")), 74, true),
+            (Error::Output(std::io::Error::other("full")), 74, false),
             (Error::NoReply(text()), 75, true),
             (Error::Permission(text()), 77, false),
             (Error::Config(text()), 78, false),
