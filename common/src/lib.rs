@@ -22,6 +22,7 @@ mod error;
 mod kept;
 mod keys;
 mod master;
+mod nonce;
 mod packet;
 mod reply;
 mod request;

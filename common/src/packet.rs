@@ -5,7 +5,7 @@
 //!   unauthentic packet has any effect.
 //! - A nonce must never repeat under one key: [`seal`] takes it as an argument, and its caller draws
 //!   96 random bits for every packet (RFC 8439, section 4: at a packet a second the odds of a
-//!   repetition reach one in a million after some nine thousand years).
+//!   repetition reach one in a million after some nine thousand years), or hedges it ([`Nonce::hedged`]).
 
 use core::fmt;
 
@@ -54,7 +54,7 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// 96 random bits, fresh for every packet.
+/// 96 bits that no other packet under the same key has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonce([u8; NONCE_LEN]);
 

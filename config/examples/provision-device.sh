@@ -2,7 +2,7 @@
 # Sets up a device whose MQTT client stands before a door: puts the profile in place, knocks once to see that it
 # works, and has systemd keep the door open from then on.
 #
-#   knockd client add press-17 --service mqtts --server broker.example.com >press-17.toml     # on the broker's host
+#   (umask 077; knockd client add press-17 --service mqtts --server broker.example.com >press-17.toml)   # on the broker's host
 #   scp press-17.toml knock-spa_*.deb provision-device.sh press-17:                           # by a way you trust
 #   ssh press-17 sudo sh provision-device.sh press-17.toml knock-spa_*.deb                    # on the device
 #
@@ -26,9 +26,11 @@ if [ $# -ge 2 ]; then
 fi
 command -v knock >/dev/null || die "there is no knock: name its package behind the profile"
 
-# The profile's name stands in brackets.
-name=$(sed -n 's/^\[\([A-Za-z0-9][A-Za-z0-9._-]*\)\]$/\1/p' "$1" | head -n 1)
+# Profiles' names stand in brackets, those with a dot in quotes as well; lines may end as on Windows.
+names=$(tr -d '\r' <"$1" | sed -n 's/^\["\{0,1\}\([A-Za-z0-9][A-Za-z0-9._-]*\)"\{0,1\}\]$/\1/p')
+name=$(echo "$names" | head -n 1)
 [ -n "$name" ] || die "$1 has no profile: it is what \`knockd client add\` prints"
+[ "$name" = "$names" ] || say "of the profiles in $1, this sets up the first one, \"$name\""
 
 # Never readable for others, not even for a moment, and never half written.
 umask 077
@@ -51,7 +53,7 @@ fi
 if [ -d /run/systemd/system ]; then
     systemctl enable "knock-keep@$name.service"
     systemctl reload-or-restart "knock-keep@$name.service"
-    say "knock-keep@$name keeps the door open: let your client's unit say BindsTo= and After=knock-keep@$name.service"
+    say "knock-keep@$name keeps the door open: let your client's unit say PartOf=, After= and WantedBy=knock-keep@$name.service, and enable it"
 else
     say "no systemd runs here: have your client started by: knock --keep $name -- CLIENT"
 fi

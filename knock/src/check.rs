@@ -3,9 +3,13 @@
 //! The server is silent whatever it thinks of a packet, so that the last leg can't tell a refused knock from a lost
 //! one: it says what to look at on the server's side.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use common::ClientAddress;
+use common::{ClientAddress, ReplyWanted};
 use serde::Serialize;
 
 use crate::{
@@ -14,10 +18,13 @@ use crate::{
     nat,
     output::Output,
     packet::{self, DeviceClock},
-    plan::Plan,
+    plan::{Plan, Wait},
+    probes::{Probes, Proof},
+    reply::{self, Replies},
     report::Report,
     resolve,
-    send::{self, Outcome, Route},
+    run::{NO_HANDSHAKE, NO_PORT},
+    send::{self, Outcome, Route, Unreachable},
     wait,
 };
 
@@ -51,6 +58,8 @@ pub(crate) enum Part {
     Address,
     /// The packet.
     Knock,
+    /// The server's reply, where it has replies on.
+    Reply,
     /// The service's port.
     Door,
 }
@@ -72,6 +81,7 @@ impl fmt::Display for Part {
             Self::Route => "route",
             Self::Address => "address",
             Self::Knock => "knock",
+            Self::Reply => "reply",
             Self::Door => "door",
         })
     }
@@ -95,7 +105,9 @@ impl fmt::Display for Leg {
 /// What the first leg that fails says; the legs before it are in the report.
 pub(crate) fn check(args: &Args, output: Output, report: &mut Report) -> Result<(), Error> {
     let mut check = Check { output, report };
-    let plan = check.failing(Part::Profile, Plan::new(args))?;
+    let mut plan = check.failing(Part::Profile, Plan::new(args))?;
+    // Nothing is lost where replies are off, and much is known where they are on.
+    plan.ask.reply = ReplyWanted::Yes;
     check.report.begin(&plan);
     let profile = plan.profile.as_ref().map(|name| format!("profile {name}"));
     let profile =
@@ -107,9 +119,15 @@ pub(crate) fn check(args: &Args, output: Output, report: &mut Report) -> Result<
     )?;
     let (standing, what) = match &plan.clock {
         DeviceClock::Utc => clock(),
-        DeviceClock::Counter(file) => {
-            check.failing(Part::Clock, file.peek(1))?;
-            (Standing::Ok, format!("none: a counter in {}", file.path().display()))
+        DeviceClock::Counter(numbers) => {
+            check.failing(Part::Clock, numbers.peek(1))?;
+            match plan.clock.forgets() {
+                Some(warning) => (Standing::Doubtful, warning),
+                None => {
+                    let path = numbers.file().path().display();
+                    (Standing::Ok, format!("none: a counter in {path}"))
+                }
+            }
         }
     };
     check.leg(Part::Clock, standing, what)?;
@@ -149,8 +167,12 @@ pub(crate) fn check(args: &Args, output: Output, report: &mut Report) -> Result<
             "nothing is sent in a dry run".to_owned(),
         );
     }
-    let outcomes = check.failing(Part::Knock, send::send(&plan, &routes))?;
-    check.door(&plan, &outcomes, &unreachable)
+    let start = Instant::now();
+    let probes = plan.wait.map(|wait| (Probes::before(&routes, wait.port, start.elapsed()), wait));
+    let outcomes = check.failing(Part::Knock, send::send(&mut plan, &routes))?;
+    check.knock(&outcomes, &unreachable)?;
+    let replies = Replies::to(&plan, &outcomes, start.elapsed(), REPLY_TIME);
+    check.door(&mut plan, probes, replies, start)
 }
 
 /// A check under way.
@@ -175,13 +197,8 @@ impl Check<'_> {
         result
     }
 
-    /// The two legs that need the network: the packet is out, and the port opens.
-    fn door(
-        &mut self,
-        plan: &Plan,
-        outcomes: &[Outcome<'_>],
-        unreachable: &[send::Unreachable],
-    ) -> Result<(), Error> {
+    /// The packet is out.
+    fn knock(&mut self, outcomes: &[Outcome], unreachable: &[Unreachable]) -> Result<(), Error> {
         for outcome in outcomes {
             self.report.sent(outcome);
             let to = outcome.route.to;
@@ -191,25 +208,47 @@ impl Check<'_> {
             };
             self.leg(Part::Knock, standing, what)?;
         }
-        let knocked: Vec<_> =
-            outcomes.iter().filter(|it| !it.packets.is_empty()).map(|it| it.route).collect();
-        if knocked.is_empty() {
+        if outcomes.iter().all(|outcome| outcome.packets.is_empty()) {
             return Err(send::nothing_sent(unreachable, outcomes));
         }
-        let Some(port) = plan.wait else {
-            let what = "nothing tells: put the service's tcp port into the profile, or give --port";
-            return self.leg(Part::Door, Standing::Unknown, what.to_owned());
+        Ok(())
+    }
+
+    /// The server replies, if it does that at all, and the port opens.
+    fn door(
+        &mut self,
+        plan: &mut Plan,
+        probes: Option<(Probes, Wait)>,
+        replies: Replies,
+        start: Instant,
+    ) -> Result<(), Error> {
+        let replies = replies.wait(plan, start)?;
+        self.report.replied(&replies);
+        if !replies.is_empty() {
+            let what = self.report.replies_as_text().trim_end().replace('\n', "; ");
+            self.leg(Part::Reply, Standing::Ok, what)?;
+        }
+        let Some((probes, wait)) = probes else {
+            let unseen = |port| format!("{port}: {NO_HANDSHAKE}");
+            let what = plan.port.map_or_else(|| NO_PORT.to_owned(), unseen);
+            return self.leg(Part::Door, Standing::Unknown, what);
         };
-        let opened = wait::until_open(&knocked, port).map_err(|error| match error {
-            Error::NotOpen(text) => Error::NotOpen(format!("{text}. {NOT_OPEN}")),
-            other => other,
+        let opened = wait::until_open(probes, wait, start).map_err(|error| match error {
+            Error::NotOpen(text) if replies.is_empty() => {
+                Error::NotOpen(format!("{text}. {NOT_OPEN}"))
+            }
+            other => reply::explained(other, &replies),
         });
-        let opened = self.failing(Part::Door, opened)?;
-        self.report.open(opened, port.port);
-        let (at, after) = (opened.at, opened.after.as_millis());
-        self.leg(Part::Door, Standing::Ok, format!("{} open at {at} after {after} ms", port.port))
+        let accepted = self.failing(Part::Door, opened)?.proven_by(&replies);
+        self.report.open(accepted, wait.port);
+        let standing = if accepted.proof == Proof::Yes { Standing::Ok } else { Standing::Doubtful };
+        let what = self.report.open_as_text().trim_end().to_owned();
+        self.leg(Part::Door, standing, what)
     }
 }
+
+/// How long a reply is waited for: most servers have replies off, and send none.
+const REPLY_TIME: Duration = Duration::from_millis(800);
 
 /// What a door that stays shut can mean, the likeliest first.
 const NOT_OPEN: &str = "All was well on this side, so look on the server's: `knockd doctor` says what stands in the \

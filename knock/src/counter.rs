@@ -1,8 +1,8 @@
 //! The number of the last packet, which a device without a clock keeps in a file. PROTOCOL.md, step 6.
 //!
 //! # Security considerations
-//! - A number is on the disk before a packet carries it: after a loss of power none comes twice. One that was written
-//!   and not sent is left out, which costs nothing.
+//! - A number is on the disk before a packet carries it ([`crate::numbers`]): after a loss of power none comes twice.
+//!   One that was written and not sent is left out, which costs nothing.
 //! - Two runs at once take turns, from the number to the sending, so that packets leave in the order of their numbers:
 //!   a smaller one behind a greater one is refused.
 //! - What isn't a number is never taken for one, and a file that is gone is not begun anew: packets with numbers that
@@ -18,9 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Day, Timestamp};
-
-use crate::{exit::Error, packet::Stamp};
+use crate::{
+    exit::Error,
+    storage::{self, ReadOnly},
+    unit,
+};
 
 /// How long another run may have the file.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,37 +35,10 @@ const TEXT_MAX: u64 = 21;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CounterFile(PathBuf);
 
-/// Numbers that no other packet has, and nobody else takes any until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Numbers {
-    next: u64,
-    left: u64,
-    _lock: Option<File>,
-}
-
 impl CounterFile {
     /// The file at this path; nothing is opened.
     pub(crate) const fn new(path: PathBuf) -> Self {
         Self(path)
-    }
-
-    /// Takes the next `count` numbers: they are used up from here on, whatever happens.
-    pub(crate) fn take(&self, count: u64) -> Result<Numbers, Error> {
-        let lock = self.lock()?;
-        let last = self.read()?;
-        let end = last.checked_add(count).ok_or_else(|| {
-            Error::Config(format!(
-                "{}: there is no number left for another packet: give the device a new key",
-                self.0.display()
-            ))
-        })?;
-        self.write(end)?;
-        Ok(Numbers { next: last + 1, left: count, _lock: Some(lock) })
-    }
-
-    /// The numbers that [`Self::take`] would give; they stay free.
-    pub(crate) fn peek(&self, count: u64) -> Result<Numbers, Error> {
-        Ok(Numbers { next: self.read()?.saturating_add(1), left: count, _lock: None })
     }
 
     /// Begins the file, or sets it to a greater number; whether it wasn't there already.
@@ -93,7 +68,8 @@ impl CounterFile {
         &self.0
     }
 
-    fn lock(&self) -> Result<File, Error> {
+    /// Keeps other runs from taking numbers, until what this returns is dropped.
+    pub(crate) fn lock(&self) -> Result<File, Error> {
         let mut name = OsString::from(&self.0);
         name.push(".lock");
         let lock =
@@ -120,7 +96,8 @@ impl CounterFile {
         }
     }
 
-    fn read(&self) -> Result<u64, Error> {
+    /// The number of the last packet.
+    pub(crate) fn read(&self) -> Result<u64, Error> {
         let mut text = String::new();
         let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.0);
         match file.and_then(|file| file.take(TEXT_MAX + 1).read_to_string(&mut text)) {
@@ -134,7 +111,7 @@ impl CounterFile {
     }
 
     /// Puts a whole new file in the old one's place, for good.
-    fn write(&self, number: u64) -> Result<(), Error> {
+    pub(crate) fn write(&self, number: u64) -> Result<(), Error> {
         let mut fresh = OsString::from(&self.0);
         fresh.push(".new");
         let put = || {
@@ -159,19 +136,46 @@ impl CounterFile {
 
     fn lost(&self, what: &str) -> Error {
         Error::Config(format!(
-            "the counter {} {what}: if it was lost, `knockd client resync NAME` on the broker's host says from where on this device is to count; on a device with a new key, begin with `knock --set-counter 0`",
-            self.0.display()
+            "the counter {} {what}: if it was lost, `knockd client resync NAME` on the broker's host says from where on this device is to count; on a device with a new key, begin with `knock --set-counter 0`{}",
+            self.0.display(),
+            unit::hint(unit::STATE)
         ))
     }
 
     fn failed(&self, done: &str, error: &io::Error) -> Error {
         let text =
             format!("nothing was sent: the counter {} can't be {done}: {error}", self.0.display());
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            Error::Permission(format!("{text}: run knock as the user whom it belongs to"))
-        } else {
-            Error::System(text)
+        match (error.kind(), storage::read_only(&self.0)) {
+            (io::ErrorKind::PermissionDenied, _) => Error::Permission(format!(
+                "{text}: run knock as the user whom it belongs to{}",
+                unit::hint(unit::STATE)
+            )),
+            // No time mends what a unit doesn't allow. A disk that has failed may be mended, and is tried again.
+            (io::ErrorKind::ReadOnlyFilesystem, ReadOnly::Here) => {
+                Error::Permission(format!("{text}: {}", unit::STATE))
+            }
+            (io::ErrorKind::ReadOnlyFilesystem, ReadOnly::Disk) => Error::System(format!(
+                "{text}: mount it read-write, after a check if it turned so by itself (dmesg)"
+            )),
+            _ => Error::System(text),
         }
+    }
+
+    /// What to say where the file is on storage that forgets, if it is.
+    pub(crate) fn forgets(&self) -> Option<String> {
+        let kind = storage::that_forgets(&self.0)?;
+        Some(format!(
+            "the counter {} is on {kind}, which forgets it when this device is restarted, and then every packet is refused: keep it on storage that lasts (counter-file)",
+            self.0.display()
+        ))
+    }
+
+    /// That no number is left.
+    pub(crate) fn used_up(&self) -> Error {
+        Error::Config(format!(
+            "{}: there is no number left for another packet: give the device a new key",
+            self.0.display()
+        ))
     }
 }
 
@@ -182,16 +186,6 @@ pub(crate) enum Change {
     Done,
     /// It was so already.
     None,
-}
-
-impl Numbers {
-    /// The next of them; `None` behind the last.
-    pub(crate) fn next(&mut self) -> Option<Stamp> {
-        self.left = self.left.checked_sub(1)?;
-        let timestamp = Timestamp::from_millis(self.next);
-        self.next = self.next.saturating_add(1);
-        Some(Stamp { timestamp, day: Day::COUNTER })
-    }
 }
 
 /// Digits alone: what a text with anything else in it was meant to be is anybody's guess.
@@ -211,59 +205,37 @@ mod tests {
         (folder, file)
     }
 
-    fn all(mut numbers: Numbers) -> Vec<u64> {
-        std::iter::from_fn(|| numbers.next()).map(|stamp| stamp.timestamp.as_millis()).collect()
-    }
-
-    #[test]
-    fn numbers_are_on_the_disk_before_anybody_has_them_and_none_comes_twice() {
-        let (_folder, file) = file();
-        assert_eq!(file.set(41).unwrap(), Change::Done);
-        let taken = file.take(2).unwrap();
-        assert_eq!(fs::read_to_string(file.path()).unwrap(), "43\n");
-        assert_eq!(all(taken), [42, 43]);
-        assert_eq!(all(file.peek(1).unwrap()), [44]);
-        assert_eq!(all(file.take(1).unwrap()), [44]);
-    }
-
-    #[test]
-    fn runs_at_once_take_turns_and_never_the_same_number() {
-        let (_folder, file) = file();
-        file.set(0).unwrap();
-        let mut taken: Vec<u64> = std::thread::scope(|scope| {
-            let take = || (0..20).flat_map(|_| all(file.take(3).unwrap())).collect::<Vec<_>>();
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-        });
-        taken.sort_unstable();
-        assert_eq!(taken, (1..=240).collect::<Vec<_>>());
-    }
-
     #[test]
     fn a_file_that_is_gone_or_holds_no_number_is_told_with_the_command_that_helps() {
         let (_folder, file) = file();
         file.set(7).unwrap();
         for text in ["", "\n", "seven", "+7", "-7", "7 ", "7\n\n", "18446744073709551616", "é"] {
             fs::write(file.path(), text).unwrap();
-            let error = file.take(1).unwrap_err();
+            let error = file.read().unwrap_err();
             assert_eq!(error.code().number(), 78, "{text:?}");
             assert!(error.to_string().contains("knockd client resync NAME"), "{error}");
         }
         fs::write(file.path(), [0xff]).unwrap();
-        assert_eq!(file.take(1).unwrap_err().code().number(), 78);
+        assert_eq!(file.read().unwrap_err().code().number(), 78);
         fs::remove_file(file.path()).unwrap();
-        assert!(file.take(1).unwrap_err().to_string().contains("--set-counter 0"));
+        assert!(file.read().unwrap_err().to_string().contains("--set-counter 0"));
         assert!(!file.path().exists());
     }
 
+    /// tmpfs of this machine's own: where there is none, nothing is shown.
     #[test]
-    fn it_is_never_set_back_and_ends_at_the_last_number_there_is() {
+    fn one_on_storage_that_forgets_is_told() {
+        if let Some(kind) = storage::that_forgets(Path::new("/dev/shm/broker.counter")) {
+            let said = CounterFile::new("/dev/shm/broker.counter".into()).forgets().unwrap();
+            assert!(said.contains(kind) && said.contains("counter-file"), "{said}");
+        }
+    }
+
+    #[test]
+    fn it_is_never_set_back() {
         let (_folder, file) = file();
         file.set(7).unwrap();
         assert_eq!(file.set(7).unwrap(), Change::None);
         assert_eq!(file.set(6).unwrap_err().code().number(), 64);
-        file.set(u64::MAX - 1).unwrap();
-        assert_eq!(all(file.take(1).unwrap()), [u64::MAX]);
-        assert_eq!(file.take(1).unwrap_err().code().number(), 78);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU16,
     str::FromStr,
 };
@@ -35,12 +35,59 @@ pub enum InvalidServer {
         "a server is HOST or HOST:PORT, such as broker.example.com:62201, 192.0.2.7 or [2001:db8::7]:62201"
     )]
     Form,
+    /// Numbers that some programs read as another address than others do.
+    #[error(transparent)]
+    Numbers(#[from] AmbiguousAddress),
     /// An IPv6 address without brackets: its last group could as well be the port.
     #[error("an IPv6 address stands in brackets here, such as [2001:db8::7]:62201")]
     Brackets,
     /// The part behind the last colon.
     #[error("the server's port is a number from 1 to 65535")]
     Port,
+}
+
+/// An IPv4 address as inet_aton(3) takes it and nobody means it: a number with a leading zero is octal there, one behind
+/// 0x hexadecimal, and what is missing is made up. RFC 6943, section 3.1.1, says what came of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmbiguousAddress {
+    /// What it looks like, where it has four decimal numbers.
+    meant: Option<Ipv4Addr>,
+}
+
+impl fmt::Display for AmbiguousAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "an IPv4 address is four decimal numbers from 0 to 255 without leading zeros, which some programs take for octal: write ",
+        )?;
+        match self.meant {
+            Some(meant) => write!(f, "{meant}, if that is meant"),
+            None => f.write_str("it so, such as 192.0.2.7"),
+        }
+    }
+}
+
+impl std::error::Error for AmbiguousAddress {}
+
+impl AmbiguousAddress {
+    /// Refuses a host that resolvers take for an address and that isn't written as one: by its last label, as in the
+    /// URL standard's "ends in a number".
+    fn refuse(host: &str) -> Result<(), Self> {
+        let labels = host.strip_suffix('.').unwrap_or(host);
+        let last = labels.rsplit('.').next().unwrap_or_default();
+        let is_decimal = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+        let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+        let is_number = is_decimal
+            || hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        if !is_number || host.parse::<Ipv4Addr>().is_ok() {
+            return Ok(());
+        }
+        let plain = |label: &str| match label.trim_start_matches('0') {
+            "" => "0".to_owned(),
+            digits => digits.to_owned(),
+        };
+        let meant = labels.split('.').map(plain).collect::<Vec<_>>().join(".");
+        Err(Self { meant: meant.parse().ok() })
+    }
 }
 
 impl Server {
@@ -78,6 +125,7 @@ impl FromStr for Server {
             if host.is_empty() || host.len() > HOST_MAX || !host.bytes().all(well_formed) {
                 return Err(InvalidServer::Form);
             }
+            AmbiguousAddress::refuse(host)?;
             (host, port)
         };
         let port = match port {
@@ -169,6 +217,9 @@ pub enum InvalidChoice {
     /// Not an address at all.
     #[error("an address is auto, observed, or an IP address such as 192.0.2.7 or 2001:db8::7")]
     Form,
+    /// Numbers that some programs read as another address than others do.
+    #[error(transparent)]
+    Numbers(#[from] AmbiguousAddress),
     /// An address that no client has.
     #[error("the address is {0}, which can't be a client's")]
     NotAClients(#[from] InvalidAddress),
@@ -182,6 +233,7 @@ impl FromStr for AddressChoice {
             "auto" => Ok(Self::Auto),
             "observed" => Ok(Self::Observed),
             literal => {
+                AmbiguousAddress::refuse(literal)?;
                 let address: IpAddr = literal.parse().map_err(|_| InvalidChoice::Form)?;
                 Ok(Self::Literal(UnicastAddress::try_from(address)?))
             }
@@ -234,6 +286,42 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Server>(), Err(error), "{text:?}");
         }
+    }
+
+    /// What getaddrinfo(3) takes for 192.168.8.5, 127.0.0.1, 10.0.0.8 and the like.
+    #[test]
+    fn an_address_that_some_read_as_another_one_is_refused_with_what_to_write() {
+        for (text, meant) in [
+            ("192.168.010.005", Some("192.168.10.5")),
+            ("10.0.0.08", Some("10.0.0.8")),
+            ("010.000.000.001", Some("10.0.0.1")),
+            ("192.168.1.1.", Some("192.168.1.1")),
+            ("0x7f.1", None),
+            ("0x7f000001", None),
+            ("127.0.0.0X1", None),
+            ("127.1", None),
+            ("2130706433", None),
+            ("017700000001", None),
+            ("1.2.3.4.5", None),
+            ("1.2.3.256", None),
+            ("broker.0x", None),
+        ] {
+            let meant = meant.map(|address| address.parse().unwrap());
+            let ambiguous = AmbiguousAddress { meant };
+            for server in [text.to_owned(), format!("{text}:62201")] {
+                assert_eq!(server.parse::<Server>(), Err(ambiguous.into()), "{server}");
+            }
+            assert_eq!(text.parse::<AddressChoice>(), Err(ambiguous.into()), "{text}");
+            let shown =
+                meant.map_or("such as 192.0.2.7".to_owned(), |meant| format!("write {meant},"));
+            assert!(ambiguous.to_string().contains(&shown), "{ambiguous}");
+        }
+        for name in
+            ["1e100.net", "4.example", "10.0.0.8.nip.io", "0xcafe.example.com", "x0", "0x7g"]
+        {
+            assert!(name.parse::<Server>().is_ok(), "{name}");
+        }
+        assert_eq!("[::ffff:010.0.0.1]".parse::<Server>(), Err(InvalidServer::Form));
     }
 
     #[test]

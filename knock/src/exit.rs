@@ -86,6 +86,24 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether it makes sense to try again without anybody's doing.
+    pub(crate) const fn may_pass(&self) -> bool {
+        match self {
+            Self::NoHost(_)
+            | Self::NotSent(_)
+            | Self::NotOpen(_)
+            | Self::NoReply(_)
+            | Self::System(_) => true,
+            Self::Usage(_)
+            | Self::Output(_)
+            | Self::Config(_)
+            | Self::Permission(_)
+            | Self::CantCreate(_)
+            | Self::NotExecutable(_)
+            | Self::NotFound(_) => false,
+        }
+    }
+
     /// The exit code for this kind of failure.
     pub(crate) const fn code(&self) -> Code {
         match self {
@@ -109,23 +127,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_failure_ends_with_the_number_that_sysexits_or_env_has_for_it() {
+    fn every_failure_ends_with_the_number_that_sysexits_or_env_has_for_it_and_may_pass_or_not() {
         let text = String::new;
-        for (error, number) in [
-            (Error::Usage(text()), 64),
-            (Error::NoHost(text()), 68),
-            (Error::NotSent(text()), 69),
-            (Error::NotOpen(text()), 69),
-            (Error::System(text()), 71),
-            (Error::CantCreate(text()), 73),
-            (Error::Output(std::io::Error::other("full")), 74),
-            (Error::NoReply(text()), 75),
-            (Error::Permission(text()), 77),
-            (Error::Config(text()), 78),
-            (Error::NotExecutable(text()), 126),
-            (Error::NotFound(text()), 127),
+        for (error, number, may_pass) in [
+            (Error::Usage(text()), 64, false),
+            (Error::NoHost(text()), 68, true),
+            (Error::NotSent(text()), 69, true),
+            (Error::NotOpen(text()), 69, true),
+            (Error::System(text()), 71, true),
+            (Error::CantCreate(text()), 73, false),
+            (Error::Output(std::io::Error::other("full")), 74, false),
+            (Error::NoReply(text()), 75, true),
+            (Error::Permission(text()), 77, false),
+            (Error::Config(text()), 78, false),
+            (Error::NotExecutable(text()), 126, false),
+            (Error::NotFound(text()), 127, false),
         ] {
             assert_eq!(error.code().number(), number, "{error:?}");
+            assert_eq!(error.may_pass(), may_pass, "{error:?}");
         }
         assert_eq!(Code::Ok.number(), 0);
     }

@@ -134,7 +134,8 @@ fn profiles_of(file: &PrivateFile) -> Result<Vec<Named>, Error> {
     let at = |line: usize, message: &str| {
         Error::Config(format!("{}:{line}: {message}", file.path().display()))
     };
-    let text = file.text().map_err(|line| at(line, "this isn't UTF-8 text"))?;
+    file.require_unchanged_by_others()?;
+    let text = file.text().map_err(|wrong| at(wrong.line(), &wrong.to_string()))?;
     let profiles =
         profile::parse(text, file.path()).map_err(|mistake| at(mistake.line, &mistake.message))?;
     if profiles.iter().any(|named| matches!(named.profile.key, Some(KeySource::Inline(_)))) {
@@ -260,6 +261,16 @@ mod tests {
         let error = places.missing("there is no profile \"b\"", &[], Some(&denied));
         assert_eq!(error.code().number(), 77);
         assert!(error.to_string().contains("system.toml is there"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_is_not_followed_with_a_key_in_it_or_without() {
+        let (folder, places) = places(None, Some(A));
+        let path = folder.path().join("user.toml");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let (code, text) = search(&places, None).unwrap_err();
+        assert_eq!(code, 77);
+        assert!(text.contains("chmod go-w"), "{text}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     exit::Error,
     private_file::{PrivateFile, ReadError},
+    unit,
 };
 
 /// What is wrong with a key.
@@ -59,17 +60,19 @@ pub(crate) fn read(path: &Path, named_by: &str) -> Result<Secret, Error> {
     let shown = path.display();
     let file = PrivateFile::read(path).map_err(|error| match error {
         ReadError::Missing => Error::Config(format!(
-            "{shown}: there is no such file, and {named_by} says that the key is in it: `knockd client add NAME` on the broker's host makes one"
+            "{shown}: there is no such file, and {named_by} says that the key is in it: `knockd client add NAME` on the broker's host makes one{}",
+            unit::hint(unit::SECRET)
         )),
         ReadError::Denied(error) => Error::Permission(format!(
-            "{shown} can't be read: {error}: run knock as the user whom the file belongs to"
+            "{shown} can't be read: {error}: run knock as the user whom the file belongs to{}",
+            unit::hint(unit::SECRET)
         )),
         ReadError::Other(error) => Error::Config(format!(
             "{shown} can't be read: {error}: name a file with the key in base64 in {named_by}"
         )),
     })?;
     file.require_private()?;
-    let text = file.text().map_err(|line| located(&file, line, &InvalidKey::NotBase64))?;
+    let text = file.text().map_err(|wrong| located(&file, wrong.line(), &wrong))?;
     let line = text.strip_suffix('\n').unwrap_or(text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.contains('\n') {
@@ -80,7 +83,7 @@ pub(crate) fn read(path: &Path, named_by: &str) -> Result<Secret, Error> {
     parse(line).map_err(|error| located(&file, 1, &error))
 }
 
-fn located(file: &PrivateFile, line: usize, error: &InvalidKey) -> Error {
+fn located(file: &PrivateFile, line: usize, error: &dyn std::fmt::Display) -> Error {
     Error::Config(format!("{}:{line}: {error}", file.path().display()))
 }
 
@@ -139,6 +142,7 @@ mod tests {
     fn a_key_file_may_end_with_one_line_break() {
         for end in ["", "\n", "\r\n"] {
             assert!(read_text(&format!("{KEY}{end}")).is_ok(), "{end:?}");
+            assert!(read_text(&format!("\u{feff}{KEY}{end}")).is_ok(), "{end:?} from Windows");
         }
     }
 

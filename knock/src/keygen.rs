@@ -2,14 +2,18 @@
 //!
 //! # Security considerations
 //! - A key is shown once, on standard output, or written to a file that is its owner's alone from the first byte on
-//!   and that was not there before.
+//!   and that was not there before. A redirection is the shell's: what it makes is often everybody's to read, and a
+//!   line on standard error says so.
 //! - Whoever has the master key has the key of every client, past and future: PROTOCOL.md, "Derived keys".
 
 use std::{
-    fs::OpenOptions,
-    io::Write as _,
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
     num::NonZeroU32,
-    os::unix::fs::OpenOptionsExt as _,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -20,39 +24,24 @@ use zeroize::Zeroizing;
 
 use crate::{exit::Error, key, output};
 
-const AFTER_HELP: &str = "\
-Examples:
-  knock keygen                                          a random key
-  knock keygen --out master.key                         one for a factory's master key, in a file of its own
-  knock keygen --master master.key press-17             the key of the client press-17, without a network
-  knock keygen --master master.key press-17 --generation 2    the one after it, as key-generation = 2 in its entry
-
-Exit codes: 64 the command line is wrong, 73 the file is there already or can't be made, 77 a file with a key is open
-to others, 78 the master key is wrong";
-
 /// How to make a key.
-#[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[derive(Debug)]
 pub(crate) struct KeygenArgs {
-    /// Name of the client whose key it is to be
-    #[arg(value_name = "NAME", requires = "master")]
-    name: Option<String>,
+    /// The client whose key it is to be.
+    pub(crate) name: Option<String>,
+    /// What it is derived from.
+    pub(crate) master: Option<PathBuf>,
+    /// Which of the client's derived keys.
+    pub(crate) generation: NonZeroU32,
+    /// Where it is written to, instead of being shown.
+    pub(crate) out: Option<PathBuf>,
+    pub(crate) json: bool,
+}
 
-    /// File with the master key that the client's is derived from, readable by its owner alone
-    #[arg(long, value_name = "FILE", requires = "name")]
-    master: Option<PathBuf>,
-
-    /// Which of the client's derived keys: 1, and more when one had to be replaced
-    #[arg(long, value_name = "N", default_value = "1", requires = "master")]
-    generation: NonZeroU32,
-
-    /// Write the key to this new file, for its owner alone, instead of showing it
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-
-    /// Print one JSON object instead of text
-    #[arg(long)]
-    json: bool,
+impl Default for KeygenArgs {
+    fn default() -> Self {
+        Self { name: None, master: None, generation: NonZeroU32::MIN, out: None, json: false }
+    }
 }
 
 /// The answer as `--json` has it.
@@ -80,9 +69,12 @@ pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Error> {
         write(path, &text)?;
     }
     let file = args.out.as_ref().map(|path| path.display().to_string());
+    if file.is_none() && is_file_of_others(io::stdout().as_fd()) {
+        output::complain(EXPOSED);
+    }
     if args.json {
         let made = Made { key: file.is_none().then_some(text.as_str()), file };
-        let mut json = Zeroizing::new(serde_json::to_string(&made).map_err(std::io::Error::from)?);
+        let mut json = Zeroizing::new(serde_json::to_string(&made).map_err(io::Error::from)?);
         json.push('\n');
         return output::write(&json);
     }
@@ -95,6 +87,15 @@ pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Error> {
             output::write(&line)
         }
     }
+}
+
+const EXPOSED: &str = "knock: warning: standard output is a file that others can read, and the key is in it: make another \
+one with --out FILE, which is its owner's alone, and delete this one\n";
+
+/// Whether what is written here is a file that others than its owner can read or write.
+fn is_file_of_others(out: BorrowedFd<'_>) -> bool {
+    let metadata = out.try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o077 != 0)
 }
 
 fn random() -> Result<Secret, Error> {
@@ -118,4 +119,23 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
             path.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_redirection_into_a_file_that_others_can_read_is_noticed_and_no_other_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::create(folder.path().join("key")).unwrap();
+        for (mode, is_of_others) in [(0o644, true), (0o640, true), (0o622, true), (0o600, false)] {
+            file.set_permissions(fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_file_of_others(file.as_fd()), is_of_others, "{mode:o}");
+        }
+        let (_reader, writer) = io::pipe().unwrap();
+        assert!(!is_file_of_others(writer.as_fd()));
+    }
 }

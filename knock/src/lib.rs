@@ -17,17 +17,23 @@ mod keep;
 mod key;
 mod keygen;
 mod nat;
+mod numbers;
+mod options;
 mod output;
 mod packet;
 mod plan;
 mod private_file;
+mod probes;
 pub mod profile;
 mod reply;
 mod report;
 mod resolve;
 mod run;
 mod send;
+mod storage;
+mod unit;
 mod wait;
 
+#[cfg(feature = "clap")]
 pub use cli::command_line;
 pub use run::run;

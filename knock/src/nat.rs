@@ -36,10 +36,23 @@ pub(crate) fn translation(address: ClientAddress, to: IpAddr) -> Option<Translat
     }
 }
 
-/// What to tell the user of a route that [`translation`] is suspected on.
+/// The address that packets leave from, where it isn't the one that was configured and no router can be meant that
+/// translates one to one: this device had it once.
+fn gone(own: IpAddr, local: IpAddr) -> bool {
+    let (own, local) = (own.to_canonical(), local.to_canonical());
+    let is_translated = is_private(local) && !is_private(own);
+    local != own && !is_translated && !local.is_loopback()
+}
+
+/// What to tell the user of a route whose packets are likely to be refused for their address.
 pub(crate) fn warning(route: &Route) -> Option<String> {
     let ClientAddress::Literal(own) = route.address else { return None };
     let to = route.to.ip();
+    if let Some(local) = route.local().filter(|local| gone(own.ip(), *local)) {
+        return Some(format!(
+            "no interface of this device has {own}, which the packet to {to} names: it leaves from {local}, and the server refuses it (address-mismatch): write address = \"auto\", or the address that this device has now"
+        ));
+    }
     let why = match translation(route.address, to)? {
         Translation::Private => {
             format!("the packet to {to} names {own}, a private address, and the server's is public")
@@ -137,6 +150,25 @@ mod tests {
     fn whatever_goes_through_a_nat64_is_translated() {
         assert_eq!(of("2001:db8::2", "64:ff9b::cb00:7107"), Some(Translation::Nat64));
         assert_eq!(of("2001:db8::2", "64:ff9b:1::cb00:7107"), None);
+    }
+
+    #[test]
+    fn an_address_that_this_device_has_no_more_is_told_unless_a_router_may_translate_to_it() {
+        for (own, local, expected) in [
+            ("10.0.1.2", "10.0.1.3", true),
+            ("10.0.1.2", "198.51.100.7", true),
+            ("198.51.100.8", "198.51.100.7", true),
+            ("2001:db8::2", "2001:db8::3", true),
+            ("198.51.100.8", "10.0.1.3", false),
+            ("10.0.1.2", "10.0.1.2", false),
+            ("192.0.2.1", "127.0.0.1", false),
+        ] {
+            assert_eq!(
+                gone(own.parse().unwrap(), local.parse().unwrap()),
+                expected,
+                "{own} {local}"
+            );
+        }
     }
 
     #[test]

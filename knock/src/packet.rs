@@ -2,7 +2,8 @@
 //!
 //! # Security considerations
 //! A nonce must never repeat under one key: each packet draws its own 96 bits from the system, and none
-//! is made when the system has no randomness to give.
+//! is made when the system has no randomness to give. It depends on the request as well ([`Nonce::hedged`]),
+//! for devices whose randomness isn't any.
 
 use std::time::SystemTime;
 
@@ -11,8 +12,8 @@ use common::{
 };
 
 use crate::{
-    counter::{CounterFile, Numbers},
     exit::Error,
+    numbers::{Numbers, Taken},
     plan::Ask,
 };
 
@@ -38,13 +39,12 @@ impl Stamp {
 }
 
 /// What keeps this device's packets from being accepted twice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum DeviceClock {
     /// Its clock.
-    #[default]
     Utc,
-    /// The number in this file, which rises with every packet.
-    Counter(CounterFile),
+    /// Numbers, which rise with every packet.
+    Counter(Numbers),
 }
 
 /// What makes stamps.
@@ -53,15 +53,15 @@ pub(crate) enum Stamps {
     /// The clock, as it is at that moment.
     Clock,
     /// Numbers that are kept for these packets, and for nobody else while they are being sent.
-    Numbers(Numbers),
+    Numbers(Taken),
 }
 
 impl DeviceClock {
     /// Stamps for this many packets, which are to be sent.
-    pub(crate) fn stamps(&self, packets: usize) -> Result<Stamps, Error> {
+    pub(crate) fn stamps(&mut self, packets: usize) -> Result<Stamps, Error> {
         match self {
             Self::Utc => Ok(Stamps::Clock),
-            Self::Counter(file) => file.take(packets as u64).map(Stamps::Numbers),
+            Self::Counter(numbers) => numbers.take(packets as u64).map(Stamps::Numbers),
         }
     }
 
@@ -69,7 +69,30 @@ impl DeviceClock {
     pub(crate) fn rehearsed(&self, packets: usize) -> Result<Stamps, Error> {
         match self {
             Self::Utc => Ok(Stamps::Clock),
-            Self::Counter(file) => file.peek(packets as u64).map(Stamps::Numbers),
+            Self::Counter(numbers) => numbers.peek(packets as u64).map(Stamps::Numbers),
+        }
+    }
+
+    /// What is wrong with it, though it goes on: a counter that can't be written.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Utc => None,
+            Self::Counter(numbers) => numbers.trouble(),
+        }
+    }
+
+    /// What is wrong with where it keeps its number.
+    pub(crate) fn forgets(&self) -> Option<String> {
+        match self {
+            Self::Utc => None,
+            Self::Counter(numbers) => numbers.file().forgets(),
+        }
+    }
+
+    /// Takes over what another one has in memory.
+    pub(crate) fn go_on_from(&mut self, other: &Self) {
+        if let (Self::Counter(own), Self::Counter(others)) = (self, other) {
+            own.go_on_from(others);
         }
     }
 }
@@ -109,11 +132,11 @@ impl Packet {
             reply: ask.reply,
             service: ask.service,
         };
-        let mut nonce = [0; NONCE_LEN];
-        getrandom::fill(&mut nonce).map_err(|error| {
+        let mut random = [0; NONCE_LEN];
+        getrandom::fill(&mut random).map_err(|error| {
             Error::System(format!("the system gives no random bytes for the packet: {error}"))
         })?;
-        let datagram = common::seal(keys, day, Nonce::from_random(nonce), &request);
+        let datagram = common::seal(keys, day, Nonce::hedged(keys, &request, random), &request);
         Ok(Self { request, day, datagram })
     }
 

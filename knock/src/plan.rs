@@ -15,6 +15,7 @@ use crate::{
     exit::Error,
     find::Places,
     key,
+    numbers::{AHEAD, Numbers},
     packet::DeviceClock,
     profile::{ClockChoice, KeySource, Named, Profile, ProfileName},
 };
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) address: AddressChoice,
     pub(crate) clock: DeviceClock,
     pub(crate) repeat: Repeat,
+    /// The service's port, where anybody says which.
+    pub(crate) port: Option<ServicePort>,
     /// What tells whether the door is open, if anything can.
     pub(crate) wait: Option<Wait>,
     /// How long a reply is waited for, if one is asked for.
@@ -93,8 +96,11 @@ impl Plan {
             }
             None => profile.realm.unwrap_or_default(),
         };
-        let clock = clock(args, name.as_ref(), profile.clock)?;
-        let wait = wait(args, profile.port)?;
+        let ahead = if args.keep { AHEAD } else { 0 };
+        let clock = counter(args, name.as_ref(), profile.clock)?
+            .map_or(DeviceClock::Utc, |file| DeviceClock::Counter(Numbers::new(file, ahead)));
+        let port = args.port.or(profile.port);
+        let wait = wait(args, port, name.as_ref())?;
         let server =
             args.server.clone().or(profile.server).ok_or_else(|| missing("server", "--server"))?;
         let secret = secret(args.key_file.clone(), profile.key, key_variable)?
@@ -121,6 +127,7 @@ impl Plan {
             clock,
             address: args.address.or(profile.address).unwrap_or_default(),
             repeat: args.repeat,
+            port,
             reply_within: args.reply.map(Span::as_duration),
             wait,
         })
@@ -147,32 +154,31 @@ pub(crate) fn counter_file(args: &Args) -> Result<CounterFile, Error> {
         Some(Named { name, profile }) => (Some(name), profile.clock),
         None => (None, None),
     };
-    match clock(args, name.as_ref(), choice)? {
-        DeviceClock::Counter(file) => Ok(file),
-        DeviceClock::Utc => Err(Error::Usage(
+    counter(args, name.as_ref(), choice)?.ok_or_else(|| {
+        Error::Usage(
             "--set-counter is for a profile with clock = \"counter\", or give --counter-file"
                 .into(),
-        )),
-    }
+        )
+    })
 }
 
 /// Where the counters of profiles are that don't say where.
 const COUNTERS: &str = "/var/lib/knock";
 
-fn clock(
+/// The file of the device's counter; `None` for a device with a clock.
+fn counter(
     args: &Args,
     profile: Option<&ProfileName>,
     choice: Option<ClockChoice>,
-) -> Result<DeviceClock, Error> {
-    let counter = |path| DeviceClock::Counter(CounterFile::new(path));
+) -> Result<Option<CounterFile>, Error> {
     if let Some(path) = &args.counter_file {
-        return Ok(counter(path.clone()));
+        return Ok(Some(CounterFile::new(path.clone())));
     }
     Ok(match (choice, profile) {
-        (None | Some(ClockChoice::Utc), _) => DeviceClock::Utc,
-        (Some(ClockChoice::Counter(Some(path))), _) => counter(path),
+        (None | Some(ClockChoice::Utc), _) => None,
+        (Some(ClockChoice::Counter(Some(path))), _) => Some(CounterFile::new(path)),
         (Some(ClockChoice::Counter(None)), Some(name)) => {
-            counter(PathBuf::from(COUNTERS).join(format!("{name}.counter")))
+            Some(CounterFile::new(PathBuf::from(COUNTERS).join(format!("{name}.counter"))))
         }
         (Some(ClockChoice::Counter(None)), None) => {
             return Err(Error::Usage("a counter without a profile needs --counter-file".into()));
@@ -180,26 +186,25 @@ fn clock(
     })
 }
 
-fn wait(args: &Args, profile_port: Option<ServicePort>) -> Result<Option<Wait>, Error> {
+/// What can be waited for: a port of UDP has no handshake that would show anything.
+fn wait(
+    args: &Args,
+    port: Option<ServicePort>,
+    profile: Option<&ProfileName>,
+) -> Result<Option<Wait>, Error> {
     let limit = match args.wait {
         Some(limit) => limit.as_duration(),
-        None => {
-            let port = args.port.or(profile_port).filter(|port| port.protocol == Protocol::Tcp);
-            let port = port.filter(|_| args.keep || args.check);
-            return Ok(port.map(|port| Wait { port, limit: KEEP_WAIT }));
-        }
+        None if args.keep || args.check => KEEP_WAIT,
+        None => return Ok(None),
     };
-    let port = args.port.or(profile_port).ok_or_else(|| {
-        Error::Usage(
+    // A profile without a port is one of a service that has none of TCP.
+    if args.wait.is_some() && port.is_none() && profile.is_none() {
+        return Err(Error::Usage(
             "--wait needs to know the service's port: give --port, such as --port tcp/8883, or put port into the profile".into(),
-        )
-    })?;
-    match port.protocol {
-        Protocol::Tcp => Ok(Some(Wait { port, limit })),
-        Protocol::Udp => Err(Error::Usage(format!(
-            "{port} can't be probed, since UDP has no handshake: leave --wait out, or give a tcp port of the service with --port"
-        ))),
+        ));
     }
+    let port = port.filter(|port| port.protocol == Protocol::Tcp);
+    Ok(port.map(|port| Wait { port, limit }))
 }
 
 /// The key that is nearest to the user: the flag's, then the profile's, then the variable's.

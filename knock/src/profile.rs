@@ -201,7 +201,7 @@ impl Source<'_> {
                         .map_err(|error| self.mistake(value.span().start, error.to_string()))?;
                     profile.realm = Some(realm);
                 }
-                unknown => return Err(self.unknown(entry.span().start, unknown)),
+                unknown => return Err(self.unknown(entry.span().start, unknown, value)),
             }
         }
         match (counter_file, &mut profile.clock) {
@@ -242,7 +242,14 @@ impl Source<'_> {
     }
 
     /// Shows the unknown name only if it looks like a misspelt one, and not like a stray key.
-    fn unknown(&self, at: usize, name: &str) -> Mistake {
+    fn unknown(&self, at: usize, name: &str, value: &Spanned<DeValue<'_>>) -> Mistake {
+        // [press-17.example.com] is a table within a table.
+        if value.get_ref().as_table().is_some() {
+            return self.mistake(
+                at,
+                "a profile's name with a dot in it stands in quotes, such as [\"press-17.example.com\"]",
+            );
+        }
         let harmless = name.len() <= 16
             && name.bytes().all(|byte| byte.is_ascii_lowercase() || b"-_".contains(&byte));
         let shown = if harmless { format!(" \"{name}\"") } else { String::new() };
@@ -292,6 +299,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_from_an_inventory_is_a_profiles_name_and_lines_may_end_as_on_windows() {
+        let text =
+            "[\"press-17.example.com\"]\r\nserver = \"x\"\r\n\r\n[Press_18]\r\nserver = \"y\"\r\n";
+        let names: Vec<_> =
+            parse_text(text).unwrap().iter().map(|it| it.name.to_string()).collect();
+        assert_eq!(names, ["Press_18", "press-17.example.com"]);
+        let long = "x".repeat(64);
+        assert_eq!(parse_text(&format!("[\"{long}\"]\n")).unwrap().len(), 1);
+    }
+
+    #[test]
     fn a_file_may_hold_several_profiles_or_none() {
         assert_eq!(parse_text("[b]\n[a]\n").unwrap().len(), 2);
         assert_eq!(parse_text("").unwrap().len(), 0);
@@ -312,7 +330,10 @@ mod tests {
             ("[a]\nclock = \"sun\"\n", 2, "utc, or counter"),
             ("[a]\ncounter-file = \"x\"\n", 2, "is for clock"),
             ("[a]\nclock = \"utc\"\ncounter-file = \"x\"\n", 3, "is for clock"),
-            ("[a.b]\nserver = \"x\"\n", 1, "unknown key \"b\""),
+            ("[a.b]\nserver = \"x\"\n", 1, "stands in quotes"),
+            ("\n[press-17.example.com]\nserver = \"x\"\n", 2, "stands in quotes"),
+            ("[a]\nserver = \"192.168.010.005\"\n", 2, "write 192.168.10.5"),
+            ("[a]\naddress = \"10.0.0.08\"\n", 2, "write 10.0.0.8"),
             ("[a]\nserver = 1\n", 2, "put it in quotes"),
             ("[a]\nserver = \"::1\"\n", 2, "brackets"),
             ("[a]\nserver = \"x:0\"\n", 2, "from 1 to 65535"),

@@ -15,11 +15,10 @@ use crate::{
     counter::{Change, CounterFile},
     endpoint::ServicePort,
     exit::Error,
-    packet::Packet,
     plan::Plan,
+    probes::{Accepted, NO_PROOF, Proof},
     reply::Replied,
-    send::{Outcome, Unreachable},
-    wait::Opened,
+    send::{Outcome, Rehearsed, Unreachable},
 };
 
 /// Everything there is to tell about a run. The names of the JSON's keys are stable.
@@ -80,6 +79,8 @@ struct Open {
     to: String,
     port: String,
     after_ms: u64,
+    /// Whether that shows that the knock arrived: not where the port was open before, and no reply says so.
+    proven: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -168,7 +169,7 @@ impl Report {
     }
 
     /// Notes what went to one address of the server, and what did not.
-    pub(crate) fn sent(&mut self, outcome: &Outcome<'_>) {
+    pub(crate) fn sent(&mut self, outcome: &Outcome) {
         let to = outcome.route.to.to_string();
         if let Some(error) = &outcome.error {
             self.failed.push(Failed { to: to.clone(), error: error.to_string() });
@@ -183,19 +184,19 @@ impl Report {
         }
     }
 
-    /// Notes what would have gone to one address of the server.
-    pub(crate) fn rehearsed(&mut self, outcome: &Outcome<'_>) {
+    /// Notes what would have gone out.
+    pub(crate) fn rehearsed(&mut self, rehearsed: &[Rehearsed]) {
         self.dry_run = true;
-        let packets = outcome.packets.iter();
-        self.unsent.extend(packets.map(|packet| Unsent::of(outcome, packet)));
+        self.unsent = rehearsed.iter().map(Unsent::of).collect();
     }
 
     /// Notes that the port accepted.
-    pub(crate) fn open(&mut self, opened: Opened, port: ServicePort) {
+    pub(crate) fn open(&mut self, accepted: Accepted, port: ServicePort) {
         self.open = Some(Open {
-            to: opened.at.to_string(),
+            to: accepted.by.to_string(),
             port: port.to_string(),
-            after_ms: u64::try_from(opened.after.as_millis()).unwrap_or(u64::MAX),
+            after_ms: u64::try_from(accepted.after.as_millis()).unwrap_or(u64::MAX),
+            proven: accepted.proof == Proof::Yes,
         });
     }
 
@@ -250,17 +251,18 @@ impl Report {
             line(&mut text, format_args!("  service    {service}"));
             line(&mut text, format_args!("  datagram   {datagram}"));
         }
-        for Failed { to, error } in &self.failed {
-            line(&mut text, format_args!("there is no way to {to}: {error}"));
-        }
         text
     }
 
     /// That the port is open.
     pub(crate) fn open_as_text(&self) -> String {
-        self.open.as_ref().map_or_else(String::new, |Open { to, port, after_ms }| {
-            format!("{port} open at {to} after {after_ms} ms\n")
-        })
+        match &self.open {
+            None => String::new(),
+            Some(Open { to, port, after_ms, proven: true }) => {
+                format!("{port} open at {to} after {after_ms} ms\n")
+            }
+            Some(Open { to, port, .. }) => format!("{port} accepts at {to}, {NO_PROOF}\n"),
+        }
     }
 
     /// The one JSON object.
@@ -298,10 +300,10 @@ fn seconds(millis: i64) -> String {
 }
 
 impl Unsent {
-    fn of(outcome: &Outcome<'_>, packet: &Packet) -> Self {
+    fn of(Rehearsed { to, packet }: &Rehearsed) -> Self {
         let tag = packet.datagram.first_chunk::<{ common::TAG_LEN }>();
         Self {
-            to: outcome.route.to.to_string(),
+            to: to.clone(),
             address: shown_address(packet.request.address),
             timestamp: packet.request.timestamp.as_millis(),
             day: packet.day.number(),

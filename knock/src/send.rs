@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd},
+    rc::Rc,
     thread::sleep,
     time::Duration,
 };
@@ -11,7 +12,7 @@ use std::{
 use common::{ClientAddress, InvalidAddress, UnicastAddress};
 use socket2::{Domain, Socket, Type};
 
-use crate::{endpoint::AddressChoice, exit::Error, packet::Packet, plan::Plan};
+use crate::{endpoint::AddressChoice, exit::Error, nat, packet::Packet, plan::Plan};
 
 /// Pause between the packets of `--repeat`.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -103,8 +104,8 @@ impl Route {
 
 /// What went to one address of the server.
 #[derive(Debug)]
-pub(crate) struct Outcome<'a> {
-    pub(crate) route: &'a Route,
+pub(crate) struct Outcome {
+    pub(crate) route: Rc<Route>,
     /// The packets that were sent, in this order.
     pub(crate) packets: Vec<Packet>,
     /// The first failure, which does not stop the packets after it.
@@ -122,12 +123,12 @@ pub(crate) struct Unreachable {
 pub(crate) fn routes(
     addresses: &[SocketAddr],
     choice: AddressChoice,
-) -> (Vec<Route>, Vec<Unreachable>) {
+) -> (Vec<Rc<Route>>, Vec<Unreachable>) {
     let mut routes = Vec::new();
     let mut unreachable = Vec::new();
     for to in addresses {
         match Route::find(*to, choice) {
-            Ok(route) => routes.push(route),
+            Ok(route) => routes.push(Rc::new(route)),
             Err(error) => unreachable.push(Unreachable { to: *to, error }),
         }
     }
@@ -135,9 +136,11 @@ pub(crate) fn routes(
 }
 
 /// Sends to every address as many packets as the plan says, each of them fresh.
-pub(crate) fn send<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'a>>, Error> {
-    let mut outcomes: Vec<_> =
-        routes.iter().map(|route| Outcome { route, packets: Vec::new(), error: None }).collect();
+pub(crate) fn send(plan: &mut Plan, routes: &[Rc<Route>]) -> Result<Vec<Outcome>, Error> {
+    let mut outcomes: Vec<_> = routes
+        .iter()
+        .map(|route| Outcome { route: Rc::clone(route), packets: Vec::new(), error: None })
+        .collect();
     let rounds = plan.repeat.number();
     let mut stamps = plan.clock.stamps(usize::from(rounds) * routes.len())?;
     for round in 0..rounds {
@@ -159,29 +162,77 @@ pub(crate) fn send<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'
 }
 
 /// Sends one more packet on a way; `None` if it could not be sent.
-pub(crate) fn send_once(plan: &Plan, route: &Route) -> Result<Option<Packet>, Error> {
+pub(crate) fn send_once(plan: &mut Plan, route: &Route) -> Result<Option<Packet>, Error> {
     let mut stamps = plan.clock.stamps(1)?;
     let packet = Packet::fresh(&plan.keys, plan.ask, route.address, stamps.next()?)?;
     Ok(route.send(&packet).is_ok().then_some(packet))
 }
 
-/// Makes the packets that [`send`] would make, and sends none.
-pub(crate) fn rehearse<'a>(plan: &Plan, routes: &'a [Route]) -> Result<Vec<Outcome<'a>>, Error> {
+/// A packet that would go out.
+#[derive(Debug)]
+pub(crate) struct Rehearsed {
+    /// The server's address, or its name where nobody says what address that has.
+    pub(crate) to: String,
+    pub(crate) packet: Packet,
+}
+
+/// Makes the packets that [`send`] would make, and sends none. It needs no network: what only that can tell is left
+/// open, and told as a warning.
+pub(crate) fn rehearse(
+    plan: &Plan,
+    addresses: Result<Vec<SocketAddr>, Error>,
+) -> Result<(Vec<Rehearsed>, Vec<String>), Error> {
+    let mut warnings = Vec::new();
+    let ways = match addresses {
+        Ok(addresses) => addresses.iter().map(|to| rehearsed(plan, *to, &mut warnings)).collect(),
+        Err(Error::NoHost(why)) => {
+            warnings.push(why);
+            vec![(plan.server.to_string(), unrouted(plan.address, &mut warnings))]
+        }
+        Err(error) => return Err(error),
+    };
     let rounds = plan.repeat.number();
-    let mut stamps = plan.clock.rehearsed(usize::from(rounds) * routes.len())?;
-    routes
-        .iter()
-        .map(|route| {
-            let packets = (0..rounds)
-                .map(|_| Packet::fresh(&plan.keys, plan.ask, route.address, stamps.next()?))
-                .collect::<Result<_, _>>()?;
-            Ok(Outcome { route, packets, error: None })
-        })
-        .collect()
+    let mut stamps = plan.clock.rehearsed(usize::from(rounds) * ways.len())?;
+    let mut packets = Vec::new();
+    for (to, address) in ways {
+        for _ in 0..rounds {
+            let packet = Packet::fresh(&plan.keys, plan.ask, address, stamps.next()?)?;
+            packets.push(Rehearsed { to: to.clone(), packet });
+        }
+    }
+    Ok((packets, warnings))
+}
+
+fn rehearsed(plan: &Plan, to: SocketAddr, warnings: &mut Vec<String>) -> (String, ClientAddress) {
+    let address = match Route::find(to, plan.address) {
+        Ok(route) => {
+            warnings.extend(nat::warning(&route));
+            route.address
+        }
+        Err(error) => {
+            warnings.push(format!("there is no way to {to}: {error}"));
+            unrouted(plan.address, warnings)
+        }
+    };
+    (to.to_string(), address)
+}
+
+/// The address that a packet is for, where there is no way to the server that would show this device's own.
+fn unrouted(choice: AddressChoice, warnings: &mut Vec<String>) -> ClientAddress {
+    match choice {
+        AddressChoice::Literal(own) => ClientAddress::Literal(own),
+        AddressChoice::Observed => ClientAddress::Observed,
+        AddressChoice::Auto => {
+            warnings.push(
+                "without a way to the server this device's own address towards it isn't known: shown as observed".to_owned(),
+            );
+            ClientAddress::Observed
+        }
+    }
 }
 
 /// Why nothing was sent at all.
-pub(crate) fn nothing_sent(unreachable: &[Unreachable], outcomes: &[Outcome<'_>]) -> Error {
+pub(crate) fn nothing_sent(unreachable: &[Unreachable], outcomes: &[Outcome]) -> Error {
     let is_socket = |failed: &Unreachable| matches!(failed.error, RouteError::Socket(_));
     let of_routes = unreachable.iter().map(|failed| format!("{}: {}", failed.to, failed.error));
     let of_sending = outcomes.iter().filter_map(|outcome| {

@@ -71,6 +71,11 @@ impl Mosquitto {
         process
     }
 
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.process.stderr() + &self.process.stdout()
+    }
+
     /// Whether mosquitto itself still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()

@@ -7,7 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
-use e2e::{Door, Echo, Settings, World};
+use e2e::{Door, Echo, Settings, World, until};
 use serde_json::Value;
 
 /// Each leg, and how it stands.
@@ -30,7 +30,13 @@ fn through_a_sound_door_every_leg_is_well_and_the_last_one_is_the_open_port() {
     assert_eq!(legs.last(), Some(&("door", "ok")), "{report}");
     // The clock is the machine's own.
     assert!(legs.iter().all(|(part, standing)| *part == "clock" || *standing == "ok"), "{report}");
-    device.knock(world.client(), &["--check"]).success().says("ok        door");
+    // Through a door that is open still, nothing is shown of this knock.
+    let again = device.knock(world.client(), &["-4", "--check"]).success();
+    let again = again.says("doubtful  door");
+    assert!(again.stdout.contains("as it did before the knock"), "{again}");
+    device.knock(world.client(), &["--close"]).success();
+    until("the door is shut", || door.grants().is_empty());
+    device.knock(world.client(), &["-4", "--check"]).success().says("ok        door");
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn a_time_without_a_network_is_outlived_and_told_once() {
 }
 
 #[test]
-fn the_service_manager_hears_that_it_is_ready_only_once_the_door_has_answered() {
+fn with_notify_open_the_service_manager_hears_that_it_is_ready_once_the_door_has_answered() {
     let world = World::new();
     let _echo = Echo::start(world.broker(), &["tcp/8883"]);
     let door = Door::new(&world, &Settings::default());
@@ -206,7 +206,7 @@ fn the_service_manager_hears_that_it_is_ready_only_once_the_door_has_answered() 
     };
     let path = path.display().to_string();
     let env = [("NOTIFY_SOCKET", path.as_str())];
-    let mut keeper = keep(&device, world.client(), &["--wait=500ms"], &env);
+    let mut keeper = keep(&device, world.client(), &["--notify=open", "--wait=500ms"], &env);
     keeper.wait_for("knocking on until it opens");
     until("the state is told", || hear().contains("STATUS=no door opens: 10.77.0.1: no answer"));
     assert!(!hear().contains("READY=1"));

@@ -2,7 +2,9 @@
 //!
 //! A renewal goes: look the server's name up, look whether the door is still open, knock. That it was open shows
 //! that the last renewal arrived; if it wasn't, the knock is followed by a look that lasts until it opens, as after
-//! the first knock. Where the profile names no tcp port, nothing can be looked at, and what was sent counts.
+//! the first knock. Between renewals there are looks alone, so that a broker's host that has forgotten the grant is
+//! soon noticed. Where replies are asked for, they say all that, and the port is left alone: the knocks come as often
+//! as the looks would. Where there is neither a tcp port nor a reply, what was sent counts.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,49 +14,27 @@ use std::{
 use common::OpenFor;
 
 use crate::{
+    command::Place,
     duration::Seconds,
     exit::Error,
     keep::{
         knocker::{Knocker, Moved, Ways},
         names::{self, Question},
-        network::Change,
-        probes::{Accepted, Probes},
+        notices::Change,
         schedule::{Chance, Schedule},
-        tell::{Event, Teller},
+        sign::Sign,
+        step::{Awaited, Next, State, Step},
+        tell::{Event, Teller, millis},
     },
     plan::Plan,
+    probes::Probes,
+    reply::{self, Replies},
 };
 
 /// How long a renewal waits for the resolver before it goes to the addresses that are known.
 const LOOKUP: Duration = Duration::from_secs(2);
 /// How long the resolver has where no address is known.
 const FIRST_LOOKUP: Duration = Duration::from_secs(20);
-
-/// What is done at present.
-#[derive(Debug)]
-enum Step {
-    /// Nothing, until it is time to renew or to try again.
-    Pause(Duration),
-    /// The resolver is waited for.
-    Lookup(Duration),
-    /// It is looked whether the door has stayed open.
-    Check(Probes),
-    /// The door was knocked at, and is to open.
-    Opening(Probes),
-}
-
-/// What is known of the door.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Nothing yet, or nothing on this way.
-    Unknown,
-    /// It opened, and nothing says that it isn't open still.
-    Open,
-    /// It was shut when it should have been open, and no knock has failed since.
-    EndedEarly,
-    /// A knock did not open it, or could not be sent.
-    Shut,
-}
 
 /// Whether an answer of the resolver is still wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +52,7 @@ pub(super) struct Door {
     teller: Teller,
     knocker: Knocker,
     step: Step,
+    awaited: Awaited,
     state: State,
     /// The server's addresses as last heard.
     known: Vec<SocketAddr>,
@@ -79,7 +60,9 @@ pub(super) struct Door {
     /// The server's addresses at which the door was open when it was last looked at.
     answering: Vec<IpAddr>,
     knocked_at: Duration,
-    has_opened: bool,
+    /// When the grant is to be renewed.
+    renewal: Duration,
+    opened_at: Option<IpAddr>,
 }
 
 impl Door {
@@ -91,18 +74,29 @@ impl Door {
             teller,
             knocker: Knocker::default(),
             step: Step::Pause(Duration::ZERO),
+            awaited: Awaited::Nothing,
             state: State::Unknown,
             known: Vec::new(),
             question: None,
             answering: Vec::new(),
             knocked_at: Duration::ZERO,
-            has_opened: false,
+            renewal: Duration::ZERO,
+            opened_at: None,
         }
     }
 
-    /// Whether it has ever opened.
-    pub(super) const fn has_opened(&self) -> bool {
-        self.has_opened
+    /// Says what this is going to do, and what stands in its way from the beginning.
+    pub(super) fn greet(&mut self) {
+        let text = format!("knocking at {}, until it opens", self.plan.server);
+        self.teller.status(&text);
+        if let Some(warning) = self.plan.clock.forgets() {
+            self.teller.warn(&warning);
+        }
+    }
+
+    /// Where it has opened, once it ever has.
+    pub(super) fn opened_at(&self) -> Option<Place> {
+        self.opened_at.map(|address| Place::new(&self.plan, address))
     }
 
     /// To tell of what else happens.
@@ -112,9 +106,11 @@ impl Door {
 
     /// When the next step is due at the latest.
     pub(super) fn due(&self) -> Duration {
-        match &self.step {
-            Step::Pause(due) | Step::Lookup(due) => *due,
-            Step::Check(probes) | Step::Opening(probes) => probes.due(),
+        match (&self.step, &self.awaited) {
+            (Step::Pause(due) | Step::Lookup(due), _) => *due,
+            (_, Awaited::Probes(probes)) => probes.due(),
+            (_, Awaited::Replies(replies)) => replies.due(),
+            (_, Awaited::Nothing) => Duration::ZERO,
         }
     }
 
@@ -123,62 +119,96 @@ impl Door {
         self.question.as_ref().map(|(question, _)| question)
     }
 
-    /// Connections that something may have happened on, for [`Self::go_on`].
-    pub(super) const fn probes(&self) -> Option<&Probes> {
-        match &self.step {
-            Step::Check(probes) | Step::Opening(probes) => Some(probes),
-            Step::Pause(_) | Step::Lookup(_) => None,
-        }
+    /// What something may have come in on, for [`Self::go_on`].
+    pub(super) const fn awaited(&self) -> &Awaited {
+        &self.awaited
     }
 
     /// Takes the step that is due, if one is.
     ///
     /// # Errors
-    /// As all steps, only if the system has no randomness: what else goes wrong may go well the next time.
+    /// As all steps, if the system has no randomness, or only a person can mend what is wrong, such as a lost counter:
+    /// what else goes wrong may go well the next time.
     pub(super) fn go_on(&mut self, now: Duration) -> Result<(), Error> {
-        match &mut self.step {
-            Step::Pause(due) if now >= *due => self.begin(now),
-            Step::Lookup(due) if now >= *due => self.go_without_answer(now),
+        match self.step {
+            Step::Pause(due) if now >= due && now >= self.renewal => self.begin(now),
+            Step::Pause(due) if now >= due => self.look(now),
+            Step::Lookup(due) if now >= due => self.go_without_answer(now),
             Step::Pause(_) | Step::Lookup(_) => Ok(()),
-            Step::Check(probes) => {
-                probes.look(now);
-                if probes.is_over(now) {
-                    let open = probes.open().collect();
-                    self.checked(open, now)
-                } else {
-                    Ok(())
-                }
-            }
-            Step::Opening(probes) => {
+            Step::Check(next) => self.go_on_looking(next, now),
+            Step::Opening => self.go_on_opening(now),
+        }
+    }
+
+    fn go_on_looking(&mut self, next: Next, now: Duration) -> Result<(), Error> {
+        let Awaited::Probes(probes) = &mut self.awaited else { return self.begin(now) };
+        probes.look(now);
+        if !probes.is_over(now) {
+            return Ok(());
+        }
+        let (open, refusal) = (probes.open().collect(), probes.refusal());
+        if let Some(refusal) = refusal {
+            self.teller.complain(refusal, Event { event: "refused", ..Event::default() });
+        }
+        self.checked(open, next, now)
+    }
+
+    fn go_on_opening(&mut self, now: Duration) -> Result<(), Error> {
+        let failure = match &mut self.awaited {
+            Awaited::Probes(probes) => {
                 probes.look(now);
                 if let Some(accepted) = probes.accepted(now) {
                     self.answering = probes.open().collect();
-                    self.opened(Some(accepted), now)
-                } else if probes.is_over(now) {
-                    let error = Error::NotOpen(format!("no door opens: {}", probes.reasons()));
-                    self.fail(&error, now)
-                } else {
-                    Ok(())
+                    return self.opened(Sign::Accepted(accepted), now);
+                }
+                let failure = || Error::NotOpen(format!("no door opens: {}", probes.reasons()));
+                probes.is_over(now).then(failure)
+            }
+            Awaited::Replies(replies) => {
+                replies.look(&mut self.plan, now)?;
+                let replied = replies.replied().next();
+                match (replies.are_over(now), replied) {
+                    (false, _) => None,
+                    (true, Some(replied)) => return self.opened(Sign::Replied(replied), now),
+                    (true, None) => Some(reply::none(self.plan.reply_within.unwrap_or_default())),
                 }
             }
+            Awaited::Nothing => return self.opened(Sign::None, now),
+        };
+        failure.map_or(Ok(()), |error| self.fail(error, now))
+    }
+
+    /// Looks whether the door is open still, where it is not yet time to renew.
+    fn look(&mut self, now: Duration) -> Result<(), Error> {
+        let ways = Ways::look(&self.plan, &self.known);
+        match self.plan.wait {
+            Some(wait) if self.knocker.is_settled_on(&ways) => {
+                let patience = self.schedule.patience();
+                let probes = Probes::once(ways.routes(), wait.port, now, patience);
+                self.awaited = Awaited::Probes(probes);
+                self.step = Step::Check(Next::Pause);
+                Ok(())
+            }
+            _ => self.begin(now),
         }
     }
 
     /// Begins a renewal, or another try.
     fn begin(&mut self, now: Duration) -> Result<(), Error> {
+        self.awaited = Awaited::Nothing;
         if let Some(answer) = names::literal(&self.plan) {
             return match answer {
                 Ok(addresses) => {
                     self.known = addresses;
                     self.approach(now)
                 }
-                Err(error) => self.fail(&error, now),
+                Err(error) => self.fail(error, now),
             };
         }
         if self.question.is_none() {
             match Question::ask(&self.plan) {
                 Ok(question) => self.question = Some((question, Relevance::Current)),
-                Err(error) if self.known.is_empty() => return self.fail(&error, now),
+                Err(error) if self.known.is_empty() => return self.fail(error, now),
                 Err(_) => return self.approach(now),
             }
         }
@@ -194,7 +224,7 @@ impl Door {
         let host = self.plan.server.host();
         let error =
             format!("{host} has no address yet: no resolver answers: check this device's DNS");
-        self.fail(&Error::NoHost(error), now)
+        self.fail(Error::NoHost(error), now)
     }
 
     /// Takes the resolver's answer, which may have come long after a knock went without it.
@@ -209,101 +239,117 @@ impl Door {
                 is_awaited || is_news
             }
             (Err(error), Relevance::Current) if is_awaited && self.known.is_empty() => {
-                return self.fail(&error, now);
+                return self.fail(error, now);
             }
             _ => is_awaited,
         };
         if goes_on { self.approach(now) } else { Ok(()) }
     }
 
-    /// Goes up to the door: with a look at it first, if it should be open.
+    /// Goes up to the door: with a look at it first, if it should be open and no reply is going to say so.
     fn approach(&mut self, now: Duration) -> Result<(), Error> {
         let ways = Ways::look(&self.plan, &self.known);
-        if let (State::Open, Some(wait)) = (self.state, self.plan.wait)
+        if let (State::Open, Some(wait), None) =
+            (self.state, self.plan.wait, self.plan.reply_within)
             && self.knocker.is_settled_on(&ways)
         {
             let patience = self.schedule.patience();
-            self.step = Step::Check(Probes::once(ways.routes(), wait.port, now, patience));
+            let probes = Probes::once(ways.routes(), wait.port, now, patience);
+            self.awaited = Awaited::Probes(probes);
+            self.step = Step::Check(Next::Knock);
             return Ok(());
         }
         self.knock(&ways, now)
     }
 
     /// Draws the conclusion of a look at a door that should be open.
-    fn checked(&mut self, open: Vec<IpAddr>, now: Duration) -> Result<(), Error> {
-        if !open.is_empty() && self.answering.iter().all(|at| open.contains(at)) {
-            self.schedule.was_held();
-        } else {
-            self.state = State::EndedEarly;
-        }
+    fn checked(&mut self, open: Vec<IpAddr>, next: Next, now: Duration) -> Result<(), Error> {
+        let is_held = !open.is_empty() && self.answering.iter().all(|at| open.contains(at));
         self.answering = open;
+        match (is_held, next) {
+            (true, Next::Pause) => return self.pause(now),
+            (true, Next::Knock) => self.schedule.was_held(),
+            (false, _) => self.state = State::EndedEarly,
+        }
         self.knock(&Ways::look(&self.plan, &self.known), now)
     }
 
     fn knock(&mut self, ways: &Ways, now: Duration) -> Result<(), Error> {
-        let moved = match self.knocker.knock(&self.plan, ways, &mut self.teller) {
-            Ok(moved) => moved,
-            Err(error) => return self.fail(&error, now),
+        let is_to_open = self.state != State::Open || !self.knocker.is_settled_on(ways);
+        let wait = self.plan.wait.filter(|_| is_to_open && self.plan.reply_within.is_none());
+        let probes = wait.map(|wait| (Probes::before(ways.routes(), wait.port, now), wait));
+        let (outcomes, moved) = match self.knocker.knock(&mut self.plan, ways, &mut self.teller) {
+            Ok(knocked) => knocked,
+            Err(error) => return self.fail(error, now),
         };
         self.knocked_at = now;
-        match self.plan.wait {
-            Some(wait) if moved == Moved::Yes || self.state != State::Open => {
-                let probes = Probes::until_open(ways.routes(), wait.port, now, wait.limit);
-                self.step = Step::Opening(probes);
-                Ok(())
-            }
-            _ => self.opened(None, now),
+        self.step = Step::Opening;
+        if let Some(limit) = self.plan.reply_within {
+            self.awaited = Awaited::Replies(Replies::to(&self.plan, &outcomes, now, limit));
+            return Ok(());
         }
+        if let Some((mut probes, wait)) = probes {
+            probes.knocked(now, wait.limit);
+            self.awaited = Awaited::Probes(probes);
+            return Ok(());
+        }
+        if moved == Moved::Yes || self.opened_at.is_none() {
+            self.opened_at = ways.routes().first().map(|route| route.to.ip());
+        }
+        self.opened(Sign::None, now)
     }
 
     /// The door is open, or nothing can tell whether it is.
-    fn opened(&mut self, accepted: Option<Accepted>, now: Duration) -> Result<(), Error> {
-        if self.state == State::EndedEarly {
+    fn opened(&mut self, sign: Sign, now: Duration) -> Result<(), Error> {
+        self.awaited = Awaited::Nothing;
+        if self.state == State::EndedEarly && matches!(sign, Sign::Accepted(_)) && sign.is_proof() {
             self.schedule.ended_early();
         }
+        if let Some(grant) = sign.grant() {
+            self.schedule.was_told(grant);
+        }
+        self.opened_at = sign.at().or(self.opened_at);
         self.schedule.forget_failures();
-        let due = self.knocked_at + self.schedule.renewal(chance()?);
-        self.step = Step::Pause(due);
-        if self.state != State::Open || accepted.is_some() {
-            self.tell_open(accepted, due.saturating_sub(now));
+        self.renewal = self.knocked_at + self.schedule.renewal(chance()?);
+        if self.plan.reply_within.is_some() {
+            self.renewal = self.renewal.min(now + Schedule::sign(chance()?));
+        }
+        if self.state != State::Open || !matches!(sign, Sign::None) {
+            self.tell_open(sign, self.renewal.saturating_sub(now));
         }
         self.state = State::Open;
-        self.has_opened = true;
+        self.pause(now)
+    }
+
+    /// Pauses until it is time for a sign of the door or for a renewal.
+    fn pause(&mut self, now: Duration) -> Result<(), Error> {
+        self.awaited = Awaited::Nothing;
+        let is_looked_at = self.plan.wait.is_some() && self.plan.reply_within.is_none();
+        let look = if is_looked_at { now + Schedule::sign(chance()?) } else { self.renewal };
+        self.step = Step::Pause(self.renewal.min(look));
         Ok(())
     }
 
-    fn tell_open(&mut self, accepted: Option<Accepted>, next: Duration) {
-        let port = self.plan.wait.map(|wait| wait.port.to_string());
-        let mut text = match (accepted, &port) {
-            (Some(accepted), Some(port)) => {
-                format!("{port} open at {}, and kept open", accepted.by)
-            }
-            _ => format!(
-                "knocked at {}, and going on: without a tcp port in the profile nothing shows whether the door is open",
-                self.plan.server
-            ),
-        };
-        if self.state == State::EndedEarly {
+    fn tell_open(&mut self, sign: Sign, next: Duration) {
+        let (mut text, event) = sign.told(&self.plan);
+        if self.state == State::EndedEarly && sign.is_proof() {
             let grant = self.schedule.grant().as_secs();
             text.push_str(&format!(
                 "; it was shut before its time, and grants are taken to last {grant} s for now: if that comes again, ask for less with open-for, or raise max in the server's [grant]"
             ));
         }
-        let event = Event {
-            event: "open",
-            to: accepted.map(|accepted| accepted.by.to_string()),
-            port,
-            after_ms: accepted.map(|accepted| millis(accepted.after)),
-            next_ms: Some(millis(next)),
-            ..Event::default()
-        };
-        self.teller.tell(&text, &event);
+        self.teller.tell(&text, &Event { next_ms: Some(millis(next)), ..event });
     }
 
-    /// Notes that it did not work, and when it is tried again.
-    fn fail(&mut self, error: &Error, now: Duration) -> Result<(), Error> {
+    /// Notes that it did not work, and when it is tried again. What only a person can mend is the end.
+    fn fail(&mut self, error: Error, now: Duration) -> Result<(), Error> {
+        if !error.may_pass() {
+            return Err(error);
+        }
         let pause = self.schedule.pause(chance()?);
-        self.step = Step::Pause(now + pause);
+        self.awaited = Awaited::Nothing;
+        self.renewal = now + pause;
+        self.step = Step::Pause(self.renewal);
         self.state = State::Shut;
         self.answering.clear();
         let event = Event { event: "failed", next_ms: Some(millis(pause)), ..Event::default() };
@@ -338,13 +384,14 @@ impl Door {
     }
 
     /// Goes by another plan from now on. What the old one opened ends with its grant.
-    pub(super) fn change(&mut self, plan: Plan, now: Duration) -> Result<(), Error> {
+    pub(super) fn change(&mut self, mut plan: Plan, now: Duration) -> Result<(), Error> {
         if plan.server != self.plan.server || plan.families != self.plan.families {
             self.known.clear();
             if let Some((_, relevance)) = &mut self.question {
                 *relevance = Relevance::Outdated;
             }
         }
+        plan.clock.go_on_from(&self.plan.clock);
         self.schedule = schedule_of(&plan);
         self.plan = plan;
         self.state = State::Unknown;
@@ -370,8 +417,4 @@ fn chance() -> Result<Chance, Error> {
     getrandom::u32().map(Chance).map_err(|error| {
         Error::System(format!("the system gives no random bytes for the schedule: {error}"))
     })
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::{
-    cli::Args,
+    cli::{Args, Notify},
     exit::Error,
     keep::{
-        child::Running,
+        child::{self, Running},
         door::Door,
-        network::Change,
+        notices::Change,
         tell::{Event, Teller},
         wires::{self, Ready, Sender, Wires},
     },
@@ -48,8 +48,8 @@ enum Child {
 /// Keeps the door open. Returns the exit status when a signal or the command has ended it.
 ///
 /// # Errors
-/// If the command line, the profile or the key is wrong, the system lacks what is needed, or the command can't
-/// be run. A network that isn't there, a server that doesn't answer, is no reason to give up.
+/// If the command line, the profile, the key or the counter is wrong, the system lacks what is needed, or the command
+/// can't be run. A network that isn't there, a server that doesn't answer, is no reason to give up.
 pub(super) fn keep(args: &Args) -> Result<u8, Error> {
     let plan = Plan::new(args)?;
     let mut wires = Wires::open()?;
@@ -60,6 +60,10 @@ pub(super) fn keep(args: &Args) -> Result<u8, Error> {
         rested: Duration::ZERO,
         child: Child::ToCome,
     };
+    keeper.door.greet();
+    if args.notify == Notify::Started {
+        keeper.door.teller().is_ready();
+    }
     let result = keeper.run(&mut wires);
     keeper.door.close();
     result
@@ -70,7 +74,7 @@ impl Keeper<'_> {
         loop {
             let door = self.door.due();
             let due = self.change.map_or(door, |(_, due)| due.min(door));
-            let ready = wires.wait(due, self.door.question(), self.door.probes())?;
+            let ready = wires.wait(due, self.door.question(), self.door.awaited())?;
             if let Some(code) = self.turn(ready)? {
                 return Ok(code);
             }
@@ -103,18 +107,22 @@ impl Keeper<'_> {
             self.door.look_at_network(change, now)?;
         }
         self.door.go_on(now)?;
-        if self.door.has_opened() && matches!(self.child, Child::ToCome) {
-            self.child = Running::start(&self.args.command)?.map_or(Child::None, Child::Running);
-            self.door.teller().is_ready();
+        if let (Some(place), Child::ToCome) = (self.door.opened_at(), &self.child) {
+            let child = Running::start(&self.args.command, &place)?;
+            self.child = child.map_or(Child::None, Child::Running);
+            if self.args.notify == Notify::Open {
+                self.door.teller().is_ready();
+            }
         }
         Ok(None)
     }
 
     /// Does what a signal says. Returns the exit status if this is the end.
     fn heed(&mut self, signal: Signal, sender: Sender, now: Duration) -> Result<Option<u8>, Error> {
-        if let Child::Running(child) = &mut self.child {
+        let ended = if signal == Signal::SIGCHLD { child::ended() } else { Vec::new() };
+        if let Child::Running(child) = self.child {
             if signal == Signal::SIGCHLD {
-                let ended = child.ended();
+                let ended = child.status_in(&ended);
                 if ended.is_some() {
                     self.child = Child::None;
                     let event = Event { event: "ended", exit_code: ended, ..Event::default() };

@@ -1,6 +1,9 @@
 //! Sends what opens and closes the door, on all ways there are to the server, and knows which ones those were.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
 use common::{Action, OpenFor};
 
@@ -18,7 +21,7 @@ type Way = (SocketAddr, Option<IpAddr>);
 /// All ways at one moment, and the addresses of the server that there is none to.
 #[derive(Debug)]
 pub(super) struct Ways {
-    routes: Vec<Route>,
+    routes: Vec<Rc<Route>>,
     unreachable: Vec<Unreachable>,
 }
 
@@ -29,8 +32,8 @@ impl Ways {
         Self { routes, unreachable }
     }
 
-    pub(super) fn routes(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
+    pub(super) fn routes(&self) -> &[Rc<Route>] {
+        &self.routes
     }
 
     fn list(&self) -> Vec<Way> {
@@ -64,16 +67,19 @@ impl Knocker {
     /// If nothing could be sent at all.
     pub(super) fn knock(
         &mut self,
-        plan: &Plan,
+        plan: &mut Plan,
         ways: &Ways,
         teller: &mut Teller,
-    ) -> Result<Moved, Error> {
-        self.warn(ways.routes.iter().filter_map(nat::warning).collect(), teller);
+    ) -> Result<(Vec<Outcome>, Moved), Error> {
+        let mut warnings: Vec<_> =
+            ways.routes.iter().filter_map(|route| nat::warning(route)).collect();
         let outcomes = send(plan, ways)?;
         let mut packets = outcomes.iter().flat_map(|outcome| &outcome.packets);
         if !packets.all(packet::Packet::is_plausibly_stamped) {
-            self.warn(vec![packet::IMPLAUSIBLE_CLOCK.to_owned()], teller);
+            warnings.push(packet::IMPLAUSIBLE_CLOCK.to_owned());
         }
+        warnings.extend(plan.clock.trouble().map(str::to_owned));
+        self.warn(warnings, teller);
         for outcome in outcomes.iter().filter(|outcome| !outcome.packets.is_empty()) {
             teller.note(&Event {
                 event: "sent",
@@ -92,7 +98,7 @@ impl Knocker {
             None => Moved::Yes,
         };
         self.last = Some(list);
-        Ok(moved)
+        Ok((outcomes, moved))
     }
 
     /// Closes the door, if it was ever knocked at, as well as it goes.
@@ -128,7 +134,7 @@ fn are_same(one: &[Way], other: &[Way]) -> bool {
     one.len() == other.len() && one.iter().all(|way| other.contains(way))
 }
 
-fn send<'w>(plan: &Plan, ways: &'w Ways) -> Result<Vec<Outcome<'w>>, Error> {
+fn send(plan: &mut Plan, ways: &Ways) -> Result<Vec<Outcome>, Error> {
     let outcomes = send::send(plan, &ways.routes)?;
     if outcomes.iter().all(|outcome| outcome.packets.is_empty()) {
         return Err(send::nothing_sent(&ways.unreachable, &outcomes));

@@ -1,8 +1,9 @@
 //! `--keep`: a door that stays open, from networks that come and go, for months.
 //!
 //! `wires` waits for everything at once, `keeper` turns what came into what is done, and `door` takes the steps, none
-//! of which waits: `schedule` says when, `names` looks the server up, `knocker` knocks, `probes` look whether it is
-//! open. `network` hears of changes, `child` is the command, `tell` and `notify` say how it goes.
+//! of which waits: `schedule` says when, `names` looks the server up, `knocker` knocks, and [`crate::probes`] or
+//! [`crate::reply`] show whether it is open. `network` hears of changes and `notices` knows which they are, `child` is
+//! the command, `tell` and `notify` say how it goes.
 //!
 //! # Security considerations
 //! - What ends the keeper in order closes the door. What doesn't (SIGKILL, a power failure) leaves it to end
@@ -16,9 +17,11 @@ mod keeper;
 mod knocker;
 mod names;
 mod network;
+mod notices;
 mod notify;
-mod probes;
 mod schedule;
+mod sign;
+mod step;
 mod tell;
 mod wires;
 

@@ -20,6 +20,11 @@ const SHORTEST_GRANT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Between two signs that the door is open, if anything gives one: a broker's host that was restarted, and has forgotten
+/// the grant, is noticed within 20 s, a look that takes its time included.
+const SOONEST_SIGN: Duration = Duration::from_secs(10);
+const LATEST_SIGN: Duration = Duration::from_secs(15);
+
 /// Renewals that must have held before a longer grant is believed in again, at first and at most.
 const TRIALS: u32 = 16;
 const MOST_TRIALS: u32 = 4_096;
@@ -48,18 +53,31 @@ pub(super) struct Schedule {
     /// How many it takes to believe in more.
     needed: u32,
     failures: u32,
+    /// What the server has said, where it does.
+    told: Option<Duration>,
 }
 
 impl Schedule {
     /// For grants of this many seconds.
     pub(super) fn new(asked: u32) -> Self {
         let asked = Duration::from_secs(asked.into()).clamp(SHORTEST_GRANT, LONGEST_GRANT);
-        Self { asked, halvings: 0, held: 0, needed: TRIALS, failures: 0 }
+        Self { asked, halvings: 0, held: 0, needed: TRIALS, failures: 0, told: None }
     }
 
     /// How long a grant is believed to be.
     pub(super) fn grant(&self) -> Duration {
-        (self.asked / 2_u32.saturating_pow(self.halvings)).max(SHORTEST_GRANT)
+        let guessed = self.asked / 2_u32.saturating_pow(self.halvings);
+        self.told.unwrap_or(guessed).max(SHORTEST_GRANT)
+    }
+
+    /// The server says how long the grant is: nothing needs to be guessed.
+    pub(super) fn was_told(&mut self, grant: Duration) {
+        self.told = Some(grant.min(LONGEST_GRANT));
+    }
+
+    /// When to have a sign of the door again, counted from the last one.
+    pub(super) fn sign(chance: Chance) -> Duration {
+        chance.between(SOONEST_SIGN, LATEST_SIGN)
     }
 
     /// When to knock again, counted from the last knock: between a third and nine twentieths of the grant, so
@@ -214,6 +232,24 @@ mod tests {
         let (wrong, schedule) = mistakes(3_600, Duration::from_secs(40), 10_000);
         assert!(schedule.grant() * 9 / 20 <= Duration::from_secs(80), "{schedule:?}");
         assert!(wrong < 20, "{wrong}");
+    }
+
+    #[test]
+    fn what_the_server_says_of_the_grant_counts_and_not_what_was_asked() {
+        let mut schedule = Schedule::new(300);
+        schedule.was_told(Duration::from_secs(30));
+        assert_eq!(schedule.grant(), Duration::from_secs(30));
+        schedule.was_told(Duration::from_secs(1_000_000));
+        assert_eq!(schedule.grant(), LONGEST_GRANT);
+        schedule.was_told(Duration::ZERO);
+        assert_eq!(schedule.grant(), SHORTEST_GRANT);
+    }
+
+    #[test]
+    fn a_sign_of_the_door_comes_soon_enough_to_notice_a_restart_within_20_s() {
+        let longest = Schedule::sign(Chance(u32::MAX)) + Schedule::new(3_600).patience();
+        assert!(longest < Duration::from_secs(20), "{longest:?}");
+        assert!(Schedule::sign(Chance(0)) >= Duration::from_secs(5));
     }
 
     #[test]

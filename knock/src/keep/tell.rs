@@ -1,6 +1,8 @@
 //! What a keeper tells: for people each change of state once, for machines every event as one line of JSON, and
 //! the service manager the state it is in.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::{
@@ -13,7 +15,7 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Event {
-    /// `sent`, `open`, `failed`, `network`, `reread`, `warning`, `ended` or `closed`.
+    /// `sent`, `open`, `refused`, `failed`, `network`, `reread`, `warning`, `ended` or `closed`.
     pub(super) event: &'static str,
     /// The server's address.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,6 +26,9 @@ pub(super) struct Event {
     /// The service's port that was probed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) port: Option<String>,
+    /// Whether that shows that the knock arrived: not where the port was open before, or nothing can be looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) proven: Option<bool>,
     /// How long after the knock it was found open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) after_ms: Option<u64>,
@@ -86,7 +91,12 @@ impl Teller {
         self.note(&Event { event: "warning", text: Some(text.to_owned()), ..Event::default() });
     }
 
-    /// Tells the service manager that the door has answered.
+    /// Tells the service manager the state, and nobody else.
+    pub(super) fn status(&self, text: &str) {
+        self.manager.tell(&format!("STATUS={text}"));
+    }
+
+    /// Tells the service manager that this is started.
     pub(super) fn is_ready(&self) {
         self.manager.tell("READY=1");
     }
@@ -101,8 +111,13 @@ impl Teller {
         if self.told.as_deref() == Some(text) {
             return false;
         }
-        self.manager.tell(&format!("STATUS={text}"));
+        self.status(text);
         self.told = Some(text.to_owned());
         true
     }
+}
+
+/// A time as events have it.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

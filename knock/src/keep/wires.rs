@@ -25,11 +25,7 @@ use nix::{
 
 use crate::{
     exit::Error,
-    keep::{
-        names::Question,
-        network::{Change, Network},
-        probes::Probes,
-    },
+    keep::{names::Question, network::Network, notices::Change, step::Awaited},
 };
 
 /// What is taken notice of. All others do to this process what they always do.
@@ -109,7 +105,7 @@ impl Wires {
         &mut self,
         due: Duration,
         question: Option<&Question>,
-        probes: Option<&Probes>,
+        awaited: &Awaited,
     ) -> Result<Ready, Error> {
         // A time of zero would switch the timer off.
         let due = TimeSpec::from_duration(due.max(Duration::from_nanos(1)));
@@ -121,8 +117,13 @@ impl Wires {
             [self.signals.as_fd(), self.timer.as_fd(), self.clock.as_fd(), self.network.as_fd()];
         let mut fds: Vec<PollFd<'_>> = own.into_iter().map(readable).collect();
         fds.extend(question.map(|question| readable(question.fd())));
-        let connections = probes.into_iter().flat_map(Probes::fds);
-        fds.extend(connections.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+        match awaited {
+            Awaited::Nothing => {}
+            Awaited::Probes(probes) => {
+                fds.extend(probes.fds().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)));
+            }
+            Awaited::Replies(replies) => fds.extend(replies.fds().map(readable)),
+        }
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(failure(error)),

@@ -50,7 +50,7 @@ fn the_command_runs_after_the_packet_was_sent_and_after_the_port_opened() {
     let run = device.knock_at(&server, &line).must_succeed();
     let lines: Vec<_> = run.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{run:?}");
-    assert!(lines[0].starts_with("sent to ") && lines[1].contains(" open at "), "{run:?}");
+    assert!(lines[0].starts_with("sent to ") && lines[1].contains(" accepts at "), "{run:?}");
     assert_eq!(lines[2], "ran");
 }
 
@@ -68,6 +68,19 @@ fn the_command_does_not_run_if_the_port_did_not_open_or_nothing_was_sent() {
         .must_succeed();
     server.must_have_received_nothing();
     assert!(!device.path("ran").exists());
+}
+
+#[test]
+fn the_command_is_told_where_the_door_is_open() {
+    let (device, server) = (Device::new(), Server::new());
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = service.local_addr().unwrap().port();
+    let flag = format!("--port=tcp/{port}");
+    let script = "echo $KNOCK_HOST $KNOCK_ADDRESS $KNOCK_PORT $1";
+    let line = ["--address=observed", "--quiet", "--wait", &flag, "--", "sh", "-c", script, "sh"];
+    let run = device.knock_at(&server, &[&line[..], &["{host}/{address}"]].concat());
+    let run = run.must_succeed();
+    assert_eq!(run.stdout, format!("127.0.0.1 127.0.0.1 {port} 127.0.0.1/127.0.0.1\n"));
 }
 
 #[test]

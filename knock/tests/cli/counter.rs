@@ -94,3 +94,13 @@ fn a_file_that_can_not_be_written_sends_nothing() {
     device.knock(&[]).must_fail(71, &["nothing was sent", "count/broker", "can't be written"]);
     server.must_have_received_nothing();
 }
+
+#[test]
+fn keep_ends_where_only_a_person_can_help() {
+    let server = Server::new();
+    let device = device(&server, NAMED);
+    device
+        .knock(&["--keep"])
+        .must_fail(78, &["count/broker", "isn't there", "knockd client resync"]);
+    server.must_have_received_nothing();
+}

@@ -53,3 +53,15 @@ fn a_master_key_that_others_can_read_and_a_name_that_is_nobodys_are_refused() {
     device.knock(&["keygen", "--master=private", "Press 17"]).must_fail(64, &["name"]);
     device.knock(&["keygen", "press-17"]).must_fail(64, &["--master"]);
 }
+
+#[test]
+fn a_redirection_into_a_file_that_others_can_read_is_told_on_standard_error() {
+    let device = Device::new();
+    for (mode, is_told) in [(0o644, true), (0o600, false)] {
+        device.write("redirected", "", mode);
+        let mut command = device.command(&["keygen"]);
+        command.stdout(std::fs::File::create(device.path("redirected")).unwrap());
+        let run = device.finish(command.spawn().unwrap(), "").must_succeed();
+        assert_eq!(run.stderr.contains("--out FILE"), is_told, "{run:?}");
+    }
+}

@@ -215,3 +215,26 @@ fn a_dry_run_shows_the_datagram_and_what_is_in_it_and_sends_nothing() {
     assert_eq!((shown("service"), request.service), ("mqtts".into(), "mqtts".parse().ok()));
     assert!(shown("tag").starts_with(&hex[..16]));
 }
+
+#[test]
+fn a_dry_run_needs_no_network_and_no_resolver() {
+    let device = Device::new();
+    let arguments = ["--config=empty.toml", "--key-file=key", "--dry-run", "--json"];
+    // RFC 6761, section 6.4: no name under "invalid" ever exists. Nobody sends to a broadcast unasked.
+    for (server, shown) in
+        [("broker.invalid", "broker.invalid:62201"), ("255.255.255.255", "255.255.255.255:62201")]
+    {
+        for (address, expected) in [("auto", "observed"), ("10.9.9.9", "10.9.9.9")] {
+            let line = [&arguments[..], &["--server", server, "--address", address]].concat();
+            let json = device.knock(&line).must_succeed().json();
+            let unsent = &json["unsent"][0];
+            assert_eq!(
+                (&unsent["to"], &unsent["address"]),
+                (&shown.into(), &expected.into()),
+                "{json}"
+            );
+            let warned = json["warnings"].to_string();
+            assert_eq!(warned.contains("isn't known"), address == "auto", "{warned}");
+        }
+    }
+}

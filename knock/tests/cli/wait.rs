@@ -1,6 +1,6 @@
 //! `--wait`: probing the service's port.
 
-use std::net::TcpListener;
+use std::{io::ErrorKind, net::TcpListener};
 
 use crate::support::{Device, Server};
 
@@ -10,16 +10,40 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn a_port_that_accepts_ends_the_waiting_with_0() {
+fn a_port_that_accepts_ends_the_waiting_with_0_and_one_that_did_before_the_knock_is_no_proof() {
     let (device, server) = (Device::new(), Server::new());
     let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    service.set_nonblocking(true).unwrap();
     let port = format!("tcp/{}", service.local_addr().unwrap().port());
     let run = device.knock_at(&server, &["--address=192.0.2.1", "--wait", "--port", &port]);
     let run = run.must_succeed();
     let second = run.stdout.lines().nth(1).unwrap();
-    assert!(second.starts_with(&format!("{port} open at 127.0.0.1 after ")), "{run:?}");
+    let unproven = format!("{port} accepts at 127.0.0.1, as it did before the knock");
+    assert!(second.starts_with(&unproven), "{run:?}");
     server.receive_request(&device.keys(""));
-    service.accept().unwrap();
+    let seen = service.accept().unwrap_err();
+    assert_eq!(seen.kind(), ErrorKind::WouldBlock, "no program sees a probe");
+}
+
+#[test]
+fn of_a_port_of_udp_nothing_can_be_known_and_the_knock_goes_out() {
+    let (device, server) = (Device::new(), Server::new());
+    let run = device.knock_at(&server, &["--address=observed", "--wait", "--port=udp/14567"]);
+    let run = run.must_succeed();
+    assert!(run.stderr.contains("udp/14567: UDP has no handshake"), "{run:?}");
+    server.receive_request(&device.keys(""));
+    let text = format!(
+        "[a]\nserver = \"{}\"\nkey-file = \"key\"\naddress = \"observed\"\nport = \"udp/14567\"\n",
+        server.name()
+    );
+    device.write("knock.toml", &text, 0o600);
+    let json = device.knock(&["--config=knock.toml", "--wait", "--json"]).must_succeed().json();
+    assert!(json["warnings"][0].as_str().unwrap().contains("--reply"), "{json}");
+    assert_eq!(json["open"], serde_json::Value::Null);
+    // As `knockd client add` makes one of such a service.
+    device.write("knock.toml", &text.replace("port =", "# port ="), 0o600);
+    let run = device.knock(&["--config=knock.toml", "--wait"]).must_succeed();
+    assert!(run.stderr.contains("no port is named"), "{run:?}");
 }
 
 #[test]
@@ -46,16 +70,18 @@ fn a_port_that_opens_only_after_the_knock_is_found_by_a_later_attempt() {
         device.command_at(&server, &["--address=observed", "--wait=60s", &flag]).spawn().unwrap();
     server.receive();
     let service = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    device.finish(child, "").must_succeed();
-    service.accept().unwrap();
+    let run = device.finish(child, "").must_succeed();
+    let second = run.stdout.lines().nth(1).unwrap();
+    assert!(second.starts_with(&format!("tcp/{port} open at 127.0.0.1 after ")), "{run:?}");
+    drop(service);
 }
 
 #[test]
-fn a_port_that_refuses_ends_with_69_and_says_that_the_door_is_open() {
+fn a_port_that_refuses_as_before_the_knock_ends_with_69_and_says_what_that_means() {
     let (device, server) = (Device::new(), Server::new());
     let flag = format!("--port=tcp/{}", free_port());
     let run = device.knock_at(&server, &["--address=observed", "--wait=30ms", &flag]);
-    let run = run.must_fail(69, &["did not open within 30ms", "nothing listens behind it"]);
+    let run = run.must_fail(69, &["did not open within 30ms", "nothing listens there"]);
     assert_eq!(run.stdout.lines().count(), 1, "{run:?}");
     server.receive();
 }
