@@ -116,6 +116,11 @@ impl<'w> Door<'w> {
         self.dir.join("state")
     }
 
+    /// The folder that a service manager makes for the daemon below /run.
+    pub fn runtime(&self) -> PathBuf {
+        self.dir.join("knockd-state")
+    }
+
     /// The path of the control socket.
     pub fn control(&self) -> PathBuf {
         self.dir.join("control.sock")

@@ -121,10 +121,10 @@ fn starts_that_fail_in_a_row_come_later_and_later_and_a_good_one_ends_that() {
     managed.writes("ended: exit status: 78", 4);
     // At least 0, 250, 500 and 1,000 ms: less would fill the journal.
     assert!(begin.elapsed() >= Duration::from_millis(1_750), "{:?}", begin.elapsed());
-    assert!(door.state().join("failed-starts").exists());
+    assert!(door.runtime().join("failed-starts").exists());
     door.set("listen", "[\"[::]:62201\"]");
     managed.writes("told READY=1", 1);
-    until("nothing is counted any more", || !door.state().join("failed-starts").exists());
+    until("nothing is counted any more", || !door.runtime().join("failed-starts").exists());
 }
 
 #[test]

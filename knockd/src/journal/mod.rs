@@ -30,6 +30,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Where the state is kept until the next boot, if its own folder is on a disk that can't be written: a folder that
+/// systemd makes for the daemon, below /run.
+pub const VOLATILE: &str = "/run/knockd-state";
+
 /// What holds the boot's name where /proc shows processes alone: the unit sets it by systemd's %b.
 const BOOT_ID_VARIABLE: &str = "KNOCKD_BOOT_ID";
 
@@ -138,6 +142,15 @@ impl StateFile for File {
     }
 }
 
+/// How long what a state folder holds is kept.
+#[derive(Debug)]
+pub enum Kept {
+    /// Over reboots.
+    ForGood,
+    /// Until the next boot, for the folder of the configuration can't be written.
+    UntilReboot(StateError),
+}
+
 /// The state folder, held by this process alone until it ends.
 pub struct StateFolder<D = File> {
     path: PathBuf,
@@ -155,6 +168,27 @@ impl StateFolder {
     /// [`StateError::InUse`] if another daemon has it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         Self::open_with(path, |_, file| file)
+    }
+
+    /// Opens it as [`StateFolder::open`] does; if it is on a read-only file system, opens the one at `volatile` instead,
+    /// if that is there. What it holds outlives the daemon, and not the boot: after a reboot the memory of accepted
+    /// packets counts as lost, as on a new folder, and no packet is accepted twice.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] if another daemon has it; of a read-only one what it said, where there is no other.
+    pub fn open_or(path: &Path, volatile: &Path) -> Result<(Self, Kept), StateError> {
+        match Self::open(path) {
+            Err(StateError::Io { path, error })
+                if error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                let unwritable = StateError::Io { path, error };
+                if !volatile.is_dir() {
+                    return Err(unwritable);
+                }
+                Ok((Self::open(volatile)?, Kept::UntilReboot(unwritable)))
+            }
+            opened => Ok((opened?, Kept::ForGood)),
+        }
     }
 
     /// Whether a daemon has the folder at this path now; not if that can't be told.
