@@ -46,7 +46,7 @@ impl Managed {
         if plan.counts_failures {
             std::fs::create_dir_all(&runtime).expect("make a folder");
         }
-        let runtime = text(&runtime);
+        let runtime = text(runtime);
         let mut env = vec![("KNOCKD_LOG", "debug")];
         if plan.counts_failures {
             env.push(("RUNTIME_DIRECTORY", &runtime));

@@ -7,14 +7,14 @@ use serde_json::json;
 
 use super::{Exit, Failure, Format, Output, fallback, run::firewall_exit};
 use crate::{
-    config::{self, Config},
+    config,
     firewall::{
         FirewallError,
         included::Included,
         ruleset::{Ruleset, TABLE},
         table::{self, Guarded, TableState},
     },
-    journal::{StateFolder, VOLATILE},
+    journal::StateFolder,
     plan,
 };
 
@@ -182,10 +182,7 @@ fn status(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
 
 fn remove(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     // With a configuration that is no good no daemon can be told of; the table can be taken out all the same.
-    let is_in_use = |config: Config| {
-        StateFolder::is_in_use(&config.state) || StateFolder::is_in_use(Path::new(VOLATILE))
-    };
-    if config::load(config).is_ok_and(is_in_use) {
+    if config::load(config).is_ok_and(|config| StateFolder::is_in_use(&config.state)) {
         return Err(Failure::new(
             Exit::TempFail,
             "knockd is running, and would put the table in again at once: stop it first (systemctl stop knockd)",

@@ -30,8 +30,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where the state is kept until the next boot, if its own folder is on a disk that can't be written: a folder that
-/// systemd makes for the daemon, below /run.
+/// A folder that systemd makes for the daemon, below /run. The state folder is in it until the next boot, if its own place
+/// is on a disk that can't be written.
 pub const VOLATILE: &str = "/run/knockd-state";
 
 /// What holds the boot's name where /proc shows processes alone: the unit sets it by systemd's %b.
@@ -170,8 +170,8 @@ impl StateFolder {
         Self::open_with(path, |_, file| file)
     }
 
-    /// Opens it as [`StateFolder::open`] does; if it is on a read-only file system, opens the one at `volatile` instead,
-    /// if that is there. What it holds outlives the daemon, and not the boot: after a reboot the memory of accepted
+    /// Opens it as [`StateFolder::open`] does; if it is on a read-only file system, opens the one in the folder `volatile`
+    /// instead, if that is there. What it holds outlives the daemon, and not the boot: after a reboot the memory of accepted
     /// packets counts as lost, as on a new folder, and no packet is accepted twice.
     ///
     /// # Errors
@@ -185,17 +185,20 @@ impl StateFolder {
                 if !volatile.is_dir() {
                     return Err(unwritable);
                 }
-                Ok((Self::open(volatile)?, Kept::UntilReboot(unwritable)))
+                Ok((Self::open(&within(volatile))?, Kept::UntilReboot(unwritable)))
             }
             opened => Ok((opened?, Kept::ForGood)),
         }
     }
 
-    /// Whether a daemon has the folder at this path now; not if that can't be told.
+    /// Whether a daemon has the folder at this path now, or the one in [`VOLATILE`]; not if that can't be told.
     #[must_use]
     pub fn is_in_use(path: &Path) -> bool {
-        let lock = File::open(path.join("lock"));
-        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        let is_locked = |folder: &Path| {
+            let lock = File::open(lock_path(folder));
+            lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        };
+        is_locked(path) || is_locked(&within(Path::new(VOLATILE)))
     }
 }
 
@@ -302,6 +305,11 @@ impl<D: StateFile> StateFolder<D> {
     pub fn banned(&self) -> PathBuf {
         self.path.join(banned::FILE_NAME)
     }
+}
+
+/// The state folder in one below /run, which others may look into.
+fn within(volatile: &Path) -> PathBuf {
+    volatile.join("state")
 }
 
 fn lock_path(folder: &Path) -> PathBuf {
