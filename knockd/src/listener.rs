@@ -118,7 +118,9 @@ fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; another program has this port: see `ss -ulpn`",
         io::ErrorKind::AddrNotAvailable => "; this host doesn't have that address (listen = …)",
-        io::ErrorKind::Unsupported => "; this kernel has no IPv6: write an IPv4 address (listen = …)",
+        io::ErrorKind::Unsupported => {
+            "; this kernel has no IPv6: write an IPv4 address (listen = …)"
+        }
         io::ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
         _ => "",
     }

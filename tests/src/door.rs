@@ -101,6 +101,13 @@ impl<'w> Door<'w> {
         fs::write(self.config(), text).expect("write knockd.toml");
     }
 
+    /// Takes a key's line out of knockd.toml.
+    pub fn unset(&self, key: &str) {
+        let text = fs::read_to_string(self.config()).expect("read knockd.toml");
+        let others = text.lines().filter(|line| !line.starts_with(&format!("{key} =")));
+        fs::write(self.config(), others.collect::<Vec<_>>().join("\n")).expect("write knockd.toml");
+    }
+
     /// The path of knockd.toml.
     pub fn config(&self) -> PathBuf {
         self.dir.join("knockd.toml")

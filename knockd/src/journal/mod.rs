@@ -343,3 +343,18 @@ fn read_all(file: &impl FileExt) -> io::Result<Vec<u8>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_can_be_written_is_where_it_is_and_what_is_no_folder_is_a_mistake() {
+        let place = tempfile::tempdir().unwrap();
+        let (folder, kept) = StateFolder::open_or(&place.path().join("a"), place.path()).unwrap();
+        assert!(matches!(kept, Kept::ForGood) && folder.path == place.path().join("a"));
+        let file = place.path().join("file");
+        fs::write(&file, "no folder").unwrap();
+        assert!(StateFolder::open_or(&file, place.path()).is_err(), "not read-only: a mistake");
+    }
+}

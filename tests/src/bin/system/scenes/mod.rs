@@ -5,6 +5,7 @@ mod change;
 mod container;
 mod crash;
 mod devices;
+mod docker;
 mod elsewhere;
 mod essential;
 mod figures;
@@ -62,6 +63,8 @@ pub(crate) enum Scene {
     Unkept,
     /// A container that may make no namespaces.
     Container,
+    /// Beside Docker.
+    Docker,
 }
 
 /// What the scenes share.
@@ -92,7 +95,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         return;
     }
     type Play = fn(&mut Stage<'_>);
-    let scenes: [(Scene, &str, Play); 15] = [
+    let scenes: [(Scene, &str, Play); 16] = [
         (Scene::Reboot, "Reboot", reboot::play),
         (Scene::Journal, "The journal", journal::play),
         (Scene::Firewalls, "Other firewalls", firewalls::play),
@@ -108,6 +111,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         (Scene::Essential, "Debian 12, and a firewall of the admin's own", essential::play),
         (Scene::Unkept, "A disk that can't be written", unkept::play),
         (Scene::Container, "A container without rights", container::play),
+        (Scene::Docker, "Beside Docker", docker::play),
     ];
     for (scene, title, play) in scenes {
         if is_chosen(scene) {
