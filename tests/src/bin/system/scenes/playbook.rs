@@ -33,7 +33,7 @@ const EVERY_KEY: &str = r#"{
   "knockd_allow_interfaces": ["wg0"],
   "knockd_allow_networks": ["192.0.2.0/24"],
   "knockd_grant": {"open-for": "60s", "max": "2h", "sessions": "keep"},
-  "knockd_ban": {"failures": 6, "window": "20m", "duration": "5h", "scope": "knock", "never": ["192.0.2.1"]},
+  "knockd_ban": {"failures": 6, "window": "20m", "duration": "5h", "scope": "knock", "never": ["192.0.2.1/32"]},
   "knockd_replay": {"capacity": 65536, "per-client": 4096},
   "knockd_reply": {"enabled": true},
   "knockd_prefilter": {"mode": "auto", "junk-budget": 900},
