@@ -183,11 +183,11 @@ fn keep(report: &mut Report, broker: &Machine, sensor: &mut Machine) {
     report.check("a disk that turns read-only, and one family that is broken, keep nobody out", || {
         sensor.sh("nft 'add table inet broken; add chain inet broken out { type filter hook output priority 0; }; \
                    add rule inet broken out ip6 daddr fd77::/64 drop'");
-        sensor.run(&["mount", "-o", "remount,ro", "/"]).success();
+        sensor.run(&["mount", "-o", "remount,bind,ro", "/"]).success();
         sensor.run(&["systemctl", "restart", "knock-keep@broker"]).success();
         wait("the door is kept open", || kept(sensor));
         assert!(grants(broker).iter().any(|grant| grant["address"] == "10.77.0.3"));
-        sensor.sh("mount -o remount,rw /; nft delete table inet broken");
+        sensor.sh("mount -o remount,bind,rw /; nft delete table inet broken");
     });
     report.check(
         "rebooted while the broker is dark, its boot is over, and it gets in afterwards",
