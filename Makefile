@@ -97,12 +97,11 @@ install: ## Put what `make build` and `make pages` built, the units and a first 
 	@install -D -m 755 $(OUT)/release/knockd $(DESTDIR)/usr/sbin/knockd
 	@install -D -m 755 $(OUT)/client/knock $(DESTDIR)/usr/bin/knock
 	@install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/*.service systemd/*.socket
-	@for unit in nftables ufw firewalld netfilter-persistent; do \
-		install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system/$$unit.service.d systemd/$$unit.service.d/knockd.conf; \
-	done
+	@install -D -m 755 -t $(DESTDIR)/usr/lib/systemd/system-generators systemd/knockd-generator
 	@install -D -m 644 -t $(DESTDIR)/usr/share/knockd-spa systemd/flush.nft
 	@install -D -m 644 systemd/knockd.sysusers.conf $(DESTDIR)/usr/lib/sysusers.d/knockd.conf
 	@install -D -m 644 systemd/knockd.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/knockd.conf
+	@install -D -m 644 systemd/knock.tmpfiles.conf $(DESTDIR)/usr/lib/tmpfiles.d/knock.conf
 	@test ! -d target/pages || { \
 		for section in 1 5 8; do \
 			install -D -m 644 -t $(DESTDIR)/usr/share/man/man$$section target/pages/man/*.$$section; \
@@ -115,7 +114,7 @@ install: ## Put what `make build` and `make pages` built, the units and a first 
 	@install -d -m 2750 $(DESTDIR)/etc/knockd/clients.d
 	@test -e $(DESTDIR)/etc/knockd/knockd.toml || \
 		install -m 644 config/knockd.toml $(DESTDIR)/etc/knockd/knockd.toml
-	@test -n '$(DESTDIR)' || { systemd-sysusers knockd.conf && systemd-tmpfiles --create knockd.conf && systemctl daemon-reload; }
+	@test -n '$(DESTDIR)' || { systemd-sysusers knockd.conf && systemd-tmpfiles --create knockd.conf knock.conf && systemctl daemon-reload; }
 	@echo 'installed; no port is shut yet: see README.md, "A broker host"'
 
 fmt: ## Format the code

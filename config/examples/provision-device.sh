@@ -53,7 +53,8 @@ fi
 if [ -d /run/systemd/system ]; then
     systemctl enable "knock-keep@$name.service"
     systemctl reload-or-restart "knock-keep@$name.service"
-    say "knock-keep@$name keeps the door open: let your client's unit say PartOf=, After= and WantedBy=knock-keep@$name.service, and enable it"
+    say "knock-keep@$name keeps the door open, at each boot: let your client's unit say PartOf= and After=knock-keep@$name.service,"
+    say "Restart=always, and below [Install] WantedBy=knock-keep@$name.service; then: systemctl enable --now YOUR-CLIENT"
 else
     say "no systemd runs here: have your client started by: knock --keep $name -- CLIENT"
 fi

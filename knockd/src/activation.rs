@@ -132,6 +132,14 @@ impl Passed {
         Ok(passed)
     }
 
+    /// Whether the sockets for knocks are bound to these addresses, and no other.
+    #[must_use]
+    pub fn is_bound_to(&self, addresses: &[SocketAddr]) -> bool {
+        let mut bound = self.udp.iter().map(UdpSocket::local_addr);
+        self.udp.len() == addresses.len()
+            && bound.all(|it| it.is_ok_and(|address| addresses.contains(&address)))
+    }
+
     /// Compares it with the configuration.
     ///
     /// # Errors

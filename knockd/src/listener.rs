@@ -118,10 +118,19 @@ fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "; another program has this port: see `ss -ulpn`",
         io::ErrorKind::AddrNotAvailable => "; this host doesn't have that address (listen = …)",
-        io::ErrorKind::Unsupported => "; where IPv6 is off, write listen = [\"0.0.0.0:62201\"]",
+        io::ErrorKind::Unsupported => {
+            "; this kernel has no IPv6: write an IPv4 address (listen = …)"
+        }
         io::ErrorKind::PermissionDenied => "; a port below 1024 needs CAP_NET_BIND_SERVICE",
         _ => "",
     }
+}
+
+/// Whether this kernel has IPv6 at all.
+#[must_use]
+pub fn kernel_has_ipv6() -> bool {
+    let made = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    !matches!(made, Err(Errno::EAFNOSUPPORT))
 }
 
 impl Listener {

@@ -1,8 +1,9 @@
 //! A daemon that can't start is started again by systemd, at once and for ever: knocks wait meanwhile. So that a
 //! mistake which nobody mends doesn't fill the journal, each start that fails soon after another one ends later.
 //!
-//! The number of failures in a row is kept in the folder that systemd has made for the daemon (STATE_DIRECTORY);
-//! without one nobody starts it again, and nothing waits.
+//! The number of failures in a row is kept in the folder `knockd-state` that systemd has made for the daemon below /run
+//! (RUNTIME_DIRECTORY), for a state folder may be what can't be written; without one nobody starts it again, and nothing
+//! waits.
 
 use std::{
     env, fs,
@@ -10,6 +11,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+use crate::journal::VOLATILE;
 
 /// The name of the file with the number of failures in a row.
 const FILE_NAME: &str = "failed-starts";
@@ -36,7 +39,10 @@ pub fn wait() {
 }
 
 fn file() -> Option<PathBuf> {
-    env::var_os("STATE_DIRECTORY").map(|folder| PathBuf::from(folder).join(FILE_NAME))
+    let folders = env::var_os("RUNTIME_DIRECTORY")?;
+    env::split_paths(&folders)
+        .find(|folder| folder.file_name() == Path::new(VOLATILE).file_name())
+        .map(|folder| folder.join(FILE_NAME))
 }
 
 /// How many failures came before this one, which is counted.

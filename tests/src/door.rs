@@ -101,6 +101,13 @@ impl<'w> Door<'w> {
         fs::write(self.config(), text).expect("write knockd.toml");
     }
 
+    /// Takes a key's line out of knockd.toml.
+    pub fn unset(&self, key: &str) {
+        let text = fs::read_to_string(self.config()).expect("read knockd.toml");
+        let others = text.lines().filter(|line| !line.starts_with(&format!("{key} =")));
+        fs::write(self.config(), others.collect::<Vec<_>>().join("\n")).expect("write knockd.toml");
+    }
+
     /// The path of knockd.toml.
     pub fn config(&self) -> PathBuf {
         self.dir.join("knockd.toml")
@@ -114,6 +121,11 @@ impl<'w> Door<'w> {
     /// The folder with the daemon's memory.
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
+    }
+
+    /// The folder that a service manager makes for the daemon below /run.
+    pub fn runtime(&self) -> PathBuf {
+        self.dir.join("knockd-state")
     }
 
     /// The path of the control socket.

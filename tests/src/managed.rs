@@ -13,7 +13,7 @@ use crate::world::Host;
 pub struct Plan<'a> {
     /// The UDP sockets that are held for it.
     pub udp: &'a [&'a str],
-    /// Whether it has a folder in which failed starts are counted, as systemd names it.
+    /// Whether it has a folder below /run in which failed starts are counted, as systemd names it.
     pub counts_failures: bool,
     /// After how long without a word it is killed, in milliseconds.
     pub watchdog: Option<u64>,
@@ -42,10 +42,14 @@ impl Managed {
         let command = ["--", &binaries::path("knockd"), "--config", &text(door.config()), "run"];
         argv.extend(command.map(str::to_owned));
         let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        let state = text(door.state());
+        let runtime = door.runtime();
+        if plan.counts_failures {
+            std::fs::create_dir_all(&runtime).expect("make a folder");
+        }
+        let runtime = text(runtime);
         let mut env = vec![("KNOCKD_LOG", "debug")];
         if plan.counts_failures {
-            env.push(("STATE_DIRECTORY", &state));
+            env.push(("RUNTIME_DIRECTORY", &runtime));
         }
         Self { process: host.spawn(&argv, &env) }
     }

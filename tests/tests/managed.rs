@@ -111,6 +111,20 @@ fn sockets_that_the_configuration_does_not_name_end_the_start_with_what_to_write
 }
 
 #[test]
+fn a_default_that_nobody_wrote_down_is_content_with_a_socket_for_ipv4_alone() {
+    let world = World::new();
+    let (door, device) = set_up(&world);
+    door.unset("listen");
+    let plan = Plan { udp: &["0.0.0.0:62201"], ..Plan::default() };
+    let managed = Managed::start(world.broker(), &door, plan);
+    managed.writes("told READY=1", 1);
+    assert!(managed.log().contains("listening on udp 0.0.0.0:62201"), "{}", managed.log());
+    wait_out();
+    device.knock(world.client(), &["-4", "--open-for", "600s"]).success();
+    until("it answers", || door.grants().len() == 1);
+}
+
+#[test]
 fn starts_that_fail_in_a_row_come_later_and_later_and_a_good_one_ends_that() {
     let world = World::new();
     let (door, _device) = set_up(&world);
@@ -121,10 +135,10 @@ fn starts_that_fail_in_a_row_come_later_and_later_and_a_good_one_ends_that() {
     managed.writes("ended: exit status: 78", 4);
     // At least 0, 250, 500 and 1,000 ms: less would fill the journal.
     assert!(begin.elapsed() >= Duration::from_millis(1_750), "{:?}", begin.elapsed());
-    assert!(door.state().join("failed-starts").exists());
+    assert!(door.runtime().join("failed-starts").exists());
     door.set("listen", "[\"[::]:62201\"]");
     managed.writes("told READY=1", 1);
-    until("nothing is counted any more", || !door.state().join("failed-starts").exists());
+    until("nothing is counted any more", || !door.runtime().join("failed-starts").exists());
 }
 
 #[test]

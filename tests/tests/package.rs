@@ -20,6 +20,9 @@ use e2e::{Door, Echo, Output, Settings, State, World, binaries};
 /// What Debian's own package `knockd` leaves behind when it is removed and not purged: its conffiles, of 0.8-2.
 const LEFT_BY_THE_OTHER: [&str; 3] = ["etc/default/knockd", "etc/init.d/knockd", "etc/knockd.conf"];
 
+/// What systemd runs to make drop-ins.
+const GENERATOR: &str = "usr/lib/systemd/system-generators/knockd-generator";
+
 fn run(argv: &[&str]) -> Output {
     let mut command = Command::new(argv[0]);
     command.args(&argv[1..]);
@@ -93,7 +96,7 @@ fn lintian_has_nothing_against_the_packages() {
 }
 
 #[test]
-fn everything_in_a_package_is_roots_and_no_more_can_be_run_than_the_program() {
+fn everything_in_a_package_is_roots_and_no_more_can_be_run_than_the_program_and_the_generator() {
     for (program, path) in [(Program::Knockd, "usr/sbin/knockd"), (Program::Knock, "usr/bin/knock")]
     {
         let contents = contents(program);
@@ -101,7 +104,7 @@ fn everything_in_a_package_is_roots_and_no_more_can_be_run_than_the_program() {
         for (file, mode) in contents {
             let wanted = match file.as_str() {
                 folder if folder.ends_with('/') => "drwxr-xr-x 0/0",
-                file if file == path => "-rwxr-xr-x 0/0",
+                file if file == path || file == GENERATOR => "-rwxr-xr-x 0/0",
                 _ => "-rw-r--r-- 0/0",
             };
             assert_eq!(mode, wanted, "{file}");
@@ -118,6 +121,8 @@ fn every_unit_page_completion_and_example_is_in_a_package() {
         wanted.push(match path.as_str() {
             "knockd.sysusers.conf" => "usr/lib/sysusers.d/knockd.conf".to_owned(),
             "knockd.tmpfiles.conf" => "usr/lib/tmpfiles.d/knockd.conf".to_owned(),
+            "knock.tmpfiles.conf" => "usr/lib/tmpfiles.d/knock.conf".to_owned(),
+            "knockd-generator" => GENERATOR.to_owned(),
             "flush.nft" => "usr/share/knockd-spa/flush.nft".to_owned(),
             unit => format!("usr/lib/systemd/system/{unit}"),
         });

@@ -1,7 +1,7 @@
 //! Where the daemon listens for knocks.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
 };
 
@@ -18,6 +18,14 @@ const DEFAULT_PORT: NonZeroU16 = match NonZeroU16::new(62201) {
 pub struct Listen {
     addresses: Vec<SocketAddr>,
     port: NonZeroU16,
+    said: Said,
+}
+
+/// Where that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    ByDefault,
+    InConfiguration,
 }
 
 impl Listen {
@@ -31,6 +39,20 @@ impl Listen {
     #[must_use]
     pub const fn port(&self) -> NonZeroU16 {
         self.port
+    }
+
+    /// Whether the configuration doesn't say.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.said == Said::ByDefault
+    }
+
+    /// What "every address" is on a kernel without IPv6; `None` if it says something else.
+    #[must_use]
+    pub fn every_ipv4(&self) -> Option<Self> {
+        let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.port.get());
+        let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.port.get());
+        (self.addresses == [any]).then(|| Self { addresses: vec![ipv4], ..*self })
     }
 
     /// What the section says; `None` if it is wrong.
@@ -59,7 +81,7 @@ impl Listen {
             addresses.push(socket);
         }
         match wrong {
-            None => Some(Self { addresses, port }),
+            None => Some(Self { addresses, port, said: Said::InConfiguration }),
             Some((at, wrong)) => {
                 section.wrong(&LISTEN, at, wrong);
                 None
@@ -72,7 +94,7 @@ impl Default for Listen {
     /// Every address of this host, IPv4 and IPv6.
     fn default() -> Self {
         let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_PORT.get());
-        Self { addresses: vec![any], port: DEFAULT_PORT }
+        Self { addresses: vec![any], port: DEFAULT_PORT, said: Said::ByDefault }
     }
 }
 
@@ -90,4 +112,20 @@ fn parse_address(text: &str) -> Result<(SocketAddr, NonZeroU16), Wrong> {
         ));
     }
     Ok((socket, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_every_ipv4_address_where_there_is_no_ipv6_and_a_list_is_what_it_says() {
+        let default = Listen::default();
+        let ipv4 = default.every_ipv4().unwrap();
+        assert_eq!(ipv4.addresses(), ["0.0.0.0:62201".parse().unwrap()]);
+        assert!(default.is_default() && ipv4.port() == default.port());
+        let addresses = vec!["[2001:db8::1]:62201".parse().unwrap()];
+        let listed = Listen { addresses, port: DEFAULT_PORT, said: Said::InConfiguration };
+        assert!(listed.every_ipv4().is_none() && !listed.is_default());
+    }
 }

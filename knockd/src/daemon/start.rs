@@ -13,7 +13,7 @@ use crate::{
     client_counts::AllClients,
     clock::{self, watch::ClockWatch},
     config::{
-        AUTO_LIMIT, Config, Environment, Located, PrefilterMode,
+        AUTO_LIMIT, Config, Environment, Listen, Located, PrefilterMode,
         reload::{Places, Stamps},
     },
     control::{audit::Audit, server::Control},
@@ -28,8 +28,8 @@ use crate::{
     },
     gate::directory::Directory,
     house::{self, Housekeeping},
-    journal::{BootId, DaemonId, StateError, StateFolder, Writer},
-    listener::{ListenError, Listener},
+    journal::{BootId, DaemonId, Kept, StateError, StateFolder, VOLATILE, Writer},
+    listener::{self, ListenError, Listener},
     lost_counters,
     mend::Mender,
     metrics::Metrics,
@@ -102,8 +102,10 @@ impl Daemon {
     pub(super) fn start(
         Start { located: Located { mut config, origins }, path, stamps, passed }: Start,
     ) -> Result<Self, StartError> {
-        passed.check(config.listen.addresses(), &config.control)?;
-        let folder = StateFolder::open(&config.state)?;
+        let own_addresses = own_addresses(&config.listen, &passed);
+        let listen_at = own_addresses.addresses();
+        passed.check(listen_at, &config.control)?;
+        let folder = state_folder(&config.state)?;
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
             boot: boot().map_err(system("random bytes"))?,
@@ -113,7 +115,7 @@ impl Daemon {
         let clients = mem::take(&mut config.clients);
 
         let in_force = config.clone();
-        let Config { policy, clients_dir, listen, prefilter, control, metrics, .. } = config;
+        let Config { policy, clients_dir, prefilter, control, metrics, .. } = config;
         let places =
             Places { main: path, environment: Environment::of_process(), folder: clients_dir };
         let count = clients.len();
@@ -148,10 +150,10 @@ impl Daemon {
             None => Control::listen_when_possible(&control),
         };
         let mut listener = match passed.udp {
-            sockets if sockets.is_empty() => Listener::bind(listen.addresses())?,
-            sockets => Listener::adopt(sockets, listen.addresses())?,
+            sockets if sockets.is_empty() => Listener::bind(listen_at)?,
+            sockets => Listener::adopt(sockets, listen_at)?,
         };
-        let addresses: Vec<String> = listen.addresses().iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> = listen_at.iter().map(ToString::to_string).collect();
         info!(
             clients = count,
             services = policy.services.len(),
@@ -201,6 +203,32 @@ fn boot() -> io::Result<BootId> {
             random().map(BootId::from_bytes)
         }
     }
+}
+
+/// Where to listen on this kernel: every address of a host without IPv6 is every IPv4 address. The default, which nobody
+/// wrote down, is also content with a socket for these alone.
+fn own_addresses(listen: &Listen, passed: &Passed) -> Listen {
+    let Some(ipv4) = listen.every_ipv4() else { return listen.clone() };
+    let is_passed = passed.is_bound_to(ipv4.addresses());
+    let is_content = if passed.udp.is_empty() || !listen.is_default() {
+        !listener::kernel_has_ipv6() && (passed.udp.is_empty() || is_passed)
+    } else {
+        is_passed
+    };
+    if is_content { ipv4 } else { listen.clone() }
+}
+
+/// The state folder, or until the next boot one below /run, if the disk can't be written: a host that can't keep
+/// anything still opens its doors.
+fn state_folder(path: &Path) -> Result<StateFolder, StateError> {
+    let (folder, kept) = StateFolder::open_or(path, Path::new(VOLATILE))?;
+    if let Kept::UntilReboot(error) = kept {
+        error!(
+            event = "state-volatile",
+            "{error}. Until that is mended the state is in {VOLATILE}, and lost with a reboot: bans end then, and clients without a clock must be resynced"
+        );
+    }
+    Ok(folder)
 }
 
 fn random() -> io::Result<[u8; 16]> {

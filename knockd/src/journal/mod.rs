@@ -33,6 +33,10 @@ use std::{
 
 use crate::plain::{self, Links};
 
+/// A folder that systemd makes for the daemon, below /run. The state folder is in it until the next boot, if its own place
+/// is on a disk that can't be written.
+pub const VOLATILE: &str = "/run/knockd-state";
+
 /// What holds the boot's name where /proc shows processes alone: the unit sets it by systemd's %b.
 const BOOT_ID_VARIABLE: &str = "KNOCKD_BOOT_ID";
 
@@ -141,6 +145,15 @@ impl StateFile for File {
     }
 }
 
+/// How long what a state folder holds is kept.
+#[derive(Debug)]
+pub enum Kept {
+    /// Over reboots.
+    ForGood,
+    /// Until the next boot, for the folder of the configuration can't be written.
+    UntilReboot(StateError),
+}
+
 /// The state folder, held by this process alone until it ends.
 pub struct StateFolder<D = File> {
     path: PathBuf,
@@ -160,11 +173,35 @@ impl StateFolder {
         Self::open_with(path, |_, file| file)
     }
 
-    /// Whether a daemon has the folder at this path now; not if that can't be told.
+    /// Opens it as [`StateFolder::open`] does; if it is on a read-only file system, opens the one in the folder `volatile`
+    /// instead, if that is there. What it holds outlives the daemon, and not the boot: after a reboot the memory of accepted
+    /// packets counts as lost, as on a new folder, and no packet is accepted twice.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] if another daemon has it; of a read-only one what it said, where there is no other.
+    pub fn open_or(path: &Path, volatile: &Path) -> Result<(Self, Kept), StateError> {
+        match Self::open(path) {
+            Err(StateError::Io { path, error })
+                if error.kind() == io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                let unwritable = StateError::Io { path, error };
+                if !volatile.is_dir() {
+                    return Err(unwritable);
+                }
+                Ok((Self::open(&within(volatile))?, Kept::UntilReboot(unwritable)))
+            }
+            opened => Ok((opened?, Kept::ForGood)),
+        }
+    }
+
+    /// Whether a daemon has the folder at this path now, or the one in [`VOLATILE`]; not if that can't be told.
     #[must_use]
     pub fn is_in_use(path: &Path) -> bool {
-        let lock = plain::open(&path.join("lock"), u64::MAX, Links::Refused);
-        lock.is_ok_and(|(lock, _)| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        let is_locked = |folder: &Path| {
+            let lock = plain::open(&lock_path(folder), u64::MAX, Links::Refused);
+            lock.is_ok_and(|(lock, _)| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        };
+        is_locked(path) || is_locked(&within(Path::new(VOLATILE)))
     }
 }
 
@@ -269,6 +306,11 @@ impl<D: StateFile> StateFolder<D> {
     }
 }
 
+/// The state folder in one below /run, which others may look into.
+fn within(volatile: &Path) -> PathBuf {
+    volatile.join("state")
+}
+
 fn lock_path(folder: &Path) -> PathBuf {
     folder.join("lock")
 }
@@ -295,5 +337,20 @@ fn read_all(file: &impl FileExt) -> io::Result<Vec<u8>> {
             0 => return Ok(content),
             count => content.extend(page.iter().take(count)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_can_be_written_is_where_it_is_and_what_is_no_folder_is_a_mistake() {
+        let place = tempfile::tempdir().unwrap();
+        let (folder, kept) = StateFolder::open_or(&place.path().join("a"), place.path()).unwrap();
+        assert!(matches!(kept, Kept::ForGood) && folder.path == place.path().join("a"));
+        let file = place.path().join("file");
+        fs::write(&file, "no folder").unwrap();
+        assert!(StateFolder::open_or(&file, place.path()).is_err(), "not read-only: a mistake");
     }
 }

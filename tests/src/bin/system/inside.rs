@@ -147,7 +147,7 @@ fn hierarchy(controllers: &str) -> Option<&'static Path> {
 }
 
 /// Removes a control group and those in it, if no process is in any: such a removal fails.
-fn remove_groups(group: &Path) {
+pub(crate) fn remove_groups(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove_groups(&entry.path());

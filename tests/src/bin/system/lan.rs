@@ -22,6 +22,8 @@ pub(crate) const DEVICES: u8 = 2;
 /// And of a machine that is a device.
 pub(crate) const SENSOR: u8 = 3;
 pub(crate) const PANEL: u8 = 4;
+/// And of machines that are brokers in other circumstances, one after the other.
+pub(crate) const OTHER_BROKER: u8 = 5;
 /// What is behind the door, where knocks go, and a port that no door is in front of.
 pub(crate) const MQTTS: u16 = 8883;
 pub(crate) const KNOCK_PORT: u16 = 62201;
@@ -46,7 +48,7 @@ pub(crate) fn crowd(number: usize) -> Ipv4Addr {
 
 /// The names of the machines, for a file of names.
 pub(crate) fn hosts() -> String {
-    let names = [("broker", BROKER), ("sensor", SENSOR), ("panel", PANEL)];
+    let names = [("broker", BROKER), ("sensor", SENSOR), ("panel", PANEL), ("other", OTHER_BROKER)];
     let lines = names.map(|(name, host)| format!("{} {name}\n{} {name}\n", v4(host), v6(host)));
     format!("127.0.0.1 localhost\n::1 localhost\n{}", lines.concat())
 }
@@ -136,6 +138,11 @@ pub(crate) fn connect(to: IpAddr, port: u16) -> Found {
 /// Both addresses of the broker's machine.
 pub(crate) fn broker() -> [IpAddr; 2] {
     [v4(BROKER).into(), v6(BROKER).into()]
+}
+
+/// Both addresses of the other broker's machine.
+pub(crate) fn other_broker() -> [IpAddr; 2] {
+    [v4(OTHER_BROKER).into(), v6(OTHER_BROKER).into()]
 }
 
 /// Panics unless the broker's port is found so, over IPv4 and IPv6.

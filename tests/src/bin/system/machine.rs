@@ -1,4 +1,4 @@
-//! A machine: Debian booted by systemd-nspawn with a network of its own, on a layer above the kept root file system.
+//! A machine: Debian booted by systemd-nspawn with a network of its own, on a layer above a kept root file system.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use e2e::Output;
 use crate::inside;
 use crate::lan::{self, WIRE};
 use crate::packages::Packages;
-use crate::rootfs::RootFs;
+use crate::rootfs::Release;
 use crate::wait::{wait, wait_some};
 
 /// Where a machine sees the packages.
@@ -22,19 +22,62 @@ const LIMIT: &str = "150";
 /// How systemd-nspawn ends with --keep-unit when the machine in it reboots: whoever started it is to do so again.
 const REBOOTS: i32 = 133;
 
+/// What kind of machine it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) release: Release,
+    pub(crate) root: Root,
+    pub(crate) users: Users,
+}
+
+/// Whether its root file system can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Root {
+    Writable,
+    ReadOnly,
+}
+
+/// Whose users its users are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// The kernel's own.
+    Host,
+    /// Those of a user namespace, as in an unprivileged container: its limits on namespaces are its own as well.
+    Own,
+}
+
+impl Setup {
+    /// An ordinary machine.
+    pub(crate) const fn of(release: Release) -> Self {
+        Self { release, root: Root::Writable, users: Users::Host }
+    }
+}
+
 /// A booted machine, ended when dropped.
 pub(crate) struct Machine {
     name: &'static str,
     number: u8,
+    setup: Setup,
     disk: PathBuf,
     console: PathBuf,
     nspawn: Option<Child>,
 }
 
 impl Machine {
-    /// Puts a disk in, and switches on.
+    /// Puts a disk in, and switches on: an ordinary machine with Debian 13.
     #[track_caller]
     pub(crate) fn boot(name: &'static str, number: u8) -> Self {
+        Self::boot_as(Setup::of(Release::Trixie), name, number, |_| ())
+    }
+
+    /// Puts a disk in, on which `before` may change something, and switches on.
+    #[track_caller]
+    pub(crate) fn boot_as(
+        setup: Setup,
+        name: &'static str,
+        number: u8,
+        before: impl FnOnce(&Self),
+    ) -> Self {
         let folder = inside::folder().join(name);
         let [upper, work, disk] = ["upper", "work", "disk"].map(|part| folder.join(part));
         for part in [&upper, &work, &disk] {
@@ -42,14 +85,15 @@ impl Machine {
         }
         let layers = format!(
             "lowerdir={},upperdir={},workdir={}",
-            RootFs::path().display(),
+            setup.release.path().display(),
             upper.display(),
             work.display()
         );
         inside::run(&["mount", "-t", "overlay", "overlay", "-o", &layers, disk.to_str().unwrap()]);
         let console = folder.join("console");
-        let mut machine = Self { name, number, disk, console, nspawn: None };
+        let mut machine = Self { name, number, setup, disk, console, nspawn: None };
         machine.prepare();
+        before(&machine);
         machine.switch_on();
         machine
     }
@@ -71,20 +115,60 @@ impl Machine {
                 lan::v4(lan::DEVICES)
             ),
         );
+        // Where the packages are seen: on a disk that can't be written, nobody else makes it.
+        fs::create_dir_all(self.disk.join(PACKAGES.trim_start_matches('/')))
+            .expect("make a folder");
         let disk = self.disk.to_str().unwrap();
         let systemctl = |args: &[&str]| {
             inside::run(&[&["systemctl", "--quiet", "--root", disk][..], args].concat());
         };
         systemctl(&["enable", "systemd-networkd.service"]);
-        for service in ["firewalld", "ufw", "nftables", "mosquitto", "prometheus"] {
+        for service in [
+            "firewalld",
+            "ufw",
+            "nftables",
+            "mosquitto",
+            "prometheus",
+            "docker.service",
+            "docker.socket",
+            "containerd",
+            "systemd-timesyncd",
+        ] {
             // Each scene starts what it is about.
-            inside::run(&["chroot", disk, "systemctl", "--quiet", "disable", service]);
+            if disk_has_unit(&self.disk, service) {
+                inside::run(&["chroot", disk, "systemctl", "--quiet", "disable", service]);
+            }
         }
+    }
+
+    /// Runs a line of shell on its disk before it is switched on, as who makes an image does: without /proc.
+    #[track_caller]
+    pub(crate) fn in_image(&self, script: &str) -> String {
+        let disk = self.disk.to_str().unwrap();
+        inside::run(&["chroot", disk, "sh", "-ec", script]).stdout
+    }
+
+    /// Copies the packages onto its disk, for [`Self::in_image`].
+    pub(crate) fn give_packages(&self) -> PathBuf {
+        let folder = self.disk.join("srv/image");
+        fs::create_dir_all(&folder).expect("make a folder on a machine's disk");
+        for entry in fs::read_dir(Packages::folder()).expect("list the packages").flatten() {
+            fs::copy(entry.path(), folder.join(entry.file_name())).expect("copy a package");
+        }
+        PathBuf::from("/srv/image")
     }
 
     fn switch_on(&mut self) {
         let console = File::create(&self.console).expect("create the console's log");
         let mut command = Command::new("systemd-nspawn");
+        // Debian 13 doesn't boot with control groups of version 1.
+        command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
+        if self.setup.root == Root::ReadOnly {
+            command.args(["--read-only", "--tmpfs=/tmp"]);
+        }
+        if self.setup.users == Users::Own {
+            command.arg("--private-users=identity");
+        }
         command
             .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"])
             .arg(format!("--directory={}", self.disk.display()))
@@ -118,6 +202,10 @@ impl Machine {
                 return false;
             }
             let state = self.run(&["systemctl", "is-system-running"]).stdout;
+            // Debian's own units don't all start on a disk that can't be written.
+            if self.setup.root == Root::ReadOnly && state.trim() == "degraded" {
+                return true;
+            }
             assert_ne!(
                 state.trim(),
                 "degraded",
@@ -174,6 +262,9 @@ impl Machine {
         };
         let mut command = Command::new("timeout");
         command.args([LIMIT, "nsenter", "--target", &leader.to_string()]);
+        if self.setup.users == Users::Own {
+            command.arg("--user");
+        }
         command.args([
             "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wdns=/", "--",
         ]);
@@ -187,6 +278,16 @@ impl Machine {
             ("SYSTEMD_PAGER", ""),
         ]);
         Output::of(command, input, &shown)
+    }
+
+    /// Sets how many namespaces of a kind ("mnt", "user") the users of a machine with users of its own may make.
+    #[track_caller]
+    pub(crate) fn limit_namespaces(&self, kind: &str, most: u32) {
+        assert_eq!(self.setup.users, Users::Own, "the limit would be that of this whole machine");
+        let leader = self.leader().expect("switched on").to_string();
+        // The limit is that of the user namespace that writes it; this /proc can be written.
+        let write = format!("echo {most} >/proc/sys/user/max_{kind}_namespaces");
+        inside::run(&["nsenter", "--user", "--target", &leader, "sh", "-ec", &write]);
     }
 
     /// Runs a line of shell in it, and panics with what it said if it fails. Takes what it printed.
@@ -246,6 +347,13 @@ impl Machine {
             println!("--- {}'s console\n{said}", self.name);
         }
     }
+}
+
+/// Whether a unit of this name, a service unless it says otherwise, is on a disk.
+fn disk_has_unit(disk: &std::path::Path, name: &str) -> bool {
+    let file = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
+    disk.join("usr/lib/systemd/system").join(&file).exists()
+        || disk.join("lib/systemd/system").join(&file).exists()
 }
 
 impl Drop for Machine {

@@ -1,5 +1,5 @@
-//! `make test-system`: the packages on a real Debian 12. A fresh root file system is booted with systemd-nspawn,
-//! the packages are installed in it by apt, and knocked at from another network namespace, with mosquitto behind the
+//! `make test-system`: the packages on a real Debian 13, and the essential scenes on Debian 12. Fresh root file
+//! systems are booted with systemd-nspawn, the packages are installed in them by apt, and knocked at from another network namespace, with mosquitto behind the
 //! door: installed, enabled, rebooted, upgraded, killed, stuck, purged.
 //!
 //! Prints what it saw, one check at a time, and ends with how many passed. `system upgrade kill` runs those scenes
@@ -31,7 +31,7 @@ use clap::Parser;
 
 use crate::packages::Packages;
 use crate::report::Report;
-use crate::rootfs::RootFs;
+use crate::rootfs::Release;
 use crate::scenes::Scene;
 
 #[derive(Parser)]
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if !inside::is_inside() {
         return inside::run_inside(|| {
-            RootFs::ensure();
+            Release::ALL.into_iter().for_each(Release::ensure);
             Packages::build();
         });
     }

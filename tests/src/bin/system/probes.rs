@@ -61,13 +61,18 @@ pub(crate) struct Probes {
 }
 
 impl Probes {
-    /// Starts it.
+    /// Starts it, against the broker.
     pub(crate) fn start() -> Self {
+        Self::at(lan::broker())
+    }
+
+    /// Starts it, against these addresses of one machine.
+    pub(crate) fn at(addresses: [IpAddr; 2]) -> Self {
         let end = Arc::new(AtomicBool::new(false));
         let seen_end = Arc::clone(&end);
         let thread = thread::spawn(move || {
             lan::join();
-            stream(&seen_end)
+            stream(addresses, &seen_end)
         });
         Self { end, thread }
     }
@@ -86,7 +91,7 @@ struct Attempt {
     begun: Duration,
 }
 
-fn stream(end: &AtomicBool) -> Seen {
+fn stream(addresses: [IpAddr; 2], end: &AtomicBool) -> Seen {
     let (start, mut seen) = (Instant::now(), Seen::default());
     let mut under_way: VecDeque<Attempt> = VecDeque::new();
     for number in 0_u32.. {
@@ -101,7 +106,7 @@ fn stream(end: &AtomicBool) -> Seen {
         if ending {
             break;
         }
-        let address = lan::broker()[number as usize % 2];
+        let address = addresses[number as usize % 2];
         let guarded = number % 20 >= 2;
         if let Some(socket) = begin(address, if guarded { MQTTS } else { UNGUARDED }) {
             under_way.push_back(Attempt { socket, guarded, begun: start.elapsed() });

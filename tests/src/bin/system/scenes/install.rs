@@ -14,7 +14,7 @@ use crate::machine::{Machine, PACKAGES};
 use crate::packages::{CLIENT, DAEMON, Packages, Version};
 use crate::probes::Probes;
 use crate::report::saw;
-use crate::scenes::{Stage, broker, purge};
+use crate::scenes::{Stage, broker, purge, untouched};
 use crate::wait::{pass, wait};
 use crate::watchdog;
 
@@ -27,23 +27,33 @@ pub(crate) fn play(stage: &mut Stage<'_>) -> Option<()> {
     unpack_client();
     write_private(&file("ca.crt"), &broker.sh(&format!("cat {}", broker::CA)));
     let mut standing = None;
-    report.check("apt installs the package, and no port is shut by that", || {
-        let probes = Probes::start();
-        install(broker, DAEMON, Version::Current);
-        let seen = probes.stop();
-        saw(&format!("{} of {} connections meanwhile were accepted", seen.open.len(), seen.probes));
-        assert!(
-            seen.open.len() == seen.probes as usize && seen.refused.is_empty(),
-            "the port was shut"
-        );
-        let tables = broker.run(&["nft", "list", "tables"]).success().stdout;
-        assert!(!tables.contains("knockd"), "a table without being asked: {tables}");
-        for unit in ["knockd.service", "knockd.socket", "knockd-firewall.service"] {
-            assert_eq!(broker.show(unit, "ActiveState"), "inactive", "{unit}");
-            assert_eq!(broker.show(unit, "UnitFileState"), "disabled", "{unit}");
-        }
-        standing = Some(subscribe(broker));
-    })?;
+    report.check(
+        "apt installs the package, and no port is shut by that, nor anything else changed",
+        || {
+            let before = untouched::facts(broker);
+            let probes = Probes::start();
+            install(broker, DAEMON, Version::Current);
+            let seen = probes.stop();
+            let packed = broker.sh(&format!("dpkg -L {DAEMON}"));
+            untouched::compare(&before, &untouched::facts(broker), &packed);
+            saw(&format!(
+                "{} of {} connections meanwhile were accepted",
+                seen.open.len(),
+                seen.probes
+            ));
+            assert!(
+                seen.open.len() == seen.probes as usize && seen.refused.is_empty(),
+                "the port was shut"
+            );
+            let tables = broker.run(&["nft", "list", "tables"]).success().stdout;
+            assert!(!tables.contains("knockd"), "a table without being asked: {tables}");
+            for unit in ["knockd.service", "knockd.socket", "knockd-firewall.service"] {
+                assert_eq!(broker.show(unit, "ActiveState"), "inactive", "{unit}");
+                assert_eq!(broker.show(unit, "UnitFileState"), "disabled", "{unit}");
+            }
+            standing = Some(subscribe(broker));
+        },
+    )?;
     report.check("devices are enrolled, and the configuration is sound", || {
         let add =
             ["knockd", "client", "add", "press-17", "--service", "mqtts", "--server", "broker"];

@@ -2,8 +2,12 @@
 
 mod broker;
 mod change;
+mod container;
 mod crash;
 mod devices;
+mod docker;
+mod elsewhere;
+mod essential;
 mod figures;
 mod firewalls;
 mod install;
@@ -12,6 +16,8 @@ mod other;
 mod playbook;
 mod purge;
 mod reboot;
+mod unkept;
+mod untouched;
 mod upgrade;
 mod watching;
 
@@ -51,6 +57,14 @@ pub(crate) enum Scene {
     Other,
     /// All of it by a playbook.
     Playbook,
+    /// The essential ones on Debian 12, with an admin's own firewall.
+    Essential,
+    /// A disk that can't be written, from the first boot on.
+    Unkept,
+    /// A container that may make no namespaces.
+    Container,
+    /// Beside Docker.
+    Docker,
 }
 
 /// What the scenes share.
@@ -63,7 +77,7 @@ pub(crate) struct Stage<'a> {
 /// Plays them.
 pub(crate) fn play(report: &mut Report, chosen: &[Scene]) {
     let is_chosen = |scene| chosen.is_empty() || chosen.contains(&scene);
-    report.scene("A fresh Debian 12, and the packages");
+    report.scene("A fresh Debian 13, and the packages");
     let booted = report.check("a fresh Debian boots, with a network of its own", || {
         lan::make();
         Machine::boot("broker", lan::BROKER)
@@ -81,7 +95,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         return;
     }
     type Play = fn(&mut Stage<'_>);
-    let scenes: [(Scene, &str, Play); 12] = [
+    let scenes: [(Scene, &str, Play); 16] = [
         (Scene::Reboot, "Reboot", reboot::play),
         (Scene::Journal, "The journal", journal::play),
         (Scene::Firewalls, "Other firewalls", firewalls::play),
@@ -94,6 +108,10 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         (Scene::Purge, "Purge", purge::play),
         (Scene::Other, "In the place of Debian's knockd", other::play),
         (Scene::Playbook, "By a playbook", playbook::play),
+        (Scene::Essential, "Debian 12, and a firewall of the admin's own", essential::play),
+        (Scene::Unkept, "A disk that can't be written", unkept::play),
+        (Scene::Container, "A container without rights", container::play),
+        (Scene::Docker, "Beside Docker", docker::play),
     ];
     for (scene, title, play) in scenes {
         if is_chosen(scene) {

@@ -17,6 +17,29 @@ use crate::wait::wait;
 /// How long a run may take, in seconds: the first one waits until the new daemon takes packets.
 const LIMIT: &str = "300";
 
+/// A client whose key is made of the master key, which is no secret.
+const MASTERS_CLIENT: &str =
+    "[[client]]\nname = \"press-99\"\nkey-from = \"master\"\nservices = [\"mqtts\"]\n";
+const MASTER_KEY: &str = "b25lIG1vcmUsIGZvciBhIHRlc3Q6IG5vdCBzZWNyZXQ=\n";
+/// Every key of knockd.toml, as variables of the role: the paths and the port elsewhere as well.
+const EVERY_KEY: &str = r#"{
+  "knockd_listen": ["0.0.0.0:62202"],
+  "knockd_control": "/run/knockd/other.sock",
+  "knockd_state": "/var/lib/knockd-other",
+  "knockd_master_key_file": "/etc/knockd/keys/master.key",
+  "knockd_clock_skew": "20s",
+  "knockd_services": [{"name": "mqtts", "ports": ["tcp/8883"]},
+                      {"name": "behind", "ports": ["tcp/8884"], "to": ["192.0.2.7"]}],
+  "knockd_allow_interfaces": ["wg0"],
+  "knockd_allow_networks": ["192.0.2.0/24"],
+  "knockd_grant": {"open-for": "60s", "max": "2h", "sessions": "keep"},
+  "knockd_ban": {"failures": 6, "window": "20m", "duration": "5h", "scope": "knock", "never": ["192.0.2.1/32"]},
+  "knockd_replay": {"capacity": 65536, "per-client": 4096},
+  "knockd_reply": {"enabled": true},
+  "knockd_prefilter": {"mode": "auto", "junk-budget": 900},
+  "knockd_metrics": {"listen": "127.0.0.1:9163", "per-client": 50}
+}"#;
+
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker) = (&mut *stage.report, &stage.broker);
     let mut said = String::new();
@@ -111,6 +134,47 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
             assert!(said.contains("\"counter\"") && said.contains("2099-12-31"), "{said}");
             let again = run(&["-v", "--diff", "-e", entry]);
             assert!(changed_nothing(&again), "{again}");
+        },
+    );
+    report.check("what is wrong with a device's name is told, and no key is", || {
+        panel.sh("mv /etc/knock/knock.toml /root/");
+        let output = playbook(&["--diff", "-e", "knock_client=Panel-7"]);
+        panel.sh("mv /root/knock.toml /etc/knock/");
+        said += &output.stdout;
+        let told = output.stdout.lines().find(|line| line.contains("Panel-7"));
+        saw(told.unwrap_or_default().trim());
+        assert!(!output.is_success() && told.is_some(), "{output}");
+    });
+    report.check(
+        "every key of knockd.toml is a variable, also with clients of a master key",
+        || {
+            let before = broker.sh("cat /etc/knockd/knockd.toml");
+            broker.write("/etc/knockd/clients.d/master.toml", MASTERS_CLIENT);
+            broker.write_as("/etc/knockd/keys/master.key", MASTER_KEY, 0o600);
+            broker.sh(
+                "chgrp knockd-keys /etc/knockd/clients.d/master.toml /etc/knockd/keys/master.key
+                   chmod 640 /etc/knockd/clients.d/master.toml /etc/knockd/keys/master.key",
+            );
+            let limit = ["--limit", "gateways", "--diff", "-e", EVERY_KEY];
+            saw(&recap(&playbook(&limit).success()));
+            broker.run(&["knockd", "check"]).success();
+            let text = broker.sh("cat /etc/knockd/knockd.toml");
+            let commented =
+                std::fs::read_to_string(repository().join("config/knockd.toml")).unwrap();
+            for line in commented.lines() {
+                let key = line.trim_start_matches('#').split_once(" = ").map(|(key, _)| key);
+                // What is no key is a sentence.
+                if let Some(key) = key.filter(|key| !key.contains(' ') && *key != "realm") {
+                    let is_set = text.lines().any(|line| line.starts_with(&format!("{key} = ")));
+                    assert!(is_set, "{key} isn't set: {text}");
+                }
+            }
+            assert_eq!(broker.show("knockd.service", "ActiveState"), "active");
+            let again = playbook(&limit).success();
+            assert!(changed_nothing(&again), "{again}");
+            broker.sh("rm -r /etc/knockd/clients.d/master.toml /etc/knockd/keys");
+            playbook(&["--limit", "gateways", "--diff"]).success();
+            assert_eq!(broker.sh("cat /etc/knockd/knockd.toml"), before);
         },
     );
     report.check("no run has shown a key", || {
