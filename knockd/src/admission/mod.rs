@@ -55,6 +55,8 @@ pub struct Admission<F, D = File> {
     kernel: KernelState,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
+    /// What of them could not be read then, as it was told.
+    own_unread: Vec<String>,
     /// What is to be answered of the last batch.
     replies: Vec<ReplyDue>,
 }
@@ -90,6 +92,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             firewall,
             kernel: KernelState::Known,
             own_read: None,
+            own_unread: Vec::new(),
             replies: Vec::new(),
         }
     }

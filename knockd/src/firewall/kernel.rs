@@ -126,8 +126,8 @@ impl Firewall for Kernel {
         Ok(bans)
     }
 
-    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
-        Ok(NeverBanned::look()?.iter().map(|(address, _)| address).collect())
+    fn own_addresses(&mut self) -> io::Result<NeverBanned> {
+        NeverBanned::look()
     }
 
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {

@@ -1,21 +1,22 @@
 //! The resolvers that resolv.conf names: resolv.conf(5).
 
-use std::{
-    fs,
-    io::{self, ErrorKind},
-    net::IpAddr,
-    path::Path,
-};
+use std::{fs, io::ErrorKind, net::IpAddr, path::Path};
 
-/// The resolvers in a file; none if it isn't there.
-///
-/// # Errors
-/// If it is there and can't be read.
-pub(super) fn read(path: &Path) -> io::Result<Vec<IpAddr>> {
+/// What a file says of resolvers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Resolvers {
+    /// It names these; none if it isn't there.
+    Named(Vec<IpAddr>),
+    /// It is there and can't be read: its path, and why.
+    Unread(String),
+}
+
+/// The resolvers in a file.
+pub(super) fn read(path: &Path) -> Resolvers {
     match fs::read(path) {
-        Ok(bytes) => Ok(named_in(&String::from_utf8_lossy(&bytes)).collect()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        Ok(bytes) => Resolvers::Named(named_in(&String::from_utf8_lossy(&bytes)).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Resolvers::Named(Vec::new()),
+        Err(error) => Resolvers::Unread(format!("{}: {error}", path.display())),
     }
 }
 
@@ -45,9 +46,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_names_none_and_one_that_cannot_be_read_is_an_error() {
+    fn a_file_that_is_not_there_names_none_and_one_that_cannot_be_read_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(read(&folder.path().join("resolv.conf")).unwrap().is_empty());
-        assert!(read(folder.path()).is_err());
+        let missing = folder.path().join("resolv.conf");
+        assert_eq!(read(&missing), Resolvers::Named(Vec::new()));
+        let unread = read(folder.path());
+        let path = folder.path().display().to_string();
+        assert!(matches!(&unread, Resolvers::Unread(why) if why.starts_with(&path)), "{unread:?}");
     }
 }
