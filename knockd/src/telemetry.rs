@@ -176,7 +176,9 @@ impl Telemetry {
                 }
                 self.warn_of(*source, warning.as_ref());
             }
-            Outcome::NotBanned(NoBan::Spared(NotBanned::Own(_) | NotBanned::Never(_))) => {
+            Outcome::NotBanned(NoBan::Spared(
+                NotBanned::Own(_) | NotBanned::Never(_) | NotBanned::Translated(_),
+            )) => {
                 debug!(%source, event = "not-banned", "{source}: fails too often, and is never banned");
             }
             Outcome::NotBanned(NoBan::Spared(why @ NotBanned::Full)) => {

@@ -110,7 +110,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     ) {
         let mut lifted = Vec::new();
         for source in sources {
-            lifted.extend(self.gate.bans_mut().lift_failures(Source::of(*source)));
+            let source = self.gate.bans().source_of(*source);
+            lifted.extend(self.gate.bans_mut().lift_failures(source));
         }
         if lifted.is_empty() {
             return;

@@ -120,7 +120,11 @@ impl Firewall for Kernel {
             for element in self.dump(set)? {
                 let Some(address) = read_address(&element.key) else { continue };
                 // One without an end is nobody's of ours.
-                bans.push((Source::of(address), kind, element.timeout.unwrap_or(Duration::MAX)));
+                bans.push((
+                    Source::from_first(address),
+                    kind,
+                    element.timeout.unwrap_or(Duration::MAX),
+                ));
             }
         }
         Ok(bans)
