@@ -122,7 +122,7 @@ pub fn restore<F: Firewall, D: StateFile>(
         banned::Found::None => (Vec::new(), absence(&folder.banned())),
         banned::Found::Damaged => (Vec::new(), FileCondition::Damaged),
     };
-    let mut bans = Bans::new(policy.ban.never.clone());
+    let mut bans = Bans::new(&policy.ban);
     for (source, ban) in bans_found {
         // One that is never banned any more, by the configuration as it is now, is let go.
         let _ = bans.ban(source, ban, &mut Vec::new());

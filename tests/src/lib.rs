@@ -30,6 +30,7 @@ pub mod binaries;
 pub mod capture;
 pub mod clock;
 pub mod counters;
+pub mod diagnosis;
 pub mod door;
 pub mod echo;
 pub mod fleet;

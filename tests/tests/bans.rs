@@ -10,7 +10,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
-use e2e::door::{KNOCK_PORT, broker4};
+use e2e::door::{KNOCK_PORT, MQTTS, broker4};
 use e2e::flood::{forge, forge_with};
 use e2e::table::{counted, elements, holds};
 use e2e::{Daemon, Door, Echo, Foreign, Settings, State, World, until};
@@ -306,4 +306,27 @@ fn where_the_filter_is_off_what_has_a_knocks_length_reaches_the_daemon_and_the_r
     daemon.tells(&["decision=\"ban-lifted\"", "10.77.0.2"]);
     assert_eq!(elements(&world, "ban4"), []);
     assert_eq!(world.client().tcp(broker4(&world), 8883), State::Open);
+}
+
+#[test]
+fn behind_a_translator_a_ban_of_one_address_shuts_out_no_other() {
+    let world = World::new();
+    let (server, one, other) = ("64:ff9b::1", "64:ff9b::c000:207", "64:ff9b::c000:208");
+    for (host, address) in [("broker", server), ("client", one), ("attacker", other)] {
+        world.ip(Some(host), &format!("addr add {address}/96 dev eth0 nodad"));
+    }
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &Settings::default());
+    let device = door.enrol_with("lamp", &["--service", "mqtts", "--address", "observed"]);
+    let _daemon = door.ready();
+    let to = server.parse().expect("an address");
+    let hosts = [world.client(), world.attacker()];
+    for host in hosts {
+        device.knock(host, &["--server", server, "--wait=20s"]).success();
+    }
+    door.run(&["ban", other]).success();
+    assert_eq!(hosts.map(|host| host.tcp(to, MQTTS)), [State::Open, State::Filtered]);
+    device.knock(world.client(), &["--server", server, "--wait=20s"]).success();
+    // All of them at once are never meant.
+    door.run(&["ban", "64:ff9b::/64"]).exits(65).says("64:ff9b::/96");
 }

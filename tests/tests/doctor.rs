@@ -10,6 +10,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use e2e::diagnosis::{findings, ids, mend, the};
 use e2e::door::{KNOCK_PORT, MQTTS, broker4};
 use e2e::{Daemon, Device, Door, Echo, Settings, State, World};
 use serde_json::Value;
@@ -30,36 +31,6 @@ fn running(world: &World) -> (Echo, Door<'_>, Device<'_>, Daemon) {
     let device = door.enrol("press-17");
     let daemon = door.ready();
     (echo, door, device, daemon)
-}
-
-/// What the doctor finds, but for the clock, which is the machine's own.
-#[track_caller]
-fn findings(door: &Door<'_>) -> Vec<Value> {
-    let answer = door.run(&["doctor", "--json"]).json();
-    let mut findings = answer["findings"].as_array().expect("findings").clone();
-    let faults = findings.iter().filter(|finding| finding["severity"] == "fault").count();
-    assert_eq!(answer["ok"], faults == 0, "{answer}");
-    findings.retain(|finding| finding["id"] != "clock-unsynchronized");
-    findings
-}
-
-fn ids(findings: &[Value]) -> Vec<&str> {
-    findings.iter().filter_map(|finding| finding["id"].as_str()).collect()
-}
-
-/// The one finding of this name.
-#[track_caller]
-fn the(findings: &[Value], id: &str) -> Value {
-    let found: Vec<_> = findings.iter().filter(|finding| finding["id"] == id).collect();
-    assert_eq!(found.len(), 1, "{id} in {findings:#?}");
-    found[0].clone()
-}
-
-/// Runs what a finding says mends it.
-#[track_caller]
-fn mend(world: &World, finding: &Value) {
-    let command = finding["mend"].as_str().expect("a command");
-    world.broker().run(&["sh", "-c", command]).success();
 }
 
 #[test]

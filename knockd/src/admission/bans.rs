@@ -110,7 +110,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     ) {
         let mut lifted = Vec::new();
         for source in sources {
-            lifted.extend(self.gate.bans_mut().lift_failures(Source::of(*source)));
+            let source = self.gate.bans().source_of(*source);
+            lifted.extend(self.gate.bans_mut().lift_failures(source));
         }
         if lifted.is_empty() {
             return;
@@ -213,6 +214,16 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         // Also where it fails: that is no cheaper, and anybody can have it done.
         self.own_read = Some(now.uptime);
         let own = self.firewall.own_addresses()?;
+        if own.unread() != self.own_unread {
+            self.own_unread = own.unread().to_vec();
+            for why in own.unread() {
+                warn!(
+                    event = "own-addresses-unknown",
+                    "the resolvers of this host can't all be read, and may be banned if somebody forges failures in their name: {why}; make the file readable to all: chmod a+r"
+                );
+            }
+        }
+        let own = own.iter().map(|(address, _)| address).collect();
         for source in self.gate.bans_mut().set_own(own) {
             let lifted: Vec<BanChange> = self.gate.bans_mut().lift(source).into_iter().collect();
             // Where the kernel refuses, it is in doubt from here on.

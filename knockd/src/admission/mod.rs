@@ -61,6 +61,8 @@ pub struct Admission<F, D = File> {
     fullest: Fullest,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
+    /// What of them could not be read then, as it was told.
+    own_unread: Vec<String>,
     /// What is to be answered of the last batch.
     replies: Vec<ReplyDue>,
 }
@@ -99,6 +101,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             kernel: KernelState::Known,
             fullest: Fullest::unknown(),
             own_read: None,
+            own_unread: Vec::new(),
             replies: Vec::new(),
         }
     }

@@ -2,18 +2,21 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::{
     allow::{network_or_wrong, values},
     duration::Written,
     field::{Field, Key},
-    keys::{DURATION, FAILURES, NEVER, SCOPE, WINDOW},
+    keys::{DURATION, FAILURES, NEVER, SCOPE, TRANSLATED, WINDOW},
     section::Section,
     settings::duration_or_wrong,
     source::Wrong,
 };
-use crate::gate::policy::{BanPolicy, BanScope};
+use crate::gate::{
+    policy::{BanPolicy, BanScope},
+    source::Translators,
+};
 
 /// Failures that can be tolerated at once at most.
 const FAILURES_LIMIT: u32 = 10_000;
@@ -38,13 +41,31 @@ pub(super) fn read(table: &mut Section<'_, '_, '_>) -> Option<BanPolicy> {
     let scope = scope.or(default.scope);
     let never: Option<Vec<IpNet>> =
         table.texts(&NEVER, network_or_wrong).or(Vec::new()).map(|list| values(list.value));
+    let translators = table.texts(&TRANSLATED, prefix_or_wrong).or(Vec::new());
+    let translators = translators.and_then(|list| Translators::new(values(list.value)).ok());
     Some(BanPolicy {
         failures: NonZeroU32::new(failures?.value)?,
         window: window?.value,
         duration: duration?.value,
         scope: scope?.value,
         never: never?,
+        translators: translators?,
     })
+}
+
+/// A prefix within which every address counts as a source.
+fn prefix_or_wrong(text: &str) -> Result<Ipv6Net, Wrong> {
+    let prefix: Ipv6Net = text.parse().map_err(|_| Wrong::new("is no IPv6 prefix"))?;
+    if prefix.trunc() != prefix {
+        return Err(Wrong::new(format!(
+            "has bits set behind its length; write {}",
+            prefix.trunc()
+        )));
+    }
+    match Translators::new(vec![prefix]) {
+        Ok(_) => Ok(prefix),
+        Err(error) => Err(Wrong::new(format!("is no prefix to name here: {error}"))),
+    }
 }
 
 fn bounded(table: &mut Section<'_, '_, '_>, key: &Key, limit: Duration) -> Field<Duration> {

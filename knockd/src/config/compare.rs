@@ -106,6 +106,7 @@ fn values(config: &Config) -> Vec<Value> {
             .to_owned(),
         ),
         value("ban.never", list(never)),
+        value("ban.translated", list(policy.ban.translators.prefixes())),
         value("replay.capacity", policy.replay.capacity.to_string()),
         value("replay.per-client", policy.replay.per_client.to_string()),
         value("reply.enabled", (policy.reply == ReplyPolicy::On).to_string()),
@@ -184,6 +185,7 @@ mod tests {
         [allow]\ninterfaces = [\"wg0\"]\nnetworks = [\"192.0.2.0/24\"]\n\
         [grant]\nopen-for = \"1m\"\nmax = \"2h\"\nper-client = 5\nsessions = \"cut\"\n\
         [ban]\nfailures = 6\nwindow = \"1h\"\nduration = \"1d\"\nscope = \"host\"\nnever = [\"10.0.0.0/8\"]\n\
+        translated = [\"2001:db8:64::/96\"]\n\
         [prefilter]\nmode = \"off\"\njunk-budget = 7\n[replay]\ncapacity = 5\nper-client = 5\n\
         [metrics]\nlisten = \"127.0.0.1:9162\"\nper-client = 5\n";
 
@@ -211,6 +213,7 @@ mod tests {
                 "ban.duration",
                 "ban.scope",
                 "ban.never",
+                "ban.translated",
                 "replay.capacity",
                 "replay.per-client",
                 "prefilter.mode",

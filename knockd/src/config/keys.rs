@@ -33,6 +33,7 @@ pub(super) const WINDOW: Key = Key::new("window", r#""30m""#);
 pub(super) const DURATION: Key = Key::new("duration", r#""6h""#);
 pub(super) const SCOPE: Key = Key::new("scope", r#""knock" or "host""#);
 pub(super) const NEVER: Key = Key::new("never", r#"["192.0.2.0/24"]"#);
+pub(super) const TRANSLATED: Key = Key::new("translated", r#"["2001:db8:64::/96"]"#);
 
 pub(super) const PREFILTER: &str = "prefilter";
 pub(super) const MODE: Key = Key::new("mode", r#""auto", "on" or "off""#);

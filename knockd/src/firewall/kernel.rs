@@ -120,14 +120,18 @@ impl Firewall for Kernel {
             for element in self.dump(set)? {
                 let Some(address) = read_address(&element.key) else { continue };
                 // One without an end is nobody's of ours.
-                bans.push((Source::of(address), kind, element.timeout.unwrap_or(Duration::MAX)));
+                bans.push((
+                    Source::from_first(address),
+                    kind,
+                    element.timeout.unwrap_or(Duration::MAX),
+                ));
             }
         }
         Ok(bans)
     }
 
-    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
-        Ok(NeverBanned::look()?.iter().map(|(address, _)| address).collect())
+    fn own_addresses(&mut self) -> io::Result<NeverBanned> {
+        NeverBanned::look()
     }
 
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {

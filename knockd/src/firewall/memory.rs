@@ -10,11 +10,14 @@ use std::{
 use common::Tag;
 
 use super::{Firewall, FirewallError};
-use crate::gate::{
-    bans::{BanChange, BanKind},
-    clock::Uptime,
-    grants::{Change, Door},
-    source::Source,
+use crate::{
+    gate::{
+        bans::{BanChange, BanKind},
+        clock::Uptime,
+        grants::{Change, Door},
+        source::Source,
+    },
+    local::{NeverBanned, Role},
 };
 
 /// Doors in memory.
@@ -25,7 +28,7 @@ pub struct MemoryFirewall {
     now: Option<Uptime>,
     tags: HashMap<Tag, Duration>,
     fault: Option<io::ErrorKind>,
-    own: Vec<IpAddr>,
+    own: NeverBanned,
 }
 
 impl MemoryFirewall {
@@ -36,7 +39,7 @@ impl MemoryFirewall {
 
     /// Gives the host these addresses.
     pub fn set_own_addresses(&mut self, own: Vec<IpAddr>) {
-        self.own = own;
+        self.own = own.into_iter().map(|address| (address, Role::Own)).collect();
     }
 
     /// Lets time go on to this uptime.
@@ -98,7 +101,7 @@ impl Firewall for MemoryFirewall {
         Ok(live.map(|((source, kind), until)| (*source, *kind, until.since(now))).collect())
     }
 
-    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+    fn own_addresses(&mut self) -> io::Result<NeverBanned> {
         Ok(self.own.clone())
     }
 

@@ -26,15 +26,18 @@ pub mod table;
 pub mod verify;
 pub mod watch;
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, time::Duration};
 
 use common::Tag;
 
-use crate::gate::{
-    bans::{BanChange, BanKind},
-    clock::Uptime,
-    grants::{Change, Door},
-    source::Source,
+use crate::{
+    gate::{
+        bans::{BanChange, BanKind},
+        clock::Uptime,
+        grants::{Change, Door},
+        source::Source,
+    },
+    local::NeverBanned,
 };
 
 /// The most changes that are made as one: what three elements for each take stays below the size of a
@@ -66,8 +69,8 @@ pub trait Firewall {
     /// The addresses that are this host's own, and those of its gateways and resolvers: they are never banned.
     ///
     /// # Errors
-    /// If that can't be read.
-    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>>;
+    /// If the kernel doesn't tell them.
+    fn own_addresses(&mut self) -> io::Result<NeverBanned>;
 
     /// Lets packets with these tags past the kernel's filter, each for this long from now on; for no time at
     /// all: no longer.

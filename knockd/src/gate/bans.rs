@@ -24,9 +24,13 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
-use super::{clock::Uptime, source::Source};
+use super::{
+    clock::Uptime,
+    policy::BanPolicy,
+    source::{Source, Translators},
+};
 
 /// Who banned a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,6 +126,11 @@ pub enum NotBanned {
         "{0} is this host's own address, or one of its gateways or resolvers: it is never banned"
     )]
     Own(IpAddr),
+    /// It holds the prefix of a translator, and so many other sources.
+    #[error(
+        "it holds the translator's prefix {0}, and with it many others: name one address, as ADDRESS/128"
+    )]
+    Translated(Ipv6Net),
     /// There are as many bans as can be.
     #[error("as many sources are banned as can be: lift some bans with `knockd unban`")]
     Full,
@@ -135,6 +144,7 @@ pub struct Bans {
     /// How many are by failures.
     by_failures: usize,
     never: Vec<IpNet>,
+    translators: Translators,
     own: BTreeSet<IpAddr>,
 }
 
@@ -144,10 +154,17 @@ impl Bans {
     /// How many of them failures can't take.
     pub const FOR_ADMINS: usize = 1_024;
 
-    /// No bans yet; these networks are never banned.
+    /// No bans yet.
     #[must_use]
-    pub fn new(never: Vec<IpNet>) -> Self {
-        Self { never, ..Self::default() }
+    pub fn new(policy: &BanPolicy) -> Self {
+        let (never, translators) = (policy.never.clone(), policy.translators.clone());
+        Self { never, translators, ..Self::default() }
+    }
+
+    /// The source that an address belongs to.
+    #[must_use]
+    pub fn source_of(&self, address: IpAddr) -> Source {
+        self.translators.source_of(address)
     }
 
     /// The host's own addresses, its gateways and resolvers, as they are now. Returns the sources that were
@@ -155,23 +172,27 @@ impl Bans {
     #[must_use]
     pub fn set_own(&mut self, own: Vec<IpAddr>) -> Vec<Source> {
         self.own = own.into_iter().collect();
-        let banned: BTreeSet<Source> = self.own.iter().map(|own| Source::of(*own)).collect();
+        let banned: BTreeSet<Source> = self.own.iter().map(|own| self.source_of(*own)).collect();
         banned.into_iter().filter(|source| self.by_source.contains_key(source)).collect()
     }
 
-    /// The networks that are never banned, as they are now. Returns the sources that were banned and must not be:
-    /// their bans are to be lifted.
+    /// The networks that are never banned and the translators' prefixes, as they are now. Returns the sources that
+    /// were banned and must not be: their bans are to be lifted.
     #[must_use]
-    pub fn set_never(&mut self, never: Vec<IpNet>) -> Vec<Source> {
-        self.never = never;
-        let overlaps = |source: &&Source| self.never.iter().any(|never| source.overlaps(never));
-        self.by_source.keys().filter(overlaps).copied().collect()
+    pub fn set_policy(&mut self, policy: &BanPolicy) -> Vec<Source> {
+        self.never.clone_from(&policy.never);
+        self.translators.clone_from(&policy.translators);
+        let is_exempt = |source: &&Source| {
+            self.never.iter().any(|never| source.overlaps(never))
+                || self.translators.split(**source).is_some()
+        };
+        self.by_source.keys().filter(is_exempt).copied().collect()
     }
 
     /// Whether a source is never banned, and why.
     ///
     /// # Errors
-    /// [`NotBanned::Never`] or [`NotBanned::Own`].
+    /// [`NotBanned::Never`], [`NotBanned::Own`] or [`NotBanned::Translated`].
     pub fn check_exempt(&self, source: Source) -> Result<(), NotBanned> {
         // The kernel takes all of 127.0.0.0/8 for its own, of which an interface has one address.
         let loopback = Some(source.first()).filter(IpAddr::is_loopback);
@@ -180,8 +201,11 @@ impl Bans {
         if let Some(own) = own.next().or(loopback) {
             return Err(NotBanned::Own(own));
         }
-        match self.never.iter().find(|network| source.overlaps(network)) {
-            Some(network) => Err(NotBanned::Never(*network)),
+        if let Some(network) = self.never.iter().find(|network| source.overlaps(network)) {
+            return Err(NotBanned::Never(*network));
+        }
+        match self.translators.split(source) {
+            Some(prefix) => Err(NotBanned::Translated(prefix)),
             None => Ok(()),
         }
     }
@@ -252,7 +276,7 @@ impl Bans {
     #[must_use]
     pub fn is_shut_out(&self, address: IpAddr, now: Uptime) -> bool {
         self.by_source
-            .get(&Source::of(address))
+            .get(&self.source_of(address))
             .is_some_and(|ban| ban.kind == BanKind::Admin && now < ban.until)
     }
 
@@ -387,7 +411,10 @@ mod tests {
 
     #[test]
     fn what_is_never_banned_is_not_even_by_an_admin_and_neither_is_the_network_around_it() {
-        let mut bans = Bans::new(vec!["192.0.2.0/24".parse().unwrap()]);
+        let mut bans = Bans::new(&BanPolicy {
+            never: vec!["192.0.2.0/24".parse().unwrap()],
+            ..BanPolicy::default()
+        });
         let own = ["198.51.100.1", "2001:db8::1"].map(|own| own.parse().unwrap());
         assert!(bans.set_own(own.to_vec()).is_empty());
         for text in ["192.0.2.7", "::ffff:192.0.2.7", "198.51.100.1", "2001:db8::bad", "127.0.0.9"]

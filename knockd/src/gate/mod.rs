@@ -84,7 +84,7 @@ impl Gate {
             skew,
             ban_for: ban.duration,
             strikes: Strikes::new(ban.failures, ban.window),
-            bans: Bans::new(ban.never.clone()),
+            bans: Bans::new(ban),
             denials: Denials::default(),
             skews: Skews::default(),
             reply: ReplyPolicy::default(),
@@ -104,7 +104,7 @@ impl Gate {
         self.ban_for = policy.ban.duration;
         self.strikes.tolerate(policy.ban.failures, policy.ban.window);
         self.directory.set_services(policy.services.clone());
-        self.bans.set_never(policy.ban.never.clone())
+        self.bans.set_policy(&policy.ban)
     }
 
     /// Makes tags of the days around `now`, for at most `budget` clients and days: see
@@ -159,7 +159,7 @@ impl Gate {
         now: Now,
         changes: &mut Vec<BanChange>,
     ) -> Result<(), NotBanned> {
-        let source = Source::of(source);
+        let source = self.bans.source_of(source);
         if !refusal.is_strike()
             || self.strikes.strike(source, now.uptime) == Strike::Counted
             || grants.any_live_of(source, now.uptime)

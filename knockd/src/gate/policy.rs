@@ -14,6 +14,8 @@ use std::{
 use common::{Day, Realm, Secret, ServiceName, Timestamp};
 use ipnet::IpNet;
 
+use super::source::Translators;
+
 /// A client's name: `[a-z0-9][a-z0-9._-]{0,63}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientName(Box<str>);
@@ -224,6 +226,8 @@ pub struct BanPolicy {
     pub scope: BanScope,
     /// Networks that are never banned.
     pub never: Vec<IpNet>,
+    /// The translators in front of this host.
+    pub translators: Translators,
 }
 
 impl Default for BanPolicy {
@@ -235,6 +239,7 @@ impl Default for BanPolicy {
             duration: Duration::from_hours(6),
             scope: BanScope::Knock,
             never: Vec::new(),
+            translators: Translators::default(),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Stored {
         let until = Uptime::from_millis(decoder.take_u64()?);
         let until_utc = Timestamp::from_millis(decoder.take_u64()?);
         let length = Duration::from_millis(decoder.take_u64()?);
-        let source = Source::of(IpAddr::from(decoder.take::<16>()?));
+        let source = Source::from_first(IpAddr::from(decoder.take::<16>()?));
         let kind = match decoder.take::<1>()? {
             [1] => BanKind::Failures,
             [2] => BanKind::Admin,

@@ -4,8 +4,8 @@
 //! # Security considerations
 //! - The source of a datagram is forgeable: without this, a stranger could have the host cut itself off from
 //!   its own network by failing in the gateway's name.
-//! - Nothing is left out silently: what can't be read is an error, and whoever asked keeps what he knew
-//!   before, or bans nobody.
+//! - Nothing is left out silently: what the kernel doesn't tell is an error, and whoever asked keeps what was known
+//!   before. A file of resolvers that can't be read is named beside what could be read: gateways stay protected.
 //! - The kernel lists all routes, and of each only the gateways are kept, every one once: what is held doesn't
 //!   grow with the number of routes.
 
@@ -21,10 +21,13 @@ use std::{
 
 use ipnet::IpNet;
 
-use self::rtnetlink::{Listing, Netlink};
+use self::{
+    resolvers::Resolvers,
+    rtnetlink::{Listing, Netlink},
+};
 
 /// Where resolvers stand: resolv.conf(5), and systemd-resolved.service(8), whose stub the first names.
-static RESOLV_CONFS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+pub static RESOLV_CONFS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// What an address is to this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ impl fmt::Display for Role {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NeverBanned {
     addresses: BTreeMap<IpAddr, Role>,
+    unread: Vec<String>,
 }
 
 impl NeverBanned {
@@ -58,7 +62,8 @@ impl NeverBanned {
     /// milliseconds with ten thousand, about as long for each: not to be called for every packet.
     ///
     /// # Errors
-    /// If any part of it can't be read, or the files of resolvers not at once. One that isn't there names none.
+    /// If the kernel doesn't tell them. A file of resolvers that isn't there names none, and one that can't be read
+    /// at once is among [`NeverBanned::unread`].
     pub fn look() -> io::Result<Self> {
         let mut kernel = Netlink::open()?;
         let mut found = Self::default();
@@ -69,10 +74,21 @@ impl NeverBanned {
         ] {
             kernel.list(listing, |address| found.add(address, role))?;
         }
-        for address in resolvers::read_all(&RESOLV_CONFS)? {
-            found.add(address, Role::Resolver);
+        for resolvers in resolvers::read_all(&RESOLV_CONFS) {
+            match resolvers {
+                Resolvers::Named(addresses) => {
+                    addresses.into_iter().for_each(|address| found.add(address, Role::Resolver));
+                }
+                Resolvers::Unread(why) => found.unread.push(why),
+            }
         }
         Ok(found)
+    }
+
+    /// The files of resolvers that could not be read, each with the reason.
+    #[must_use]
+    pub fn unread(&self) -> &[String] {
+        &self.unread
     }
 
     /// The first of these addresses in a network, such as the /64 that a ban of an IPv6 address is for.
@@ -97,6 +113,14 @@ impl NeverBanned {
         if !address.is_unspecified() {
             self.addresses.entry(address).or_insert(role);
         }
+    }
+}
+
+impl FromIterator<(IpAddr, Role)> for NeverBanned {
+    fn from_iter<T: IntoIterator<Item = (IpAddr, Role)>>(all: T) -> Self {
+        let mut found = Self::default();
+        all.into_iter().for_each(|(address, role)| found.add(address, role));
+        found
     }
 }
 

@@ -23,33 +23,40 @@ const HANGING: usize = 8;
 /// Longest file that is read, in bytes.
 const LENGTH_MAX: u64 = 64 * 1024;
 
-/// The resolvers in these files; none of one that isn't there.
-///
-/// # Errors
-/// If one is there and can't be read, or not in a tenth of a second: the disk that it is on may hang.
-pub(super) fn read_all(paths: &'static [&'static str]) -> io::Result<Vec<IpAddr>> {
+/// What a file says of resolvers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Resolvers {
+    /// It names these; none if it isn't there.
+    Named(Vec<IpAddr>),
+    /// It is there and can't be read, or not in a tenth of a second, since the disk that it is on hangs: its path,
+    /// and why.
+    Unread(String),
+}
+
+/// What each of these files says of resolvers.
+pub(super) fn read_all(paths: &'static [&'static str]) -> Vec<Resolvers> {
     static READINGS: AtomicUsize = AtomicUsize::new(0);
-    let hangs = || io::Error::new(ErrorKind::TimedOut, format!("{}: too slow", paths.join(", ")));
+    let unread = |why: &str| vec![Resolvers::Unread(format!("{}: {why}", paths.join(", ")))];
     if READINGS.fetch_add(1, Ordering::Relaxed) >= HANGING {
         READINGS.fetch_sub(1, Ordering::Relaxed);
-        return Err(hangs());
+        return unread("too slow");
     }
     let (sender, found) = mpsc::channel();
     let reading = thread::Builder::new().name("resolvers".to_owned()).spawn(move || {
-        let read: io::Result<Vec<_>> = paths.iter().map(|path| read(Path::new(path))).collect();
+        let read: Vec<Resolvers> = paths.iter().map(|path| read(Path::new(path))).collect();
         READINGS.fetch_sub(1, Ordering::Relaxed);
         // Who asked waits no longer, perhaps.
-        let _ = sender.send(read.map(|found| found.concat()));
+        let _ = sender.send(read);
     });
     if let Err(error) = reading {
         READINGS.fetch_sub(1, Ordering::Relaxed);
-        return Err(error);
+        return unread(&error.to_string());
     }
-    found.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(hangs()))
+    found.recv_timeout(PATIENCE).unwrap_or_else(|_| unread("too slow"))
 }
 
-/// The resolvers in a file; none if it isn't there.
-fn read(path: &Path) -> io::Result<Vec<IpAddr>> {
+/// What a file says of resolvers.
+fn read(path: &Path) -> Resolvers {
     let bytes = || -> io::Result<Vec<u8>> {
         // A pipe in its place, which nobody writes to, is empty.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
@@ -58,9 +65,9 @@ fn read(path: &Path) -> io::Result<Vec<IpAddr>> {
         Ok(bytes)
     };
     match bytes() {
-        Ok(bytes) => Ok(named_in(&String::from_utf8_lossy(&bytes)).collect()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        Ok(bytes) => Resolvers::Named(named_in(&String::from_utf8_lossy(&bytes)).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Resolvers::Named(Vec::new()),
+        Err(error) => Resolvers::Unread(format!("{}: {error}", path.display())),
     }
 }
 
@@ -90,10 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_names_none_and_one_that_cannot_be_read_is_an_error() {
+    fn a_file_that_is_not_there_names_none_and_one_that_cannot_be_read_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(read(&folder.path().join("resolv.conf")).unwrap().is_empty());
-        assert!(read(folder.path()).is_err());
+        let missing = folder.path().join("resolv.conf");
+        assert_eq!(read(&missing), Resolvers::Named(Vec::new()));
+        let unread = read(folder.path());
+        let path = folder.path().display().to_string();
+        assert!(matches!(&unread, Resolvers::Unread(why) if why.starts_with(&path)), "{unread:?}");
     }
 
     #[test]
@@ -101,6 +111,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("resolv.conf");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
-        assert!(read(&pipe).unwrap().is_empty());
+        assert_eq!(read(&pipe), Resolvers::Named(Vec::new()));
     }
 }

@@ -25,7 +25,7 @@
 mod case;
 mod connections;
 
-use std::{io, net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{io, num::NonZeroU32, time::Duration};
 
 use common::{Tag, Timestamp};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -52,6 +52,7 @@ use crate::{
         source::Source,
     },
     house::Housekeeping,
+    local::NeverBanned,
     reconcile::Reconciled,
     telemetry::rfc3339,
 };
@@ -364,7 +365,7 @@ impl Firewall for Mender {
         self.or_with_a_new_table(Kernel::bans)
     }
 
-    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+    fn own_addresses(&mut self) -> io::Result<NeverBanned> {
         self.kernel.own_addresses()
     }
 }

@@ -29,6 +29,7 @@ use knockd::{
         source::Source,
     },
     journal::{BootId, DaemonId, StateFolder, Writer},
+    local::NeverBanned,
     restore::{RestoreError, Restored, restore},
 };
 use tempfile::TempDir;
@@ -64,7 +65,7 @@ impl Firewall for Shared {
         self.1.around(Place::Kernel, FirewallError::Netlink, || self.0.borrow_mut().bans())
     }
 
-    fn own_addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+    fn own_addresses(&mut self) -> io::Result<NeverBanned> {
         let own = || self.0.borrow_mut().own_addresses();
         self.1.around(Place::OwnAddresses, |error| error, own)
     }

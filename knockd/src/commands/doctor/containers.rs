@@ -6,12 +6,12 @@ use std::{fs, net::IpAddr, num::NonZeroU16};
 use super::{
     Examined,
     finding::{Finding, Findings, Unable},
-    firewall,
     rules::{
         model::{Condition, Field, Rule, Table, Truth, Value, Verdict},
         packet::IpFamily,
         walk,
     },
+    ways,
 };
 use crate::{
     config::Config,
@@ -92,7 +92,7 @@ fn reached_directly(
     }
     let direct = Port { protocol: port.protocol, number };
     for interface in host.outside() {
-        let packet = firewall::packet(direct, "new", interface, IpFamily::of(to), Some(to), host);
+        let packet = ways::packet(direct, "new", interface, IpFamily::of(to), Some(to), host);
         let is_dropped = || {
             let hits = walk::drops(&rules.tables, &packet);
             hits.iter().any(|hit| hit.reach == Truth::Yes)

@@ -1,11 +1,8 @@
-//! Whether another program's rules drop what the door lets through, or the knock itself.
+//! Whether another program's rules drop what the door lets through, the knock itself, or the answer to either.
 //!
 //! What a knock opens, the kernel lets through *our* chains; every other chain that hooks in still has its say.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Examined,
@@ -14,59 +11,16 @@ use super::{
     mend,
     rules::{
         model::{Table, Tool, Truth},
-        packet::{Doubt, IpFamily, Packet, Way},
+        packet::{Doubt, Heading, IpFamily, Packet},
         read,
-        walk::{self, Hit},
+        walk::Hit,
     },
+    ways::{self, Answer, Wanted},
 };
-use crate::{
-    config::Config,
-    gate::policy::{Port, Protocol, Service},
-};
+use crate::config::Config;
 
-/// Where nftables translates destinations (NF_IP_PRI_NAT_DST).
-const DNAT: i64 = -100;
 /// How many drops that aren't sure are told of one port.
 const SHOWN: usize = 4;
-
-/// What a device sends that has to come through.
-#[derive(Clone, Debug)]
-pub(super) struct Wanted {
-    pub(super) port: Port,
-    /// What it is for, in words.
-    pub(super) what: String,
-    /// conntrack's state of the packet when it meets other rules.
-    pub(super) state: &'static str,
-    /// The address behind this host that it is sent to.
-    pub(super) to: Option<IpAddr>,
-}
-
-/// All that devices send: the knock, and what it opens.
-pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
-    let knock = Port { protocol: Protocol::Udp, number: config.listen.port() };
-    let knock = Wanted {
-        port: knock,
-        what: "knocks".to_owned(),
-        // Our own rule takes it out of conntrack before the others see it.
-        state: "untracked",
-        to: None,
-    };
-    let of_service = |service: &Service| {
-        let what = format!("service {}", service.name);
-        let wanted = |port: Port, to| Wanted { port, what: what.clone(), state: "new", to };
-        let (ports, to) = (service.ports.clone(), service.to.clone());
-        let wanted: Vec<_> = match to.is_empty() {
-            true => ports.into_iter().map(|port| wanted(port, None)).collect(),
-            false => ports
-                .into_iter()
-                .flat_map(|port| to.iter().map(move |to| (port, *to)))
-                .map(|(port, to)| wanted(port, Some(to)))
-                .collect(),
-        };
-        wanted
-    };
-    [knock].into_iter().chain(config.policy.services.iter().flat_map(of_service)).collect()
-}
 
 /// Checks that nobody drops any of it.
 pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<(), Unable> {
@@ -80,10 +34,15 @@ pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<
     if host.outside().is_empty() {
         return Err(Unable::other("no interface with an address leads outside"));
     }
-    for wanted in wanted(config) {
-        let drops = drops_of(&wanted, config, host, &rules.tables);
-        for drop in drops {
-            findings.add(tell(&wanted, &drop));
+    for wanted in ways::wanted(config) {
+        let headings = match wanted.answer {
+            Answer::None => &[Heading::ToService][..],
+            Answer::State(_) => &[Heading::ToService, Heading::ToDevice],
+        };
+        for heading in headings {
+            for drop in drops_of(&wanted, *heading, config, host, &rules.tables) {
+                findings.add(tell(&wanted, &drop));
+            }
         }
     }
     Ok(())
@@ -111,6 +70,7 @@ fn entrances<'a>(config: &Config, host: &'a Host) -> Vec<&'a Interface> {
 
 fn drops_of<'a>(
     wanted: &Wanted,
+    heading: Heading,
     config: &Config,
     host: &Host,
     tables: &'a [Table],
@@ -129,7 +89,7 @@ fn drops_of<'a>(
                 continue;
             }
             ways += 1;
-            let mut hits = hits(wanted, interface, family, host, tables);
+            let mut hits = ways::hits(wanted, heading, interface, family, host, tables);
             let is_sure = hits.iter().any(|(hit, _)| hit.reach == Truth::Yes);
             // What is dropped for sure needs no guesses beside it.
             hits.retain(|(hit, _)| hit.reach == Truth::Yes || !is_sure);
@@ -161,92 +121,6 @@ fn drops_of<'a>(
     drops
 }
 
-/// Where a packet of what is wanted is dropped, on its whole way.
-fn hits<'a>(
-    wanted: &Wanted,
-    interface: &Interface,
-    family: IpFamily,
-    host: &Host,
-    tables: &'a [Table],
-) -> Vec<(Hit<'a>, Packet)> {
-    let packet = packet(wanted.port, wanted.state, interface, family, wanted.to, host);
-    let translated = match wanted.to {
-        Some(_) => None,
-        None => translation(&packet, host, tables),
-    };
-    let Some((translated, reach)) = translated else {
-        return walk::drops(tables, &packet).into_iter().map(|hit| (hit, packet.clone())).collect();
-    };
-    let mut found = Vec::new();
-    let mut go = |hook: &str, packet: &Packet, after: Option<bool>, sure: Truth| {
-        for (table, chain, base) in walk::bases(tables, packet, hook) {
-            if after.is_some_and(|after| after != (base.priority > DNAT)) {
-                continue;
-            }
-            for mut hit in walk::through(table, chain, packet).0 {
-                hit.reach = hit.reach.min(sure);
-                found.push((hit, packet.clone()));
-            }
-        }
-    };
-    go("ingress", &packet, None, Truth::Yes);
-    go("prerouting", &packet, Some(false), Truth::Yes);
-    go("prerouting", &translated, Some(true), reach);
-    match translated.goes_out {
-        Way::Here => go("input", &translated, None, reach),
-        Way::Through(_) => go("forward", &translated, None, reach),
-    }
-    if reach == Truth::Maybe {
-        go("input", &packet, None, Truth::Maybe);
-    }
-    found
-}
-
-/// A packet of a device that comes in here.
-pub(super) fn packet(
-    port: Port,
-    state: &'static str,
-    interface: &Interface,
-    family: IpFamily,
-    to: Option<IpAddr>,
-    host: &Host,
-) -> Packet {
-    let goes_out = match to {
-        None => Way::Here,
-        Some(to) => Way::Through(host.towards(to).map(|interface| interface.name.clone())),
-    };
-    Packet {
-        family,
-        protocol: port.protocol,
-        port: port.number.get(),
-        state,
-        comes_in: interface.name.clone(),
-        goes_out,
-        to: to.map_or_else(|| host.addresses(family), |to| vec![to]),
-        translated: false,
-    }
-}
-
-/// The packet as it is behind a translation of its destination, and whether that is sure.
-pub(super) fn translation(
-    packet: &Packet,
-    host: &Host,
-    tables: &[Table],
-) -> Option<(Packet, Truth)> {
-    let bases = walk::bases(tables, packet, "prerouting");
-    let found = bases
-        .into_iter()
-        .filter(|(.., base)| base.is_nat)
-        .find_map(|(table, chain, _)| walk::through(table, chain, packet).1)?;
-    let mut translated = Packet { translated: true, ..packet.clone() };
-    translated.port = found.port.unwrap_or(translated.port);
-    if let Some(to) = found.to.filter(|to| IpFamily::of(*to) == packet.family) {
-        translated.to = vec![to];
-        translated.goes_out = Way::Through(host.towards(to).map(|it| it.name.clone()));
-    }
-    Some((translated, found.reach))
-}
-
 fn key(hit: &Hit<'_>) -> String {
     let Hit { table, base, reach, .. } = hit;
     let rule = hit.rule.map(|(chain, rule)| (&chain.name, rule.handle, &rule.text));
@@ -255,10 +129,10 @@ fn key(hit: &Hit<'_>) -> String {
 
 fn tell(wanted: &Wanted, drop: &Drop<'_>) -> Finding {
     let Drop { hit, packet, .. } = drop;
-    let (id, severity, verb) = match (hit.reach, hit.some_sources) {
+    let (id, severity, verb) = match (hit.reach, hit.some_devices) {
         (Truth::Yes, _) if drop.keeps_out => ("firewall-drops", Severity::Fault, "drops"),
         (Truth::Yes, _) => ("firewall-drops-partly", Severity::Warning, "drops"),
-        (_, true) => ("firewall-drops-some", Severity::Note, "drops, from some senders,"),
+        (_, true) => ("firewall-drops-some", Severity::Note, "drops, for some devices,"),
         _ => ("firewall-may-drop", Severity::Warning, "may drop"),
     };
     let verb = match (hit.answers, verb) {
@@ -266,8 +140,13 @@ fn tell(wanted: &Wanted, drop: &Drop<'_>) -> Finding {
         (true, "may drop") => "may reject",
         (_, verb) => verb,
     };
-    let to = wanted.to.map(|to| format!(" to {to}")).unwrap_or_default();
-    let mut what = format!("{} {verb} {}{to} ({})", whose(hit), wanted.port, wanted.what);
+    let (answers, place_of_service) = match packet.heading {
+        Heading::ToService => ("", "to"),
+        Heading::ToDevice => ("answers from ", "of"),
+    };
+    let service = wanted.to.map(|to| format!(" {place_of_service} {to}")).unwrap_or_default();
+    let mut what =
+        format!("{} {verb} {answers}{}{service} ({})", whose(hit), wanted.port, wanted.what);
     if drop.partly {
         let families: Vec<_> = drop
             .families
@@ -284,7 +163,7 @@ fn tell(wanted: &Wanted, drop: &Drop<'_>) -> Finding {
         .doubts
         .iter()
         .map(|doubt| match doubt {
-            Doubt::Source => "the sender's address".to_owned(),
+            Doubt::Device => "the device's address".to_owned(),
             Doubt::Other(what) => what.clone(),
         })
         .collect();

@@ -26,6 +26,8 @@ pub(super) struct Interface {
     /// Whether a default route leads out by it.
     pub(super) is_way_out: bool,
     pub(super) is_loopback: bool,
+    /// Its ports, if it is a bridge (net/bridge/br_sysfs_if.c).
+    pub(super) bridged: Vec<String>,
 }
 
 impl Interface {
@@ -61,6 +63,7 @@ impl Host {
                 interfaces.push(Interface {
                     is_way_out: ways_out.contains(&entry.interface_name),
                     is_loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),
+                    bridged: bridged(&entry.interface_name),
                     name: entry.interface_name,
                     addresses: Vec::new(),
                 });
@@ -111,6 +114,12 @@ impl Host {
             .iter()
             .find(|interface| interface.addresses.iter().any(|net| net.contains(&address)))
     }
+}
+
+fn bridged(name: &str) -> Vec<String> {
+    let ports = fs::read_dir(format!("/sys/class/net/{name}/brif"));
+    let names = ports.into_iter().flatten().flatten();
+    names.map(|port| port.file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, fs, net::SocketAddr};
 use super::{
     Examined,
     finding::{Finding, Findings, Unable},
-    firewall,
     rules::{model::Truth, packet::IpFamily},
     sockets::{self, Listening},
+    ways,
 };
 use crate::gate::policy::{Port, Protocol};
 
@@ -136,8 +136,8 @@ fn is_led_elsewhere(examined: &Examined, port: Port) -> bool {
     let (Ok(host), Ok(rules)) = (examined.host(), examined.rules()) else { return false };
     host.outside().into_iter().any(|interface| {
         [IpFamily::V4, IpFamily::V6].into_iter().any(|family| {
-            let packet = firewall::packet(port, "new", interface, family, None, host);
-            firewall::translation(&packet, host, &rules.tables)
+            let packet = ways::packet(port, "new", interface, family, None, host);
+            ways::translation(&packet, host, &rules.tables)
                 .is_some_and(|(translated, reach)| reach > Truth::No && translated != packet)
         })
     })

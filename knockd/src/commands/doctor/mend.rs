@@ -2,7 +2,7 @@
 
 use super::rules::{
     model::Tool,
-    packet::{IpFamily, Packet, Way},
+    packet::{Heading, IpFamily, Packet, Way},
     walk::Hit,
 };
 
@@ -56,15 +56,29 @@ fn trimmed(zone: &str) -> &str {
 /// The command.
 pub(super) fn command(hit: &Hit<'_>, packet: &Packet) -> String {
     let Packet { protocol, port, .. } = packet;
-    let forwarded = match (&packet.goes_out, packet.to.as_slice()) {
-        (Way::Through(_), [to]) => Some(to),
+    let forwarded = match (&packet.goes_out, packet.service.as_slice(), &packet.comes_in) {
+        (Way::Through(_), [to], Some(_)) => Some(to),
         _ => None,
     };
+    let (address, port_of) = match packet.heading {
+        Heading::ToService => ("daddr", "dport"),
+        Heading::ToDevice => ("saddr", "sport"),
+    };
     match (manager(hit), forwarded) {
-        (Manager::Ufw, None) => format!("ufw allow {port}/{protocol}"),
-        (Manager::Ufw, Some(to)) => {
-            format!("ufw route allow proto {protocol} to {to} port {port}")
-        }
+        (Manager::Ufw, None) => match packet.heading {
+            Heading::ToService => format!("ufw allow {port}/{protocol}"),
+            Heading::ToDevice => {
+                format!("ufw allow out proto {protocol} from any port {port}")
+            }
+        },
+        (Manager::Ufw, Some(to)) => match packet.heading {
+            Heading::ToService => {
+                format!("ufw route allow proto {protocol} to {to} port {port}")
+            }
+            Heading::ToDevice => {
+                format!("ufw route allow proto {protocol} from {to} port {port}")
+            }
+        },
         (Manager::Firewalld { zone }, None) => {
             let zone = zone.map(|zone| format!(" --zone={zone}")).unwrap_or_default();
             format!(
@@ -77,18 +91,19 @@ pub(super) fn command(hit: &Hit<'_>, packet: &Packet) -> String {
                 IpFamily::V6 => "ipv6",
             };
             format!(
-                "firewall-cmd --direct --add-rule {family} filter FORWARD 0 -p {protocol} -d {to} --dport {port} -j ACCEPT (and the same with --permanent)"
+                "firewall-cmd --direct --add-rule {family} filter FORWARD 0 -p {protocol} {} -j ACCEPT (and the same with --permanent)",
+                iptables_match(packet, Some(to))
             )
         }
         (Manager::Docker, to) => iptables(hit, packet, "DOCKER-USER", to),
         (Manager::Iptables, to) => iptables(hit, packet, &hit.base.name, to),
         (Manager::Nft, to) => {
-            let daddr = to
-                .map(|to| format!("{} daddr {to} ", family_of(packet.family)))
+            let service = to
+                .map(|to| format!("{} {address} {to} ", family_of(packet.family)))
                 .unwrap_or_default();
             let (table, base) = (hit.table, hit.base);
             format!(
-                "nft insert rule {} {} {} {daddr}{protocol} dport {port} accept",
+                "nft insert rule {} {} {} {service}{protocol} {port_of} {port} accept",
                 table.family, table.name, base.name
             )
         }
@@ -109,13 +124,22 @@ fn iptables(hit: &Hit<'_>, packet: &Packet, chain: &str, to: Option<&std::net::I
         (IpFamily::V4, _) => "iptables",
         (IpFamily::V6, _) => "ip6tables",
     };
-    let Packet { protocol, port, .. } = packet;
-    let daddr = to.map(|to| format!(" -d {to}")).unwrap_or_default();
     let table = match hit.table.name.as_str() {
         "filter" => String::new(),
         table => format!(" -t {table}"),
     };
-    format!("{program}{table} -I {chain}{daddr} -p {protocol} --dport {port} -j ACCEPT")
+    let (protocol, ends) = (packet.protocol, iptables_match(packet, to));
+    format!("{program}{table} -I {chain} -p {protocol} {ends} -j ACCEPT")
+}
+
+/// The service's address and port in iptables' words.
+fn iptables_match(packet: &Packet, service: Option<&std::net::IpAddr>) -> String {
+    let (address, port) = match packet.heading {
+        Heading::ToService => ("-d", "--dport"),
+        Heading::ToDevice => ("-s", "--sport"),
+    };
+    let service = service.map(|service| format!("{address} {service} ")).unwrap_or_default();
+    format!("{service}{port} {}", packet.port)
 }
 
 #[cfg(test)]
@@ -124,7 +148,9 @@ mod tests {
         super::rules::{
             iptables,
             model::{Table, Truth},
-            nft, walk,
+            nft,
+            packet::Layer,
+            walk,
         },
         *,
     };
@@ -132,13 +158,15 @@ mod tests {
 
     fn here(port: u16) -> Packet {
         Packet {
+            heading: Heading::ToService,
+            layer: Layer::Ip,
             family: IpFamily::V4,
             protocol: Protocol::Tcp,
             port,
             state: "new",
-            comes_in: "eth0".to_owned(),
+            comes_in: Some("eth0".to_owned()),
             goes_out: Way::Here,
-            to: vec!["192.0.2.1".parse().unwrap()],
+            service: vec!["192.0.2.1".parse().unwrap()],
             translated: false,
         }
     }
@@ -146,7 +174,7 @@ mod tests {
     fn through(port: u16) -> Packet {
         Packet {
             goes_out: Way::Through(Some("br0".to_owned())),
-            to: vec!["10.0.0.5".parse().unwrap()],
+            service: vec!["10.0.0.5".parse().unwrap()],
             ..here(port)
         }
     }
@@ -189,7 +217,7 @@ mod tests {
         );
         assert_eq!(
             commands(&docker, &through(8883)),
-            ["iptables-legacy -I DOCKER-USER -d 10.0.0.5 -p tcp --dport 8883 -j ACCEPT"]
+            ["iptables-legacy -I DOCKER-USER -p tcp -d 10.0.0.5 --dport 8883 -j ACCEPT"]
         );
         let by_hand = listed(include_str!("rules/tests/by-hand.json"));
         let by_hand: Vec<_> = by_hand.into_iter().filter(|table| table.name == "filter").collect();

@@ -8,6 +8,7 @@
 //! run that list (`nft`, `iptables-save`, `systemctl`, `timedatectl`) or check without doing (`nft --check`).
 
 mod clock;
+mod conntrack;
 mod containers;
 mod daemon;
 mod files;
@@ -17,12 +18,15 @@ mod host;
 mod kernel;
 mod listening;
 mod mend;
+mod protected;
 mod routing;
 mod rules;
+mod shortcuts;
 mod silence;
 mod sockets;
 mod table;
 mod units;
+mod ways;
 
 use std::path::Path;
 
@@ -119,10 +123,13 @@ pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     report.check("services", |findings| listening::services(&examined, findings));
     report.check("firewall", |findings| firewall::check(&examined, findings));
     report.check("routing", |findings| routing::check(&examined, findings));
+    report.check("conntrack", |findings| conntrack::check(&examined, findings));
+    report.check("shortcuts", |findings| shortcuts::check(&examined, findings));
     report.check("published-ports", |findings| containers::published(&examined, findings));
     report.check("containers", |findings| containers::forgotten(&examined, findings));
     report.check("clock", clock::synchronized);
     report.check("memory-of-packets", |findings| clock::against_memory(&examined, findings));
+    report.check("protected-addresses", protected::check);
     report.check("files", |findings| files::check(&examined, findings));
     report.check("units", units::check);
     report.check("silence", |findings| silence::check(&examined, findings));

@@ -5,12 +5,12 @@ use std::num::NonZeroU16;
 use super::{
     Examined,
     finding::{Finding, Findings, Unable},
-    firewall,
     rules::{
         model::Truth,
         packet::IpFamily,
         walk::{self, Hit},
     },
+    ways,
 };
 use crate::gate::policy::{Port, Protocol};
 
@@ -28,7 +28,7 @@ pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<
             }
             for (protocol, answer) in [(Protocol::Tcp, "RST"), (Protocol::Udp, "unreachable")] {
                 let port = Port { protocol, number: CLOSED };
-                let packet = firewall::packet(port, "new", interface, family, None, host);
+                let packet = ways::packet(port, "new", interface, family, None, host);
                 if answers(&walk::drops(&rules.tables, &packet))
                     && !answering.contains(&(protocol, answer))
                 {

@@ -98,11 +98,13 @@ fn is_knock(prefilter: Prefilter) -> String {
 }
 
 /// Drops what comes from the sources of these sets.
-pub(super) fn banned_sources(comment: &str, ipv4: &str, ipv6: &str) -> [Rule; 2] {
+pub(super) fn banned_sources(comment: &str, ipv4: &str, ipv6: &str) -> [Rule; 3] {
     let mask = Ipv6Addr::from_bits(u128::MAX << (128 - u32::from(IPV6_PREFIX)));
     [
         rule(comment, format!("ip saddr @{ipv4} counter drop")),
         rule(comment, format!("ip6 saddr & {mask} @{ipv6} counter drop")),
+        // Behind a translator every address is a source.
+        rule(comment, format!("ip6 saddr @{ipv6} counter drop")),
     ]
 }
 

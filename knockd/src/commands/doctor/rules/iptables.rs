@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    model::{Base, Chain, Condition, Field, Rule, Table, Tool, Value, Verdict},
+    model::{Base, Chain, Condition, Effect, Field, Rule, Table, Tool, Value, Verdict},
     nft::FLAGS,
     packet::IpFamily,
 };
 
 /// Targets that let a packet go on.
-const GOES_ON: [&str; 22] = [
+const GOES_ON: [&str; 23] = [
     "LOG",
     "NFLOG",
     "ULOG",
@@ -22,6 +22,7 @@ const GOES_ON: [&str; 22] = [
     "SECMARK",
     "CT",
     "NOTRACK",
+    "FLOWOFFLOAD",
     "TRACE",
     "TCPMSS",
     "TTL",
@@ -85,7 +86,8 @@ fn base(table: &str, chain: &str, drops: bool) -> Option<Base> {
         ("security", _) => 50,
         _ => 0,
     };
-    Some(Base { hook: hook.to_owned(), priority, is_nat: table == "nat", drops })
+    let (hook, devices) = (hook.to_owned(), Vec::new());
+    Some(Base { hook, devices, priority, is_nat: table == "nat", drops })
 }
 
 /// The words of a line; those in quotes are one.
@@ -116,11 +118,13 @@ struct Reading {
     /// Whether its target was read: what stands behind that is the target's own.
     has_target: bool,
     target: Option<Verdict>,
+    effect: Option<Effect>,
     to: Option<(Option<IpAddr>, Option<u16>)>,
 }
 
 fn rule(line: &str, options: &[String]) -> Rule {
-    let mut reading = Reading { conditions: Vec::new(), has_target: false, target: None, to: None };
+    let mut reading =
+        Reading { conditions: Vec::new(), has_target: false, target: None, effect: None, to: None };
     let mut rest = options;
     let mut negated = false;
     while let Some((option, after)) = rest.split_first() {
@@ -143,7 +147,8 @@ fn rule(line: &str, options: &[String]) -> Rule {
         }
         (target, _) => target,
     };
-    Rule { handle: None, text: Some(line.to_owned()), conditions: reading.conditions, verdict }
+    let (conditions, effect) = (reading.conditions, reading.effect);
+    Rule { handle: None, text: Some(line.to_owned()), conditions, effect, verdict }
 }
 
 impl Reading {
@@ -158,6 +163,11 @@ impl Reading {
             }
             "--to-ports" => {
                 self.to = Some((None, first.split('-').next().and_then(|port| port.parse().ok())));
+                return;
+            }
+            // Of the target CT.
+            "--notrack" => {
+                self.effect = Some(Effect::Untrack);
                 return;
             }
             // Options of a target decide nothing.
@@ -237,6 +247,11 @@ impl Reading {
 
     fn jump(&mut self, target: &str) {
         self.has_target = true;
+        self.effect = match target {
+            "NOTRACK" => Some(Effect::Untrack),
+            "FLOWOFFLOAD" => Some(Effect::Offload),
+            _ => None,
+        };
         self.target = match target {
             "ACCEPT" => Some(Verdict::Accept),
             "DROP" => Some(Verdict::Drop),

@@ -69,6 +69,8 @@ pub(in super::super) struct Chain {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Base {
     pub(in super::super) hook: String,
+    /// The interfaces that it hooks in at; all of them if none is named.
+    pub(in super::super) devices: Vec<String>,
     pub(in super::super) priority: i64,
     pub(in super::super) is_nat: bool,
     /// Whether it drops what no rule decides.
@@ -83,10 +85,21 @@ pub(in super::super) struct Rule {
     pub(in super::super) text: Option<String>,
     /// All of them must be met.
     pub(in super::super) conditions: Vec<Condition>,
+    /// What it does beside its verdict that matters here.
+    pub(in super::super) effect: Option<Effect>,
     pub(in super::super) verdict: Option<Verdict>,
 }
 
-/// What a rule does.
+/// What a rule does with a packet that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Effect {
+    /// conntrack doesn't follow its connection.
+    Untrack,
+    /// Later packets of its connection pass by a flow table, past every chain.
+    Offload,
+}
+
+/// What a rule decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Verdict {
     Accept,

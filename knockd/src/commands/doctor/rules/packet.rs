@@ -1,4 +1,5 @@
-//! A packet of a device, as far as it can be told before one has come: and what of a condition it meets.
+//! A packet of a device or an answer to one, as far as it can be told before one has come: and what of a condition
+//! it meets.
 
 use std::net::IpAddr;
 
@@ -9,23 +10,47 @@ use crate::gate::policy::Protocol;
 
 /// TH_SYN (include/net/tcp.h): the one flag of a connection's first packet.
 const SYN: u8 = 0x02;
+/// SYN and TH_ACK: the flags of the answer to it.
+const SYN_ACK: u8 = 0x12;
 /// Where the ports begin that connections are made from, on every system that devices run (RFC 6335, section 6,
 /// and what Linux takes by default: net.ipv4.ip_local_port_range).
 const UNPRIVILEGED: u64 = 1024;
 
-/// A packet from a device somewhere outside, whose address isn't known.
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Heading {
+    /// From a device to the service.
+    ToService,
+    /// From the service to a device.
+    ToDevice,
+}
+
+/// Which of the kernel's hooks a packet meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Layer {
+    /// Those of IP, and of the interfaces themselves.
+    Ip,
+    /// Those of a bridge, whose ports the interfaces are.
+    Bridge,
+}
+
+/// A packet between a service and a device somewhere outside, whose address isn't known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Packet {
+    pub(in super::super) heading: Heading,
+    pub(in super::super) layer: Layer,
     pub(in super::super) family: IpFamily,
     pub(in super::super) protocol: Protocol,
+    /// The service's.
     pub(in super::super) port: u16,
     /// conntrack's state of it, in nft's words: "new", or "untracked" for a knock.
     pub(in super::super) state: &'static str,
-    pub(in super::super) comes_in: String,
-    /// By which interface it leaves, if it is forwarded; `None` inside if that isn't known.
+    /// By which interface it comes in; none for one that this host sends.
+    pub(in super::super) comes_in: Option<String>,
+    /// By which interface it leaves, if it does; `None` inside if that isn't known.
     pub(in super::super) goes_out: Way,
-    /// Where it may be addressed to.
-    pub(in super::super) to: Vec<IpAddr>,
+    /// The service's addresses.
+    pub(in super::super) service: Vec<IpAddr>,
     /// Whether its destination was translated.
     pub(in super::super) translated: bool,
 }
@@ -75,7 +100,11 @@ pub(in super::super) fn meets(
             Truth::Maybe
         }
         Condition::Flags { mask, value, any, negated } => {
-            let masked = SYN & mask;
+            let flags = match packet.heading {
+                Heading::ToService => SYN,
+                Heading::ToDevice => SYN_ACK,
+            };
+            let masked = flags & mask;
             let is = if *any { masked & value != 0 } else { masked == *value };
             Truth::of(is != *negated)
         }
@@ -87,7 +116,7 @@ pub(in super::super) fn meets(
             let any = values.iter().map(|value| is(packet, *field, value)).max();
             let truth = negate(any.unwrap_or(Truth::No), *negated);
             if truth == Truth::Maybe {
-                doubts.push(Doubt::of(*field));
+                doubts.push(Doubt::of(*field, packet.heading));
             }
             truth
         }
@@ -112,19 +141,23 @@ pub(in super::super) fn meets_all(
 /// Why something can't be judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Doubt {
-    /// It depends on who sends.
-    Source,
+    /// It depends on which device it is.
+    Device,
     /// It depends on something else.
     Other(String),
 }
 
 impl Doubt {
-    fn of(field: Field) -> Self {
-        match field {
-            Field::Source | Field::SourcePort | Field::SourceType => Self::Source,
-            Field::Destination => Self::Other("the address that it is sent to".to_owned()),
-            Field::GoesOut => Self::Other("the interface that it leaves by".to_owned()),
-            field => Self::Other(format!("a set that wasn't read ({field:?})")),
+    fn of(field: Field, heading: Heading) -> Self {
+        match (field, heading) {
+            (Field::Source | Field::SourcePort | Field::SourceType, Heading::ToService)
+            | (Field::Destination | Field::Port | Field::DestinationType, Heading::ToDevice) => {
+                Self::Device
+            }
+            (Field::Destination, _) => Self::Other("the address that it is sent to".to_owned()),
+            (Field::Source, _) => Self::Other("the address that it is sent from".to_owned()),
+            (Field::GoesOut, _) => Self::Other("the interface that it leaves by".to_owned()),
+            (field, _) => Self::Other(format!("a set that wasn't read ({field:?})")),
         }
     }
 }
@@ -140,11 +173,26 @@ fn is(packet: &Packet, field: Field, value: &Value) -> Truth {
     match field {
         Field::Family => text(value, packet.family.name()),
         Field::Protocol => number(value, u64::from(packet.protocol.number())),
-        Field::Port => number(value, u64::from(packet.port)),
-        Field::SourcePort => source_port(value),
-        Field::Source => source(value, packet),
-        Field::Destination => destination(value, packet),
-        Field::ComesIn => interface(value, &packet.comes_in),
+        Field::Port => match packet.heading {
+            Heading::ToService => number(value, u64::from(packet.port)),
+            Heading::ToDevice => devices_port(value),
+        },
+        Field::SourcePort => match packet.heading {
+            Heading::ToService => devices_port(value),
+            Heading::ToDevice => number(value, u64::from(packet.port)),
+        },
+        Field::Source => match packet.heading {
+            Heading::ToService => devices_address(value, packet),
+            Heading::ToDevice => services_address(value, packet),
+        },
+        Field::Destination => match packet.heading {
+            Heading::ToService => services_address(value, packet),
+            Heading::ToDevice => devices_address(value, packet),
+        },
+        Field::ComesIn => match &packet.comes_in {
+            None => Truth::No,
+            Some(name) => interface(value, name),
+        },
         Field::GoesOut => match &packet.goes_out {
             Way::Here => Truth::No,
             Way::Through(None) => Truth::Maybe,
@@ -155,12 +203,18 @@ fn is(packet: &Packet, field: Field, value: &Value) -> Truth {
             true => text(value, "dnat"),
             false => Truth::No,
         },
-        Field::Direction => text(value, "original"),
+        Field::Direction => match packet.heading {
+            Heading::ToService => text(value, "original"),
+            Heading::ToDevice => text(value, "reply"),
+        },
         Field::DestinationType => match packet.goes_out {
             Way::Here => text(value, "local"),
             Way::Through(_) => text(value, "unicast"),
         },
-        Field::SourceType => text(value, "unicast"),
+        Field::SourceType => match packet.comes_in {
+            None => text(value, "local"),
+            Some(_) => text(value, "unicast"),
+        },
         Field::PacketType => text(value, "host"),
     }
 }
@@ -177,7 +231,7 @@ fn number(value: &Value, is: u64) -> Truth {
     }
 }
 
-fn source_port(value: &Value) -> Truth {
+fn devices_port(value: &Value) -> Truth {
     let (from, to) = match value {
         Value::Number(number) => (*number, *number),
         Value::Range(from, to) => (*from, *to),
@@ -191,7 +245,7 @@ fn source_port(value: &Value) -> Truth {
 }
 
 /// A device is somewhere outside: not on this host, and no group of hosts.
-fn source(value: &Value, packet: &Packet) -> Truth {
+fn devices_address(value: &Value, packet: &Packet) -> Truth {
     let Value::Net(net) = value else { return Truth::Maybe };
     if IpFamily::of(net.addr()) != packet.family {
         return Truth::No;
@@ -206,15 +260,15 @@ fn source(value: &Value, packet: &Packet) -> Truth {
 }
 
 fn is_this_host(net: IpNet, packet: &Packet) -> bool {
-    net.prefix_len() == net.max_prefix_len() && packet.to.contains(&net.addr())
+    net.prefix_len() == net.max_prefix_len() && packet.service.contains(&net.addr())
 }
 
-fn destination(value: &Value, packet: &Packet) -> Truth {
+fn services_address(value: &Value, packet: &Packet) -> Truth {
     let Value::Net(net) = value else { return Truth::Maybe };
-    let inside = packet.to.iter().filter(|address| net.contains(*address)).count();
+    let inside = packet.service.iter().filter(|address| net.contains(*address)).count();
     match inside {
         0 => Truth::No,
-        all if all == packet.to.len() => Truth::Yes,
+        all if all == packet.service.len() => Truth::Yes,
         _ => Truth::Maybe,
     }
 }

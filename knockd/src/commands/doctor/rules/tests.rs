@@ -8,9 +8,9 @@ use serde_json::Value as Json;
 
 use super::{
     iptables,
-    model::{Table, Tool, Truth},
+    model::{Effect, Table, Tool, Truth},
     nft,
-    packet::{Doubt, IpFamily, Packet, Way},
+    packet::{Doubt, Heading, IpFamily, Layer, Packet, Way},
     walk::{self, Hit},
 };
 use crate::gate::policy::Protocol;
@@ -42,13 +42,15 @@ fn by_hand() -> Vec<Table> {
 
 fn packet(protocol: Protocol, port: u16) -> Packet {
     Packet {
+        heading: Heading::ToService,
+        layer: Layer::Ip,
         family: IpFamily::V4,
         protocol,
         port,
         state: if protocol == Protocol::Udp { "untracked" } else { "new" },
-        comes_in: "eth0".to_owned(),
+        comes_in: Some("eth0".to_owned()),
         goes_out: Way::Here,
-        to: vec!["10.77.0.1".parse().unwrap()],
+        service: vec!["10.77.0.1".parse().unwrap()],
         translated: false,
     }
 }
@@ -137,18 +139,20 @@ fn a_port_that_docker_publishes_is_led_to_the_container_and_let_through_to_it_al
         listed_and_saved(include_str!("tests/docker.json"), include_str!("tests/docker.iptables"));
     let translation = |packet: &Packet| {
         let bases = walk::bases(&tables, packet, "prerouting");
-        bases.into_iter().find_map(|(table, chain, _)| walk::through(table, chain, packet).1)
+        bases
+            .into_iter()
+            .find_map(|(table, chain, _)| walk::through(table, chain, packet).translation)
     };
     let container: IpAddr = "172.17.0.2".parse().unwrap();
     let found = translation(&tcp(8883)).unwrap();
     assert_eq!((found.to, found.port, found.reach), (Some(container), Some(8883), Truth::Yes));
     assert_eq!(translation(&tcp(22)), None);
-    let from_inside = Packet { comes_in: "docker0".to_owned(), ..tcp(8883) };
+    let from_inside = Packet { comes_in: Some("docker0".to_owned()), ..tcp(8883) };
     assert_eq!(translation(&from_inside), None);
 
     let through = Packet {
         goes_out: Way::Through(Some("docker0".to_owned())),
-        to: vec![container],
+        service: vec![container],
         translated: true,
         ..tcp(8883)
     };
@@ -172,14 +176,14 @@ fn a_ruleset_written_by_hand_is_judged_by_its_sets_maps_concatenations_and_flags
     for packet in [tcp(22), tcp(8050), tcp(443), tcp(8884), knock()] {
         assert_eq!(sure(&packet), []);
         let hits = walk::drops(&tables, &packet);
-        assert!(hits.iter().all(|hit| hit.some_sources), "{packet:?}: {hits:?}");
+        assert!(hits.iter().all(|hit| hit.some_devices), "{packet:?}: {hits:?}");
     }
     assert_eq!(sure(&tcp(8883)), [policy_of("input")]);
     assert_eq!(sure(&tcp(8101)), [policy_of("input")]);
     assert_eq!(sure(&packet(Protocol::Udp, 8884)), [policy_of("input")]);
     // It returns from there, and its way ends at the policy.
     assert_eq!(sure(&tcp(1883)), [policy_of("input")]);
-    let by_another = Packet { comes_in: "eth1".to_owned(), ..tcp(443) };
+    let by_another = Packet { comes_in: Some("eth1".to_owned()), ..tcp(443) };
     assert_eq!(sure(&by_another), [policy_of("input")]);
     let rejected = sure(&tcp(7000));
     assert!(
@@ -201,8 +205,8 @@ fn a_sender_who_may_or_may_not_be_meant_makes_the_policy_a_perhaps() {
     let tables = by_hand();
     let hits = walk::drops(&tables, &tcp(9000));
     let policy = hits.iter().find(|hit| hit.rule.is_none()).unwrap();
-    assert_eq!((policy.reach, policy.some_sources), (Truth::Maybe, false));
-    assert!(policy.doubts.contains(&Doubt::Source), "{policy:?}");
+    assert_eq!((policy.reach, policy.some_devices), (Truth::Maybe, false));
+    assert!(policy.doubts.contains(&Doubt::Device), "{policy:?}");
 }
 
 #[test]
@@ -210,7 +214,7 @@ fn what_is_forwarded_meets_the_forward_chain_with_its_address() {
     let tables = by_hand();
     let forwarded = |to: &str, port| Packet {
         goes_out: Way::Through(None),
-        to: vec![to.parse().unwrap()],
+        service: vec![to.parse().unwrap()],
         ..tcp(port)
     };
     assert_eq!(drops(&tables, &forwarded("10.0.0.5", 8883)), []);
@@ -303,4 +307,78 @@ fn what_a_rule_of_iptables_asks_is_understood() {
     }
     assert_eq!(verdicts("-A INPUT -j LOG --log-prefix \"no \"\n", &tcp(8883)), None);
     assert_eq!(verdicts("-A INPUT -j NFQUEUE --queue-num 1\n", &tcp(8883)), Some(Maybe));
+}
+
+/// A ruleset of one table with one chain, as nft lists it.
+fn one_chain(family: &str, chain: &str, rules: &str) -> Vec<Table> {
+    listed(&format!(
+        r#"{{"nftables": [
+            {{"table": {{"family": "{family}", "name": "t"}}}},
+            {{"chain": {{"family": "{family}", "table": "t", "name": "c", "type": "filter", {chain}}}}},
+            {{"rule": {{"family": "{family}", "table": "t", "chain": "c", "handle": 3, "expr": [{rules}]}}}}
+        ]}}"#
+    ))
+}
+
+/// What is sent back from a port of this host.
+fn answer(of: Packet, state: &'static str) -> Packet {
+    let goes_out = Way::Through(of.comes_in.clone());
+    Packet { heading: Heading::ToDevice, comes_in: None, goes_out, state, ..of }
+}
+
+const ESTABLISHED: &str = r#"{"match": {"op": "==", "left": {"ct": {"key": "state"}}, "right": "established"}}, {"accept": null}"#;
+
+#[test]
+fn an_output_chain_meets_what_is_sent_back_by_its_source_port_state_and_way_out() {
+    let output = r#""hook": "output", "prio": 0, "policy": "drop""#;
+    let tables = one_chain("inet", output, ESTABLISHED);
+    assert_eq!(drops(&tables, &answer(knock(), "untracked")), [policy_of("c")]);
+    assert_eq!(drops(&tables, &answer(tcp(8883), "established")), []);
+    // What comes in meets no such chain.
+    assert_eq!(drops(&tables, &knock()), []);
+    let from = r#"{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "sport"}}, "right": 62201}}, {"accept": null}"#;
+    assert_eq!(drops(&one_chain("inet", output, from), &answer(knock(), "untracked")), []);
+    let by_another = r#"{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "eth1"}}, {"accept": null}"#;
+    let tables = one_chain("inet", output, by_another);
+    assert_eq!(drops(&tables, &answer(knock(), "untracked")), [policy_of("c")]);
+}
+
+#[test]
+fn a_chain_of_an_interface_meets_what_comes_in_by_it_and_one_of_a_bridge_what_its_ports_carry() {
+    let ingress = |device: &str| {
+        format!(r#""hook": "ingress", "dev": "{device}", "prio": 0, "policy": "drop""#)
+    };
+    for (device, expected) in [("eth0", vec![policy_of("c")]), ("eth1", vec![])] {
+        let tables = one_chain("netdev", &ingress(device), r#"{"counter": null}"#);
+        assert_eq!(drops(&tables, &tcp(8883)), expected, "{device}");
+    }
+    let input = r#""hook": "input", "prio": 0, "policy": "drop""#;
+    let tables = one_chain("bridge", input, r#"{"counter": null}"#);
+    let bridged = Packet { layer: Layer::Bridge, ..tcp(8883) };
+    assert_eq!(drops(&tables, &bridged), [policy_of("c")]);
+    assert_eq!(drops(&tables, &tcp(8883)), []);
+}
+
+#[test]
+fn a_rule_that_untracks_or_offloads_a_packet_is_found_in_the_words_of_nft_and_of_iptables() {
+    let raw = r#""hook": "prerouting", "prio": -300, "policy": "accept""#;
+    let port = r#"{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 8883}}"#;
+    let untracks = one_chain("ip", raw, &format!(r#"{port}, {{"notrack": null}}"#));
+    let found = |tables: &[Table], packet: &Packet| {
+        let effects = walk::effects(tables, packet);
+        effects.iter().map(|it| (it.effect, it.reach)).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&untracks, &tcp(8883)), [(Effect::Untrack, Truth::Yes)]);
+    assert_eq!(found(&untracks, &tcp(1883)), []);
+    for target in ["NOTRACK", "CT --notrack"] {
+        let saved = format!(
+            "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 8883 -j {target}\nCOMMIT\n"
+        );
+        let tables = iptables::parse(&saved, IpFamily::V4, Tool::IptablesNft);
+        assert_eq!(found(&tables, &tcp(8883)), [(Effect::Untrack, Truth::Yes)], "{target}");
+    }
+    let forward = r#""hook": "forward", "prio": 0, "policy": "accept""#;
+    let offloads = one_chain("inet", forward, r#"{"flow": {"op": "add", "flowtable": "@f"}}"#);
+    let through = Packet { goes_out: Way::Through(None), ..tcp(8883) };
+    assert_eq!(found(&offloads, &through), [(Effect::Offload, Truth::Yes)]);
 }

@@ -1,8 +1,8 @@
 //! A packet's way through the chains: who drops it, surely or perhaps.
 
 use super::{
-    model::{Base, Chain, Rule, Table, Truth, Verdict},
-    packet::{Doubt, Packet, Way, meets_all},
+    model::{Base, Chain, Effect, Rule, Table, Truth, Verdict},
+    packet::{Doubt, Heading, IpFamily, Layer, Packet, Way, meets_all},
 };
 
 /// The kernel refuses rulesets that jump deeper (NFT_JUMP_STACK_SIZE, net/netfilter/nf_tables.h).
@@ -24,8 +24,8 @@ pub(in super::super) struct Hit<'a> {
     pub(in super::super) answers: bool,
     /// Why it isn't sure.
     pub(in super::super) doubts: Vec<Doubt>,
-    /// Whether it drops some senders alone, by the rule's own conditions.
-    pub(in super::super) some_sources: bool,
+    /// Whether it drops the packets of some devices alone, by the rule's own conditions.
+    pub(in super::super) some_devices: bool,
 }
 
 /// A translation of a packet's destination, and whether it is sure.
@@ -42,19 +42,51 @@ pub(in super::super) fn bases<'a>(
     packet: &Packet,
     hook: &str,
 ) -> Vec<(&'a Table, &'a Chain, &'a Base)> {
-    let family = match packet.family {
-        super::packet::IpFamily::V4 => "ip",
-        super::packet::IpFamily::V6 => "ip6",
+    let families: &[&str] = match (packet.layer, packet.family) {
+        (Layer::Bridge, _) => &["bridge"],
+        (Layer::Ip, IpFamily::V4) => &["ip", "inet", "netdev"],
+        (Layer::Ip, IpFamily::V6) => &["ip6", "inet", "netdev"],
+    };
+    let device = match (hook, &packet.goes_out) {
+        ("egress", Way::Through(name)) => name.as_ref(),
+        ("egress", Way::Here) => None,
+        _ => packet.comes_in.as_ref(),
+    };
+    let hooks_in = |base: &Base| {
+        base.hook == hook
+            && (base.devices.is_empty() || device.is_none_or(|name| base.devices.contains(name)))
     };
     let mut bases: Vec<_> = tables
         .iter()
-        .filter(|table| [family, "inet", "netdev"].contains(&table.family.as_str()))
+        .filter(|table| families.contains(&table.family.as_str()))
         .flat_map(|table| table.chains.iter().map(move |chain| (table, chain)))
         .filter_map(|(table, chain)| Some((table, chain, chain.base.as_ref()?)))
-        .filter(|(.., base)| base.hook == hook)
+        .filter(|(.., base)| hooks_in(base))
         .collect();
     bases.sort_by_key(|(.., base)| base.priority);
     bases
+}
+
+/// What the chains of one hook do with a packet.
+#[derive(Clone, Debug, Default)]
+pub(in super::super) struct Passage<'a> {
+    /// Where it is dropped.
+    pub(in super::super) hits: Vec<Hit<'a>>,
+    /// Where its destination is translated, first.
+    pub(in super::super) translation: Option<Translation>,
+    /// The rules with an effect that meet it, or may.
+    pub(in super::super) effects: Vec<Affected<'a>>,
+}
+
+/// A rule with an effect on a packet.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Affected<'a> {
+    pub(in super::super) effect: Effect,
+    pub(in super::super) table: &'a Table,
+    pub(in super::super) chain: &'a Chain,
+    pub(in super::super) rule: &'a Rule,
+    /// Whether it is sure.
+    pub(in super::super) reach: Truth,
 }
 
 /// What a chain that hooks in does with a packet.
@@ -62,37 +94,52 @@ pub(in super::super) fn through<'a>(
     table: &'a Table,
     base: &'a Chain,
     packet: &Packet,
-) -> (Vec<Hit<'a>>, Option<Translation>) {
-    let mut walk =
-        Walk { table, base, packet, hits: Vec::new(), doubts: Vec::new(), translation: None };
+) -> Passage<'a> {
+    let mut walk = Walk { table, base, packet, doubts: Vec::new(), passage: Passage::default() };
     let end = walk.chain(base, Truth::Yes, 0);
     if end > Truth::No && base.base.as_ref().is_some_and(|base| base.drops) {
         walk.hit(None, end, false, false);
     }
-    (walk.hits, walk.translation)
+    walk.passage
 }
 
-/// Where a packet to this host, or through it, is dropped by any of these tables.
+/// The hooks that a packet meets, in order: include/uapi/linux/netfilter.h, netfilter_bridge.h.
+pub(in super::super) const fn hooks(packet: &Packet) -> &'static [&'static str] {
+    match (packet.layer, packet.heading, &packet.comes_in, &packet.goes_out) {
+        (Layer::Ip, _, _, Way::Here) => &["ingress", "prerouting", "input"],
+        (Layer::Bridge, _, _, Way::Here) => &["prerouting", "input"],
+        (Layer::Ip, _, None, Way::Through(_)) => &["output", "postrouting", "egress"],
+        (Layer::Bridge, _, None, Way::Through(_)) => &["output", "postrouting"],
+        (Layer::Ip, _, Some(_), Way::Through(_)) => {
+            &["ingress", "prerouting", "forward", "postrouting", "egress"]
+        }
+        // The bridge's port is where it comes in, and IP takes it from there.
+        (Layer::Bridge, Heading::ToService, Some(_), Way::Through(_)) => &["prerouting", "input"],
+        (Layer::Bridge, Heading::ToDevice, Some(_), Way::Through(_)) => &["output", "postrouting"],
+    }
+}
+
+/// Where a packet is dropped by any of these tables.
 pub(in super::super) fn drops<'a>(tables: &'a [Table], packet: &Packet) -> Vec<Hit<'a>> {
-    let last = match packet.goes_out {
-        Way::Here => "input",
-        Way::Through(_) => "forward",
-    };
-    ["ingress", "prerouting", last]
-        .into_iter()
-        .flat_map(|hook| bases(tables, packet, hook))
-        .flat_map(|(table, base, _)| through(table, base, packet).0)
-        .collect()
+    let at = |hook: &&str| bases(tables, packet, hook);
+    let all = hooks(packet).iter().flat_map(at);
+    all.flat_map(|(table, base, _)| through(table, base, packet).hits).collect()
+}
+
+/// The rules of any of these tables that have an effect on a packet.
+pub(in super::super) fn effects<'a>(tables: &'a [Table], packet: &Packet) -> Vec<Affected<'a>> {
+    let at = |hook: &&str| bases(tables, packet, hook);
+    let all = hooks(packet).iter().flat_map(at);
+    all.flat_map(|(table, base, _)| through(table, base, packet).effects).collect()
 }
 
 struct Walk<'a, 'p> {
     table: &'a Table,
     base: &'a Chain,
     packet: &'p Packet,
-    hits: Vec<Hit<'a>>,
     /// Of the conditions that could not be judged so far.
     doubts: Vec<Doubt>,
-    translation: Option<Translation>,
+    passage: Passage<'a>,
 }
 
 impl<'a> Walk<'a, '_> {
@@ -105,8 +152,12 @@ impl<'a> Walk<'a, '_> {
             }
             let mut own = Vec::new();
             let met = meets_all(self.packet, &rule.conditions, &mut own);
-            let Some(verdict) = rule.verdict.as_ref().filter(|_| met > Truth::No) else { continue };
-            let of_sources = met == Truth::Maybe && own.iter().all(|doubt| *doubt == Doubt::Source);
+            if met == Truth::No {
+                continue;
+            }
+            self.affect(chain, rule, reach.min(met));
+            let Some(verdict) = &rule.verdict else { continue };
+            let of_devices = met == Truth::Maybe && own.iter().all(|doubt| *doubt == Doubt::Device);
             self.doubt(own);
             let taken = reach.min(met);
             let not_taken = reach.min(met.not());
@@ -115,9 +166,9 @@ impl<'a> Walk<'a, '_> {
             match verdict {
                 Verdict::Accept => {}
                 Verdict::Drop | Verdict::Reject => {
-                    let some_sources = of_sources && taken == Truth::Maybe;
+                    let some_devices = of_devices && taken == Truth::Maybe;
                     let answers = *verdict == Verdict::Reject;
-                    self.hit(Some((chain, rule)), taken, answers, some_sources);
+                    self.hit(Some((chain, rule)), taken, answers, some_devices);
                     // Who isn't dropped here goes on for sure: that he perhaps was makes what drops him
                     // later no less sure.
                     reach = if met == Truth::Maybe { before } else { not_taken };
@@ -126,7 +177,7 @@ impl<'a> Walk<'a, '_> {
                 Verdict::Jump(name) => reach = reach.max(self.go(name, taken, depth)),
                 Verdict::Goto(name) => returned = returned.max(self.go(name, taken, depth)),
                 Verdict::Translate { to, port } => {
-                    self.translation.get_or_insert(Translation {
+                    self.passage.translation.get_or_insert(Translation {
                         to: *to,
                         port: *port,
                         reach: taken,
@@ -149,6 +200,12 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
+    fn affect(&mut self, chain: &'a Chain, rule: &'a Rule, reach: Truth) {
+        let table = self.table;
+        let affected = |effect| Affected { effect, table, chain, rule, reach };
+        self.passage.effects.extend(rule.effect.map(affected));
+    }
+
     fn doubt(&mut self, doubts: Vec<Doubt>) {
         for doubt in doubts {
             if !self.doubts.contains(&doubt) {
@@ -162,13 +219,13 @@ impl<'a> Walk<'a, '_> {
         rule: Option<(&'a Chain, &'a Rule)>,
         reach: Truth,
         answers: bool,
-        some_sources: bool,
+        some_devices: bool,
     ) {
         let doubts = match reach {
             Truth::Yes => Vec::new(),
             _ => self.doubts.iter().rev().take(DOUBTS).cloned().collect(),
         };
         let Self { table, base, .. } = *self;
-        self.hits.push(Hit { table, base, rule, reach, answers, doubts, some_sources });
+        self.passage.hits.push(Hit { table, base, rule, reach, answers, doubts, some_devices });
     }
 }

@@ -12,7 +12,7 @@ mod fields;
 pub(super) use fields::FLAGS;
 use fields::{bare, field, is_fib_type, ordered, tcp_flags, unknown_field, value};
 
-use super::model::{Base, Chain, Condition, Field, Rule, Table, Tool, Value, Verdict};
+use super::model::{Base, Chain, Condition, Effect, Field, Rule, Table, Tool, Value, Verdict};
 
 /// A set or map by its family, table and name.
 pub(in super::super) type SetName = (String, String, String);
@@ -118,8 +118,14 @@ fn string(object: &Json, key: &str) -> Option<String> {
 }
 
 fn base(chain: &Json) -> Option<Base> {
+    let devices = match chain.get("dev") {
+        Some(Json::Array(names)) => names.iter().filter_map(Json::as_str).collect(),
+        Some(name) => name.as_str().into_iter().collect(),
+        None => Vec::new(),
+    };
     Some(Base {
         hook: string(chain, "hook")?,
+        devices: devices.into_iter().map(str::to_owned).collect(),
         priority: chain.get("prio").and_then(Json::as_i64).unwrap_or(0),
         is_nat: chain.get("type").and_then(Json::as_str) == Some("nat"),
         drops: chain.get("policy").and_then(Json::as_str) == Some("drop"),
@@ -140,7 +146,7 @@ impl Sets<'_> {
 
     /// A rule, or several of one handle if it maps keys to verdicts.
     fn rules(&self, statements: &[Json], handle: Option<u64>) -> Vec<Rule> {
-        let mut conditions = Vec::new();
+        let (mut conditions, mut effect) = (Vec::new(), None);
         for statement in statements {
             let Some((key, body)) = statement.as_object().and_then(|object| object.iter().next())
             else {
@@ -151,17 +157,24 @@ impl Sets<'_> {
                 return self.mapped(&conditions, body, handle);
             }
             if let Some(verdict) = verdict(key, body) {
-                return vec![Rule { handle, text: None, conditions, verdict: Some(verdict) }];
+                let verdict = Some(verdict);
+                return vec![Rule { handle, text: None, conditions, effect, verdict }];
             }
+            effect = effect.or(match key.as_str() {
+                "notrack" => Some(Effect::Untrack),
+                "flow" => Some(Effect::Offload),
+                _ => None,
+            });
             conditions.extend(self.conditions(key, body));
         }
-        vec![Rule { handle, text: None, conditions, verdict: None }]
+        vec![Rule { handle, text: None, conditions, effect, verdict: None }]
     }
 
     fn mapped(&self, conditions: &[Condition], body: &Json, handle: Option<u64>) -> Vec<Rule> {
         let unknown = |what: &str| {
             let verdict = Some(Verdict::Unknown(what.to_owned()));
-            vec![Rule { handle, text: None, conditions: conditions.to_vec(), verdict }]
+            let conditions = conditions.to_vec();
+            vec![Rule { handle, text: None, conditions, effect: None, verdict }]
         };
         let (Some(key), Some(data)) = (body.get("key"), body.get("data")) else {
             return unknown("a map");
@@ -175,7 +188,8 @@ impl Sets<'_> {
             let (value, to) = (element.get(0)?, element.get(1)?.as_object()?.iter().next()?);
             let mut conditions = conditions.to_vec();
             conditions.extend(self.compare(key, "==", value));
-            Some(Rule { handle, text: None, conditions, verdict: verdict(to.0, to.1) })
+            let verdict = verdict(to.0, to.1);
+            Some(Rule { handle, text: None, conditions, effect: None, verdict })
         };
         elements.iter().filter_map(rule).collect()
     }
