@@ -26,7 +26,8 @@ impl Nonce {
         for (byte, from) in info.iter_mut().zip(LABEL.iter().chain(&*request).chain(&random)) {
             *byte = *from;
         }
-        let output = keys.expand(info.as_slice());
+        let mut output = Zeroizing::new([0; 32]);
+        keys.expand(info.as_slice(), &mut output);
         Self::from_random(core::array::from_fn(|at| output.get(at).copied().unwrap_or_default()))
     }
 }

@@ -199,7 +199,9 @@ impl StateFolder {
     pub fn is_in_use(path: &Path) -> bool {
         let is_locked = |folder: &Path| {
             let lock = plain::open(&lock_path(folder), u64::MAX, Links::Refused);
-            lock.is_ok_and(|(lock, _)| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+            lock.is_ok_and(|(lock, _)| {
+                matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+            })
         };
         is_locked(path) || is_locked(&within(Path::new(VOLATILE)))
     }

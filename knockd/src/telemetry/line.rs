@@ -132,9 +132,9 @@ impl Line {
     pub(super) const fn level(&self) -> Level {
         match &self.what {
             What::Refused(_) if self.client.is_none() => Level::DEBUG,
-            What::NotBanned(
-                NotBanned::Own(_) | NotBanned::Never(_) | NotBanned::Translated(_),
-            ) => Level::DEBUG,
+            What::NotBanned(NotBanned::Own(_) | NotBanned::Never(_) | NotBanned::Translated(_)) => {
+                Level::DEBUG
+            }
             What::Granted(..) | What::Closed(_) | What::GaveWay(_) => Level::INFO,
             What::BanLifted(_) => Level::INFO,
             // What a key holder asks for and may not have is somebody's mistake, or worse.
@@ -233,9 +233,7 @@ impl Line {
                 %source, times, event = "not-banned",
                 "{most}{source}: fails too often, and isn't banned: {why}"
             ),
-            What::NotBanned(
-                NotBanned::Own(_) | NotBanned::Never(_) | NotBanned::Translated(_),
-            ) => {
+            What::NotBanned(NotBanned::Own(_) | NotBanned::Never(_) | NotBanned::Translated(_)) => {
                 debug!(%source, event = "not-banned", "{source}: fails too often, and is never banned");
             }
             What::NotBannable(failure) => error!(
