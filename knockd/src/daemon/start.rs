@@ -35,8 +35,10 @@ use crate::{
     metrics::Metrics,
     plan,
     reload::Reload,
+    replies::Ways,
     restore::{RestoreError, restore},
     roster::Roster,
+    snapshot::SnapshotWatch,
     supervisor::Supervisor,
     tags::TagKeeper,
     telemetry::Telemetry,
@@ -106,7 +108,9 @@ impl Daemon {
         Start { located: Located { mut config, origins }, path, stamps, passed }: Start,
     ) -> Result<Self, StartError> {
         passed.check(config.listen.addresses(), &config.control)?;
-        let folder = StateFolder::open(&config.state)?;
+        let mut folder = StateFolder::open(&config.state)?;
+        // Where there can be none, that is told with what was taken up.
+        StateFolder::open_twin(&config.state).into_iter().for_each(|twin| folder.set_twin(twin));
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
             boot: BootId::current().map_err(system("/proc/sys/kernel/random/boot_id"))?,
@@ -141,6 +145,8 @@ impl Daemon {
                 "this host's own addresses can't be read, and could be banned until they can: {error}"
             );
         }
+        let (mut admission, disk) =
+            admission.write_on_a_thread().map_err(system("a thread for the disk"))?;
         let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)), now);
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
@@ -175,6 +181,9 @@ impl Daemon {
             admission,
             listener,
             house,
+            disk,
+            ways: Ways::default(),
+            snapshots: SnapshotWatch::start(),
             clock: ClockWatch::start().map_err(system("a watch on the clock"))?,
             reload,
             control,

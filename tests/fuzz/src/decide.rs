@@ -269,7 +269,7 @@ impl Story {
         let before = self.gate.replay();
         let is_lost = choice == 255;
         let floor = match is_lost {
-            true => Floor { lost_before: Some(self.now.uptime), ..before.floor() },
+            true => before.floor().and(Floor::lost(self.now, skew())),
             false => before.floor(),
         };
         let mut memory = ReplayMemory::new(world::limits(self.capacity), skew(), floor);
