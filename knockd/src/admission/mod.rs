@@ -284,7 +284,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     ) {
         self.replies.clear();
         let mut ready = Vec::new();
-        for packet in self.go_on(heard, now) {
+        let results = self.hear(heard, now);
+        for packet in self.parked.go_on(&results) {
             match shut_out_meanwhile(&packet, &self.gate, now) {
                 Some(refusal) => tell(&Outcome::Refused(refusal), packet.source, &self.gate),
                 None => ready.push(packet),
@@ -313,16 +314,17 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
     ) {
         self.write_down(&mut pending, now);
-        let mut ready = Vec::new();
-        for packet in pending {
+        // Where there is no thread, all of it is done by now.
+        let results = self.hear(Vec::new(), now);
+        let mut ready = self.parked.go_on(&results);
+        for mut packet in pending {
+            packet.hear(&results);
             if packet.waits.is_over() {
                 ready.push(packet);
             } else if let Err(refused) = self.parked.take(packet) {
                 ready.push(*refused);
             }
         }
-        ready.extend(self.go_on(Vec::new(), now));
-        ready.sort_by_key(|packet| packet.id);
         self.take_effect(ready, now, tell);
     }
 

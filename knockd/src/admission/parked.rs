@@ -55,6 +55,9 @@ impl Waits {
     }
 }
 
+/// What has become of orders: why they failed, if they did.
+pub(super) type Results = HashMap<Ticket, Option<Failure>>;
+
 /// The packets that wait.
 #[derive(Default)]
 pub(super) struct Parked {
@@ -82,16 +85,11 @@ impl Parked {
     }
 
     /// Lets those go on that wait for nothing more, in the order in which they came.
-    fn go_on(&mut self, done: &HashMap<Ticket, Option<Failure>>) -> Vec<Pending> {
-        for packet in &mut self.packets {
-            let Waits { written, synced } = &mut packet.waits;
-            for waits in [written, synced] {
-                if let Some(result) = waits.and_then(|ticket| done.get(&ticket)) {
-                    packet.failure = packet.failure.take().or_else(|| result.clone());
-                    *waits = None;
-                }
-            }
+    pub(super) fn go_on(&mut self, results: &Results) -> Vec<Pending> {
+        if results.is_empty() {
+            return Vec::new();
         }
+        self.packets.iter_mut().for_each(|packet| packet.hear(results));
         let is_ready = |packet: &Pending| packet.waits.is_over();
         if !self.packets.iter().any(is_ready) {
             return Vec::new();
@@ -108,6 +106,19 @@ impl Parked {
             }
         }
         ready
+    }
+}
+
+impl Pending {
+    /// Waits no longer for what is done.
+    pub(super) fn hear(&mut self, results: &Results) {
+        let Waits { written, synced } = &mut self.waits;
+        for waits in [written, synced] {
+            if let Some(result) = waits.and_then(|ticket| results.get(&ticket)) {
+                self.failure = self.failure.take().or_else(|| result.clone());
+                *waits = None;
+            }
+        }
     }
 }
 
@@ -131,18 +142,18 @@ impl<F, D: StateFile> Admission<F, D> {
         self.disk.hand_over();
     }
 
-    /// Takes note of all that the disk has done; the packets that waited for it.
-    pub(super) fn go_on(&mut self, heard: Vec<Done>, now: Now) -> Vec<Pending> {
-        let mut done = HashMap::new();
+    /// Takes note of all that the disk has done.
+    pub(super) fn hear(&mut self, heard: Vec<Done>, now: Now) -> Results {
+        let mut results = Results::new();
         let mut heard = heard.into_iter();
         while let Some(one) = heard.next().or_else(|| self.disk.done()) {
             self.disk.note(&one);
             if let Some(ticket) = one.ticket {
                 self.ceiling_is_done(ticket, &one.result, now);
-                done.insert(ticket, one.result.err().map(|error| Failure::journal(&error)));
+                results.insert(ticket, one.result.err().map(|error| Failure::journal(&error)));
             }
         }
-        if done.is_empty() { Vec::new() } else { self.parked.go_on(&done) }
+        results
     }
 
     fn ceiling_is_done(&mut self, ticket: Ticket, result: &io::Result<()>, now: Now) {

@@ -56,8 +56,7 @@ pub fn decide(data: &[u8]) {
             6 => story.send_junk(&mut input),
             7 => story.step_clocks(&mut input),
             8 => story.prepare(&mut input),
-            9 => story.take_back(),
-            10 => story.restart(&mut input),
+            9 | 10 => story.restart(&mut input),
             _ => story.change_client(&mut input),
         }
     }
@@ -248,14 +247,6 @@ impl Story {
         assert!(collisions.is_empty(), "{collisions:?}");
         if let Some(day) = Day::of(self.now.utc) {
             self.tags = (day, progress);
-        }
-    }
-
-    /// What was accepted last could not be written down, and so was not accepted.
-    fn take_back(&mut self) {
-        if let Some(mac) = self.last.take() {
-            self.gate.replay_mut().take_back(1);
-            self.accepted.remove(&mac);
         }
     }
 
