@@ -127,10 +127,8 @@ impl Host {
         let policy = policy();
         let clients = vec![client(), lamp_with(Standing::Enabled)];
         let directory = Directory::new(policy.services.clone(), clients, &policy.realm);
-        let writer = Writer {
-            boot: BootId::from_bytes([1; 16]),
-            daemon: DaemonId::from_random([2; 16]),
-        };
+        let writer =
+            Writer { boot: BootId::from_bytes([1; 16]), daemon: DaemonId::from_random([2; 16]) };
         let (mut admission, _) =
             restore(&policy, directory, folder, writer, Shared::default(), at(0)).unwrap();
         let _ = admission.gate_mut().prepare(at(0).utc, usize::MAX, &mut Vec::new());
@@ -203,7 +201,7 @@ fn beyond_the_ceiling_packets_wait_for_a_disk_that_hangs_and_all_open_when_it_an
     let mut host = Host::warmed_up(true);
     host.disk.is(State::Hangs);
     let now = at(16);
-    let packets: Vec<_> = (2..100).map(|nonce| open(nonce, now)).collect();
+    let packets: Vec<_> = (2..60).map(|nonce| open(nonce, now)).collect();
     for packet in &packets {
         assert_eq!(host.send(&[*packet], now), [""; 0]);
     }

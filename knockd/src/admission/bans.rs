@@ -187,9 +187,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         }
         let written = self.disk.order_and_wait(move |files| {
             let kept = files.keep_in_place().and_then(|()| files.catch_up());
-            let put = |written: io::Result<()>, source| {
-                written.and(files.banned.put(source, None, now))
-            };
+            let put =
+                |written: io::Result<()>, source| written.and(files.banned.put(source, None, now));
             let written = lifted.into_iter().fold(kept, put);
             written.and_then(|()| files.banned.sync())
         });
@@ -238,7 +237,12 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     }
 
     /// Writes a ban down, or that it is over.
-    pub(super) fn write_ban(&mut self, source: Source, ban: Option<Ban>, now: Now) -> io::Result<()> {
+    pub(super) fn write_ban(
+        &mut self,
+        source: Source,
+        ban: Option<Ban>,
+        now: Now,
+    ) -> io::Result<()> {
         self.disk.order(move |files| files.banned.put(source, ban.as_ref(), now))
     }
 

@@ -69,7 +69,10 @@ pub(super) struct Disk<D = File> {
 }
 
 enum Hand<D> {
-    Here { files: Box<Files<D>>, done: VecDeque<Done> },
+    Here {
+        files: Box<Files<D>>,
+        done: VecDeque<Done>,
+    },
     Thread {
         orders: Sender<Order<D>>,
         /// What is ordered with the next one.
@@ -80,7 +83,6 @@ enum Hand<D> {
 
 /// Where what the thread has done is heard of.
 pub type Hearing = UnboundedReceiver<Done>;
-
 
 impl<D: StateFile> Disk<D> {
     /// Each order is done when it is given.
@@ -193,7 +195,7 @@ impl<D: StateFile> Disk<D> {
         let told = move |files: &mut Files<D>| {
             let result = job(files);
             // Whoever has waited may be gone.
-            let _ = tell.send(result.as_ref().map(|()| ()).map_err(copy));
+            let _ = tell.send(copy_of(&result));
             result
         };
         self.hand_over();
@@ -278,8 +280,12 @@ fn carry_out<D: StateFile>(
     for Order { what, ticket } in orders {
         match what {
             What::Do(jobs) => {
-                let each = jobs.into_iter().map(|job| job(files));
-                let result = each.fold(Ok(()), |all: io::Result<()>, one| all.and(one));
+                let mut result = Ok(());
+                for job in jobs {
+                    // Each is carried out, whatever became of those before it.
+                    let done = job(files);
+                    result = result.and(done);
+                }
                 tell(Done { ticket, result });
             }
             What::Sync(sync) => {
@@ -294,7 +300,14 @@ fn carry_out<D: StateFile>(
     }
     let synced = files.sync(&all);
     for ticket in tickets {
-        tell(Done { ticket, result: synced.as_ref().map(|()| ()).map_err(copy) });
+        tell(Done { ticket, result: copy_of(&synced) });
+    }
+}
+
+fn copy_of(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(copy(error)),
     }
 }
 

@@ -47,12 +47,7 @@ use crate::{
         directory::{ClientId, ServiceId},
         grants::{Before, Change, Grants, Owner},
     },
-    journal::{
-        StateFile,
-        held::Grant,
-        seen::Record,
-        twin::Twin,
-    },
+    journal::{StateFile, held::Grant, seen::Record, twin::Twin},
     reconcile::{Reconciled, reconcile},
     tags::{TagKeeper, Upkeep},
 };

@@ -11,14 +11,7 @@ use std::{io, mem, time::Duration};
 
 use super::{Admission, Failure, Files, Hearing, Pending, Sync, disk::Ticket};
 use crate::{
-    gate::{
-        Gate,
-        clock::Now,
-        counters::Counter,
-        decision::Memory,
-        grants::Owner,
-        replay::Floor,
-    },
+    gate::{Gate, clock::Now, counters::Counter, decision::Memory, grants::Owner, replay::Floor},
     journal::{
         StateFile,
         seen::{NameHash, Record, Span},

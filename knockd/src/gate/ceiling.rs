@@ -74,7 +74,8 @@ impl Ceiling {
     /// It counts as asked from here on.
     pub fn raise(&mut self, now: Uptime) -> Option<Timestamp> {
         let to = self.target(now)?;
-        let waits = self.newest.is_some_and(|newest| !self.covers(newest) && self.asked < Some(newest));
+        let waits =
+            self.newest.is_some_and(|newest| !self.covers(newest) && self.asked < Some(newest));
         if !waits && self.due_in(now).is_none_or(|due| due > Duration::ZERO) {
             return None;
         }
@@ -93,9 +94,9 @@ impl Ceiling {
             synced.as_millis().saturating_sub(reference.utc_of(now).as_millis())
         });
         let ahead = Duration::from_millis(ahead).saturating_sub(Self::LEAST);
-        let pause = self.refused.map_or(Duration::ZERO, |refused| {
-            (refused + Self::AFTER_A_FAILURE).since(now)
-        });
+        let pause = self
+            .refused
+            .map_or(Duration::ZERO, |refused| (refused + Self::AFTER_A_FAILURE).since(now));
         Some(ahead.max(pause))
     }
 

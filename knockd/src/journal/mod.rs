@@ -277,7 +277,9 @@ impl<D: StateFile> StateFolder<D> {
     pub fn is_fresh(&self) -> bool {
         let is_there = |path: &Path| path.symlink_metadata().is_ok();
         is_there(&self.path.join(FRESH))
-            && ![self.seen(), self.counted(), self.held(), self.banned()].iter().any(|path| is_there(path))
+            && ![self.seen(), self.counted(), self.held(), self.banned()]
+                .iter()
+                .any(|path| is_there(path))
     }
 
     /// Takes that mark away, so that it doesn't come back after a loss of power.

@@ -113,14 +113,7 @@ pub struct Found {
 impl Found {
     const fn nothing(condition: Condition) -> Self {
         let floor = Floor { forgotten: None, lost_through: None };
-        Self {
-            condition,
-            packets: Vec::new(),
-            floor,
-            floor_utc: None,
-            ceiling: None,
-            layout: None,
-        }
+        Self { condition, packets: Vec::new(), floor, floor_utc: None, ceiling: None, layout: None }
     }
 
     /// What is to keep out packets that may have been accepted and are not among these. `skew` is the one that was

@@ -112,7 +112,10 @@ impl Twin {
             return Err(io::Error::other("it lacks earlier packets"));
         }
         self.lacks = true;
-        self.folder.keep().and_then(|()| self.seen.put_back(&self.folder)).map_err(io::Error::other)?;
+        self.folder
+            .keep()
+            .and_then(|()| self.seen.put_back(&self.folder))
+            .map_err(io::Error::other)?;
         self.seen.append(records, span)?;
         self.lacks = false;
         Ok(())
