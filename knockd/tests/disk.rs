@@ -157,7 +157,7 @@ impl Host {
         let mut told = Vec::new();
         while told.is_empty() {
             let done = self.hearing.blocking_recv().unwrap();
-            self.admission.settle(vec![done], now, |outcome, _, _| told.push(word(outcome)));
+            self.admission.disk_has_done(vec![done], now, |outcome, _, _| told.push(word(outcome)));
         }
         told
     }
@@ -247,7 +247,7 @@ fn a_disk_that_is_full_refuses_with_its_reason_and_lets_in_again_when_it_isnt() 
     // The second memory has the first one before the disk has said that it is full.
     let _ = host.send(&[open(2, at(1))], at(1));
     let done = host.hearing.blocking_recv().unwrap();
-    host.admission.settle(vec![done], at(1), |_, _, _| {});
+    host.admission.disk_has_done(vec![done], at(1), |_, _, _| {});
     assert_eq!(host.send(&[open(3, at(2))], at(2)), [""; 0]);
     assert_eq!(host.hear(at(2)), ["journal-failed"]);
     host.disk.is(State::Answers);

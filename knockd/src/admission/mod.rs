@@ -16,6 +16,7 @@ mod change;
 mod counters;
 mod disk;
 mod files;
+mod fullest;
 mod outcome;
 mod parked;
 mod reply;
@@ -32,7 +33,11 @@ pub use reply::ReplyDue;
 pub use revoke::{Revoked, Whose};
 pub use write::span;
 
-use std::{collections::HashSet, fs::File, io, net::IpAddr, sync::Arc};
+use fullest::Fullest;
+
+use std::{collections::BTreeSet, fs::File, io, mem, net::IpAddr, sync::Arc};
+
+use common::UnicastAddress;
 
 use common::Timestamp;
 
@@ -45,7 +50,7 @@ use crate::{
         clock::{Now, Uptime},
         decision::{Accepted, Decision, Effect},
         directory::{ClientId, ServiceId},
-        grants::{Before, Change, Grants, Owner},
+        grants::{Before, Change, Grants, Owner, TooMany},
     },
     journal::{StateFile, held::Grant, seen::Record, twin::Twin},
     reconcile::{Reconciled, reconcile},
@@ -71,6 +76,7 @@ pub struct Admission<F, D = File> {
     batch: u64,
     firewall: F,
     kernel: KernelState,
+    fullest: Fullest,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
     /// What is to be answered of the last batch.
@@ -94,6 +100,10 @@ struct Pending {
     undo: Vec<Before>,
     changes: Vec<Change>,
     waits: Waits,
+    /// Its client's name, where it has to wait: another client can have its place meanwhile.
+    name: Option<String>,
+    /// The addresses at which its client's own grants gave way to it.
+    given_way: BTreeSet<UnicastAddress>,
     failure: Option<Failure>,
     warning: Option<Failure>,
 }
@@ -120,6 +130,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             batch: 0,
             firewall,
             kernel: KernelState::Known,
+            fullest: Fullest::unknown(),
             own_read: None,
             replies: Vec::new(),
         }
@@ -170,6 +181,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         self.confirm(changed)
     }
 
+    fn change_doors_if_any(&mut self, changes: &[Change], now: Now) -> Result<(), FirewallError> {
+        if changes.is_empty() { Ok(()) } else { self.change_doors(changes, now) }
+    }
+
     fn change_bans(&mut self, changes: &[BanChange], now: Now) -> Result<(), FirewallError> {
         let changed = self.firewall.ban(changes, now.uptime);
         self.confirm(changed)
@@ -203,39 +218,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         keeper.let_in(clients, self.gate.directory(), &mut self.firewall, now)
     }
 
-    /// Ends the grants of these clients that their entries no longer allow; returns how many.
-    ///
-    /// # Errors
-    /// [`FirewallError`] if the kernel did not shut their doors.
-    pub fn revoke_what_is_not_allowed(
-        &mut self,
-        clients: &HashSet<ClientId>,
-        now: Now,
-    ) -> Result<usize, FirewallError> {
-        let directory = self.gate.directory();
-        let may_hold = |owner: &Owner| {
-            directory
-                .entry(owner.client)
-                .is_some_and(|entry| entry.may_hold(owner.service, now.utc))
-        };
-        let held = self.grants.owners().map(|(owner, _)| *owner);
-        let ended: Vec<Owner> =
-            held.filter(|owner| clients.contains(&owner.client) && !may_hold(owner)).collect();
-        let mut changes = Vec::new();
-        for owner in &ended {
-            let _ = self.grants.close(*owner, self.gate.directory(), &mut changes);
-            // Where this can't be written, it is owed; a restart finds that the entry doesn't allow it.
-            let _ = self.release(*owner);
-        }
-        if !changes.is_empty() {
-            self.change_doors(&changes, now)?;
-        }
-        Ok(ended.len())
-    }
-
     /// Deals with a batch of datagrams that were received at `now`. `tell` hears of each what became of it:
     /// of a refused one at once, of an accepted one when its door is open; of one that waits for the disk,
-    /// [`Self::settle`] tells. Returns how many were accepted.
+    /// [`Self::disk_has_done`] tells. Returns how many were accepted.
     pub fn handle<'a>(
         &mut self,
         batch: impl Iterator<Item = (&'a [u8], IpAddr)>,
@@ -271,7 +256,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     }
 
     /// Deals with what the disk has done: packets that waited for it have their effect.
-    pub fn settle(
+    pub fn disk_has_done(
         &mut self,
         heard: Vec<Done>,
         now: Now,
@@ -280,8 +265,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         self.replies.clear();
         let mut ready = Vec::new();
         let results = self.hear(heard, now);
-        for packet in self.parked.go_on(&results) {
-            match shut_out_meanwhile(&packet, &self.gate, now) {
+        for mut packet in self.parked.go_on(&results) {
+            match shut_out_meanwhile(&mut packet, &self.gate, now) {
                 Some(refusal) => tell(&Outcome::Refused(refusal), packet.source, &self.gate),
                 None => ready.push(packet),
             }
@@ -316,7 +301,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             packet.hear(&results);
             if packet.waits.is_over() {
                 ready.push(packet);
-            } else if let Err(refused) = self.parked.take(packet) {
+                continue;
+            }
+            packet.name = Some(self.gate.directory().name(packet.accepted.client).to_owned());
+            if let Err(refused) = self.parked.take(packet) {
                 ready.push(*refused);
             }
         }
@@ -340,13 +328,17 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         }
         self.open(&mut pending, now);
         let sources: Vec<IpAddr> = pending.iter().map(|packet| packet.source).collect();
-        for packet in pending {
+        for mut packet in pending {
             let source = packet.source;
             let (client, drift) = (packet.accepted.client, packet.accepted.drift);
             let asked = packet.asked();
+            let given_way = mem::take(&mut packet.given_way);
             let outcome = self.outcome(packet, now);
             self.replies.extend(asked.and_then(|asked| asked.answered(&outcome, now)));
             tell(&outcome, source, &self.gate);
+            for address in given_way {
+                tell(&Outcome::GaveWay { client, address }, source, &self.gate);
+            }
             if let Some(drift) = drift {
                 tell(&Outcome::Drifting { client, drift }, source, &self.gate);
             }
@@ -358,6 +350,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     fn hold(&mut self, packet: &mut Pending, now: Now) {
         let Accepted { client, address, effect, .. } = packet.accepted;
         let services = Arc::clone(&packet.accepted.services);
+        if let Effect::Open(_) = effect {
+            self.give_way_to(packet);
+        }
         for service in services.iter().copied() {
             let owner = Owner { address, client, service };
             if let Err(failure) = self.hold_one(owner, packet, now) {
@@ -383,11 +378,26 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             Effect::Open(duration) => self
                 .grants
                 .open(owner, now.uptime + duration, directory, &mut packet.changes)
-                .map_err(Failure::Grants)?,
+                .map_err(|TooMany| self.fullest.failure(&self.grants, directory, now))?,
             Effect::Close => self.grants.close(owner, directory, &mut packet.changes),
         };
         packet.undo.push(before);
         self.write_hold(owner).map_err(|error| Failure::journal(&error))
+    }
+
+    /// Has the client's own oldest grants give way to a packet of it, where it holds as many as it may.
+    fn give_way_to(&mut self, packet: &mut Pending) {
+        let Accepted { client, address, ref services, .. } = packet.accepted;
+        let (per_client, directory) = (self.gate.per_client(), self.gate.directory());
+        let changes = &mut packet.changes;
+        let given_way =
+            self.grants.make_room(client, address, services, per_client, directory, changes);
+        for before in given_way {
+            packet.given_way.insert(before.owner.address);
+            packet.undo.push(before);
+            // Where this can't be written, it is owed; a restart would find one address more than it may hold.
+            let _ = self.release(before.owner);
+        }
     }
 
     fn write_hold(&mut self, owner: Owner) -> io::Result<()> {
@@ -432,6 +442,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// Puts the grants back as they were before a packet.
     fn undo(&mut self, packet: &mut Pending) {
         packet.changes.clear();
+        packet.given_way.clear();
         for before in packet.undo.drain(..).rev() {
             self.grants.undo(before, self.gate.directory());
             // Where even this can't be written, it is owed; until then the file may hold what its client asked for.
@@ -470,6 +481,8 @@ impl Pending {
             undo: Vec::new(),
             changes: Vec::new(),
             waits: Waits::default(),
+            name: None,
+            given_way: BTreeSet::new(),
             failure: None,
             warning: None,
         }

@@ -20,8 +20,9 @@ use crate::{
     gate::{
         Gate,
         clock::Now,
-        decision::{Effect, Reason, Refusal},
-        directory::ClientId,
+        decision::{Accepted, Effect, Reason, Refusal},
+        directory::{ClientId, ServiceId},
+        grants::Owner,
     },
     journal::StateFile,
 };
@@ -174,23 +175,34 @@ impl<F, D: StateFile> Admission<F, D> {
     }
 }
 
-/// Why a packet may no longer have its effect, for which it had to wait.
-pub(super) fn shut_out_meanwhile(packet: &Pending, gate: &Gate, now: Now) -> Option<Refusal> {
-    let accepted = &packet.accepted;
-    let entry = gate.directory().entry(accepted.client);
+/// Why a packet may no longer have its effect, for which it had to wait. One that may have it for less time by now asks
+/// for less.
+pub(super) fn shut_out_meanwhile(packet: &mut Pending, gate: &Gate, now: Now) -> Option<Refusal> {
+    let Accepted { client, address, ref services, effect, .. } = packet.accepted;
+    let directory = gate.directory();
+    let is_the_same = |name: &String| directory.name(client) == name;
+    let is_still_there = packet.name.as_ref().is_none_or(is_the_same);
+    let entry = directory.entry(client).filter(|_| is_still_there);
     let standing = match entry {
         None => Err(Reason::ClientDisabled),
         Some(entry) => entry.check_standing(now.utc),
     };
-    let may_hold_all = || {
-        let mut services = accepted.services.iter();
-        entry.is_some_and(|entry| services.all(|service| entry.may_hold(*service, now.utc)))
+    let end = || {
+        let owner = |service: &ServiceId| Owner { address, client, service: *service };
+        // Those that it may hold no longer are less than any end.
+        services.iter().map(|service| gate.may_hold(&owner(service), now)).min().flatten()
     };
-    let reason = match standing {
-        Err(reason) => reason,
-        Ok(()) if gate.bans().is_shut_out(packet.source, now.uptime) => Reason::Banned,
-        Ok(()) if accepted.effect == Effect::Close || may_hold_all() => return None,
-        Ok(()) => Reason::ServiceNotAllowed(None),
+    let reason = match (standing, effect) {
+        (Err(reason), _) => reason,
+        (Ok(()), _) if gate.bans().is_shut_out(packet.source, now.uptime) => Reason::Banned,
+        (Ok(()), Effect::Close) => return None,
+        (Ok(()), Effect::Open(asked)) => match end() {
+            None => Reason::ServiceNotAllowed(None),
+            Some(end) => {
+                packet.accepted.effect = Effect::Open(asked.min(end.since(now.uptime)));
+                return None;
+            }
+        },
     };
-    Some(Refusal { client: entry.map(|_| accepted.client), reason })
+    Some(Refusal { client: entry.map(|_| client), reason })
 }

@@ -212,7 +212,7 @@ impl World {
         let now = self.now();
         if let Some(admission) = &mut self.running {
             admission.keep_ceiling(now);
-            admission.settle(Vec::new(), now, |_, _, _| {});
+            admission.disk_has_done(Vec::new(), now, |_, _, _| {});
         }
     }
 
