@@ -14,6 +14,7 @@ use crate::{
         clock::{ClockStep, Now, StepDetector},
         directory::{ClientId, Progress, TagCollision},
         policy::ClockSkew,
+        replay::Floor,
     },
     journal::seen,
     listener::Listener,
@@ -84,6 +85,12 @@ impl Housekeeping {
             error!(
                 event = "tags-failed",
                 "tags of clients could not be let past the kernel's filter: {error}"
+            );
+        }
+        if let Err(error) = admission.write_floor(now) {
+            error!(
+                event = "state-unwritten",
+                "the file of accepted packets can't be written: {error}; it is again with the next packet that is accepted"
             );
         }
         if let Err(error) = admission.restamp_bans(now) {
@@ -172,6 +179,7 @@ impl Housekeeping {
         self.report_drops(listener);
         settle(admission);
         self.keep_files(admission);
+        admission.keep_ceiling(clock::now());
         let directory = prepare(admission, TAGS_PER_STEP);
         let kernel = self.keep_tags(admission);
         match (directory, kernel) {
@@ -252,6 +260,26 @@ fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
              clock was ahead by mistake and that is too long: stop knockd, remove {} from its state folder, start it",
             telemetry::rfc3339(stamp),
             seen::FILE_NAME
+        );
+    }
+}
+
+/// Has everything refused that may have been accepted since the snapshot was taken from which this machine goes on.
+pub fn lose_what_came_since_a_snapshot<F: Firewall>(admission: &mut Admission<F>) {
+    let now = clock::now();
+    let lost = Floor::lost(now, admission.gate().skew());
+    let written = admission.lose(lost, now);
+    let bound = admission.gate().replay().refused_up_to(now).map(telemetry::rfc3339);
+    warn!(
+        event = "memory-lost",
+        "this machine goes on from a snapshot: nothing stamped at or before {} is accepted, by the clock as it will be when it is right. \
+         Devices without a clock may have gone on since (knockd client resync)",
+        bound.unwrap_or_default()
+    );
+    if let Err(error) = written {
+        error!(
+            event = "state-unwritten",
+            "the file of accepted packets can't be written: {error}; it is again with the next packet that is accepted"
         );
     }
 }

@@ -34,6 +34,7 @@ pub mod restore;
 pub mod roster;
 pub mod setback;
 pub mod signals;
+pub mod snapshot;
 pub mod supervisor;
 pub mod tags;
 pub mod telemetry;

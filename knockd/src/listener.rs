@@ -106,6 +106,13 @@ pub struct WayBack<'a> {
     pub from: OwnAddress,
 }
 
+/// How a datagram came, and at which socket: it outlives its batch.
+#[derive(Clone, Copy)]
+pub struct KeptWay {
+    way: Way,
+    socket: usize,
+}
+
 /// Why an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on udp {address}: {error}{hint}", hint = hint(.error))]
@@ -208,6 +215,20 @@ impl Listener {
     pub fn way_back(&self, at: usize) -> Option<WayBack<'_>> {
         let way = self.ways.as_ref()?.get(at)?.as_ref()?;
         Some(WayBack { socket: self.sockets.get(self.from)?, to: &way.from, from: way.to })
+    }
+
+    /// The same, for longer than the batch is here.
+    #[must_use]
+    pub fn keep_way(&self, at: usize) -> Option<KeptWay> {
+        let way = *self.ways.as_ref()?.get(at)?.as_ref()?;
+        Some(KeptWay { way, socket: self.from })
+    }
+
+    /// The way back that was kept.
+    #[must_use]
+    pub fn kept<'a>(&'a self, kept: &'a KeptWay) -> Option<WayBack<'a>> {
+        let KeptWay { way, socket } = kept;
+        Some(WayBack { socket: self.sockets.get(*socket)?, to: &way.from, from: way.to })
     }
 
     /// How many datagrams were dropped at sockets that were passed on, from when they were opened until they

@@ -1,12 +1,13 @@
 //! What an earlier run of the daemon left behind, taken up again at start.
 //!
 //! # Security considerations
-//! - Where the file of accepted packets can't be relied on, nothing stamped at or before *start + skew* is
-//!   accepted: a packet that was accepted before is stamped earlier than that. That start is kept for the rest
-//!   of the boot, so that a clock that is behind now and set later counts as if it had been right.
+//! - Where the file of accepted packets is missing or damaged, nothing stamped at or before *start + skew* is
+//!   accepted: a packet that was accepted before is stamped earlier than that. That end is kept for the rest
+//!   of the boot, so that a clock that is behind now and set later counts as if it had been right. After a loss of power
+//!   it is the ceiling that was on the disk; after an orderly end nothing is lost.
 //! - Where the file of counters can't be relied on, a client without a clock that has none in it is known to have
-//!   lost its: nothing of it is accepted until an admin sets it anew. So it is at the first start of all, since an
-//!   empty folder may be one that was lost.
+//!   lost its: nothing of it is accepted until an admin sets it anew. So it is at a first start, since an
+//!   empty folder may be one that was lost, unless it is marked as one that wasn't.
 //! - A source that is banned in the kernel and not by us is let go, and the other way round.
 //! - A door in the kernel that no live grant stands for is shut; a live grant's door that is missing is
 //!   opened again, for the time that is left of it.
@@ -16,7 +17,7 @@ use std::{
     path::Path,
 };
 
-use common::{Day, Tag, Timestamp};
+use common::{Day, Mac, Tag, Timestamp};
 
 use crate::{
     admission::{Admission, Files, span},
@@ -24,19 +25,21 @@ use crate::{
     gate::{
         Gate,
         bans::Bans,
+        ceiling::Ceiling,
         clock::Now,
         counters::{Counter, Counters},
         directory::{ClientId, Directory},
         grants::{Grants, Owner},
         policy::Policy,
-        replay::{Floor, Remembered, ReplayMemory},
+        replay::{Remembered, ReplayMemory},
     },
     journal::{
         StateError, StateFile, StateFolder, Writer,
         banned::{self, BannedFile},
         counted::{self, CountedFile},
         held::{self, HeldFile, StoredGrant},
-        seen::{self, Condition, NameHash, Record, SeenFile},
+        seen::{self, Condition, Found, NameHash, Record, SeenFile},
+        twin::{self, Twin},
     },
     reconcile::reconcile,
 };
@@ -48,6 +51,8 @@ pub struct Restored {
     pub seen: Condition,
     /// How many packets are remembered.
     pub packets: usize,
+    /// How many of them the file lacked, and its twin in memory did not.
+    pub lacking: usize,
     /// Nothing stamped at or before this is accepted.
     pub refused_up_to: Option<Timestamp>,
     /// Whether the file of counters could be relied on.
@@ -60,6 +65,8 @@ pub struct Restored {
     pub bans: FileCondition,
     /// How many bans hold.
     pub banned: usize,
+    /// Whether packets are written to a twin in memory as well.
+    pub has_twin: bool,
     /// How many of the doors and bans in the kernel had to be changed to match them.
     pub mended: usize,
 }
@@ -93,21 +100,21 @@ pub enum RestoreError {
 pub fn restore<F: Firewall, D: StateFile>(
     policy: &Policy,
     directory: Directory,
-    folder: StateFolder<D>,
+    mut folder: StateFolder<D>,
     writer: Writer,
     mut firewall: F,
     now: Now,
 ) -> Result<(Admission<F, D>, Restored), RestoreError> {
-    let found = seen::load(&folder, writer.boot)?;
-    let floor = match found.condition {
-        Condition::Intact => found.floor,
-        Condition::Missing | Condition::EarlierBoot | Condition::Damaged(_) => {
-            let start = now.utc.as_millis().saturating_add(policy.clock_skew.as_millis());
-            Floor {
-                forgotten: found.floor.forgotten.max(Some(Timestamp::from_millis(start))),
-                lost_before: Some(now.uptime),
-            }
-        }
+    let mut found = seen::load(&folder, writer.boot)?;
+    let twin = folder.take_twin();
+    let left = twin.as_ref().map(|twin| twin::load(twin, writer.boot)).unwrap_or_default();
+    let is_fresh = folder.is_fresh();
+    // Gone before anything is accepted, and before there is anything that it would hide.
+    folder.take_mark()?;
+    let floor = found.floor(now, policy.clock_skew);
+    let (floor, lacking) = match left.seen {
+        Some(left) => (floor.and(left.floor), add(&mut found.packets, left.packets)),
+        None => (floor, 0),
     };
     let ids = directory.clients_by_name();
     let mut replay = ReplayMemory::new(policy.replay, policy.clock_skew, floor);
@@ -134,31 +141,57 @@ pub fn restore<F: Firewall, D: StateFile>(
         held::Found::Damaged => (Vec::new(), FileCondition::Damaged),
     };
     let counted = counted::load(&folder)?;
-    let counters = Counters::new(with_lost(counted.counters, counted.condition, &directory));
+    let known = match is_fresh {
+        true => Vec::new(),
+        false => with_lost(counted.counters, counted.condition, &directory),
+    };
+    let counters = Counters::new(known.into_iter().chain(left.counters));
     let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
     *gate.bans_mut() = bans;
     *gate.counters_mut() = counters;
     gate.set_reply(policy.reply);
     let (grants, live) = live_grants(stored, &gate, now);
     live.iter().for_each(|(owner, _)| gate.visits_mut().record(*owner));
-    let restored = Restored {
+    let mut restored = Restored {
         seen: found.condition,
         packets: gate.replay().packets().len(),
+        lacking,
         counters: counted.condition,
         refused_up_to: gate.replay().refused_up_to(now),
         grants: condition,
         live: live.len(),
         bans: bans_condition,
         banned: gate.bans().iter().len(),
+        has_twin: false,
         mended: reconcile(&mut firewall, &grants, gate.bans(), now.uptime)?.changed(),
     };
     let held = HeldFile::create(&folder, writer, live)?;
     let counted = CountedFile::create(&folder, writer, gate.counters().iter())?;
     let banned = BannedFile::create(&folder, writer, gate.bans().iter(), now)?;
     // Last, so that where it is found intact, the others were there as well.
-    let seen = write_seen(&gate, &found.packets, &folder, writer, policy)?;
-    let files = Files { folder, seen, counted, held, banned };
-    Ok((Admission::new(gate, grants, files, firewall), restored))
+    let seen = write_seen(&gate, &found, &folder, writer, policy, now)?;
+    let twin = match twin {
+        Some(folder) => {
+            let packets = records(&gate, &found.packets);
+            let counters = gate.counters().iter();
+            let (capacity, span) = (policy.replay.capacity, span(&gate, now));
+            // Where it can't be written, packets wait for the disk, and that is told.
+            Twin::create(folder, writer, capacity, span, packets, counters).ok()
+        }
+        None => None,
+    };
+    restored.has_twin = twin.is_some();
+    let ceiling = Ceiling::new(seen.ceiling());
+    let files = Files::new(folder, seen, counted, held, banned);
+    Ok((Admission::new(gate, grants, files, twin, ceiling, firewall), restored))
+}
+
+/// Adds the packets that are missing; how many they are.
+fn add(packets: &mut Vec<Record>, more: Vec<Record>) -> usize {
+    let known: HashSet<Mac> = packets.iter().map(|record| record.mac).collect();
+    let before = packets.len();
+    packets.extend(more.into_iter().filter(|record| !known.contains(&record.mac)));
+    packets.len() - before
 }
 
 /// What is known of the counters; where the file isn't whole, those that a client has and that aren't in it are
@@ -189,17 +222,27 @@ fn remembered(
     })
 }
 
-/// A new file with what is remembered, each packet under its client's name even if that client is gone.
+/// A new file with what is remembered.
 fn write_seen<D: StateFile>(
     gate: &Gate,
-    found: &[Record],
+    found: &Found,
     folder: &StateFolder<D>,
     writer: Writer,
     policy: &Policy,
+    now: Now,
 ) -> Result<SeenFile<D>, StateError> {
+    // Packets of an earlier run are still at or below the ceiling that it had.
+    let ceiling = found.ceiling.max(found.packets.iter().map(|packet| packet.timestamp).max());
+    let capacity = policy.replay.capacity;
+    let records = records(gate, &found.packets);
+    SeenFile::create(folder, writer, capacity, span(gate, now), ceiling, records)
+}
+
+/// What is remembered, as it was found: under its client's name even if that client is gone.
+fn records(gate: &Gate, found: &[Record]) -> Vec<Record> {
     let by_mac: HashMap<_, _> = found.iter().map(|record| (record.mac, *record)).collect();
-    let records = gate.replay().packets().filter_map(|packet| by_mac.get(&packet.mac).copied());
-    SeenFile::create(folder, writer, policy.replay.capacity, span(gate), records)
+    let remembered = gate.replay().packets();
+    remembered.filter_map(|packet| by_mac.get(&packet.mac).copied()).collect()
 }
 
 /// The grants that may still be held, and for as long as they may.

@@ -276,7 +276,8 @@ proptest! {
         };
         // What was accepted before this run is lost: stamped up to the skew ahead of its end.
         let lost = instant(0);
-        let floor = Floor { forgotten: None, lost_before: Some(lost.uptime) };
+        let through = lost.uptime + Duration::from_millis(first);
+        let floor = Floor { forgotten: None, lost_through: Some(through) };
         let gate = |millis, floor| {
             let memory = ReplayMemory::new(limits(), skew(millis), floor);
             let policy = policy(millis);

@@ -77,7 +77,7 @@ fn gate_with(clients: Vec<Client>, limits: ReplayLimits, forgotten: Option<u64>)
         sessions: Sessions::Keep,
     };
     let directory = Directory::new(services(), clients, &Realm::default());
-    let floor = Floor { forgotten: forgotten.map(Timestamp::from_millis), lost_before: None };
+    let floor = Floor { forgotten: forgotten.map(Timestamp::from_millis), lost_through: None };
     let replay = ReplayMemory::new(limits, skew, floor);
     let mut gate = Gate::new(directory, replay, grant, &BanPolicy::default(), skew);
     prepare(&mut gate, NOON);

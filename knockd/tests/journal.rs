@@ -13,11 +13,12 @@ use knockd::{
     gate::{
         bans::{Ban, BanKind},
         clock::{Now, Uptime},
+        policy::ClockSkew,
         replay::Floor,
         source::Source,
     },
     journal::{
-        BootId, DaemonId, StateError, StateFolder, Writer,
+        BootId, DaemonId, FRESH, StateError, StateFolder, Writer,
         banned::BannedFile,
         held::{self, Grant},
         seen::{self, Condition, Damage, NameHash, Record, SeenFile, Span},
@@ -52,11 +53,12 @@ fn record(number: u64) -> Record {
 
 fn span(oldest: u64, next: u64) -> Span {
     let forgotten = oldest.checked_sub(1).map(|last| record(last).timestamp);
-    Span { oldest, next, floor: Floor { forgotten, lost_before: Some(Uptime::from_millis(7)) } }
+    let floor = Floor { forgotten, lost_through: Some(Uptime::from_millis(7)) };
+    Span { oldest, next, floor, floor_utc: Some(Timestamp::from_millis(8)) }
 }
 
 fn empty(folder: &StateFolder, capacity: u32) -> SeenFile {
-    SeenFile::create(folder, WRITER, capacity, span(0, 0), []).unwrap()
+    SeenFile::create(folder, WRITER, capacity, span(0, 0), None, []).unwrap()
 }
 
 fn append(file: &mut SeenFile, oldest: u64, numbers: std::ops::Range<u64>) {
@@ -96,10 +98,10 @@ fn accepted_packets_are_found_again_in_their_order() {
 #[test]
 fn what_keeps_packets_out_that_are_not_remembered_is_found_again() {
     let (_temporary, folder, _) = folder();
-    for lost_before in [Some(Uptime::from_millis(u64::MAX)), None] {
-        let floor = Floor { forgotten: Some(Timestamp::from_millis(u64::MAX)), lost_before };
-        let mut file =
-            SeenFile::create(&folder, WRITER, 100, Span { floor, ..span(0, 0) }, []).unwrap();
+    for lost_through in [Some(Uptime::from_millis(u64::MAX)), None] {
+        let floor = Floor { forgotten: Some(Timestamp::from_millis(u64::MAX)), lost_through };
+        let span_then = Span { floor, ..span(0, 0) };
+        let mut file = SeenFile::create(&folder, WRITER, 100, span_then, None, []).unwrap();
         assert_eq!(seen::load(&folder, BOOT).unwrap().floor, floor);
         append(&mut file, 0, 0..3);
         assert_eq!(seen::load(&folder, BOOT).unwrap().floor, span(0, 3).floor);
@@ -113,6 +115,91 @@ fn a_missing_file_and_one_of_an_earlier_boot_are_told_apart() {
     append(&mut empty(&folder, 10), 0, 0..2);
     let found = seen::load(&folder, OTHER_BOOT).unwrap();
     assert_eq!((found.condition, numbers(&found.packets)), (Condition::EarlierBoot, vec![0, 1]));
+}
+
+#[test]
+fn a_file_of_an_earlier_boot_is_whole_only_if_its_daemon_has_ended_in_order() {
+    let (_temporary, folder, path) = folder();
+    let mut file = empty(&folder, 10);
+    append(&mut file, 0, 0..2);
+    let open = fs::read(&path).unwrap();
+    file.close(span(0, 2)).unwrap();
+    let closed = fs::read(&path).unwrap();
+    let condition = |content: &[u8], boot| seen::parse(content, boot).condition;
+    assert_eq!(condition(&open, OTHER_BOOT), Condition::EarlierBoot);
+    assert_eq!(condition(&closed, OTHER_BOOT), Condition::Stopped);
+    assert_eq!(condition(&closed, BOOT), Condition::Intact);
+    // One that lacks packets is none that was ended in order, whatever it says.
+    let cut = condition(&closed[..closed.len() - 64], OTHER_BOOT);
+    assert_eq!(cut, Condition::Damaged(Damage::Records { missing: 1, counted: 2 }));
+    // After a loss of power it is the ceiling that counts, and not which records the disk has.
+    assert_eq!(condition(&open[..open.len() - 64], OTHER_BOOT), Condition::EarlierBoot);
+    let next = SeenFile::create(&folder, WRITER, 10, span(0, 0), None, []).unwrap();
+    assert_eq!(condition(&fs::read(&path).unwrap(), OTHER_BOOT), Condition::EarlierBoot);
+    drop(next);
+}
+
+#[test]
+fn after_a_loss_of_power_the_ceiling_keeps_packets_out_and_no_skew_does() {
+    let (_temporary, folder, _) = folder();
+    let mut file = empty(&folder, 10);
+    let ceiling = Timestamp::from_millis(50_000);
+    file.raise_ceiling(ceiling).unwrap();
+    file.raise_ceiling(Timestamp::from_millis(40_000)).unwrap();
+    append(&mut file, 0, 0..2);
+    let found = seen::load(&folder, OTHER_BOOT).unwrap();
+    assert_eq!(found.ceiling, Some(ceiling));
+    let now = Now { utc: Timestamp::from_millis(60_000), uptime: Uptime::from_millis(9) };
+    for skew in [1, 30, 43_200] {
+        let skew = ClockSkew::try_from(Duration::from_secs(skew)).unwrap();
+        assert_eq!(found.floor(now, skew).by(now), Some(ceiling));
+    }
+}
+
+#[test]
+fn a_file_of_the_earlier_layout_is_read_and_its_start_becomes_an_end() {
+    let content = include_bytes!("fixtures/seen-v1");
+    let found = seen::parse(content, BOOT);
+    assert_eq!((found.condition, numbers(&found.packets)), (Condition::Intact, vec![1, 2, 3]));
+    let skew = ClockSkew::try_from(Duration::from_secs(30)).unwrap();
+    let now = Now { utc: Timestamp::from_millis(90_000), uptime: Uptime::from_millis(60_000) };
+    let floor = found.floor(now, skew);
+    assert_eq!(floor.forgotten, Some(Timestamp::from_millis(1_000)));
+    assert_eq!(floor.lost_through, Some(Uptime::from_millis(37_000)));
+    // It names no ceiling: what was lost with a boot is known by the start after it alone.
+    let found = seen::parse(content, OTHER_BOOT);
+    assert_eq!(found.condition, Condition::EarlierBoot);
+    assert_eq!(found.floor(now, skew).by(now), Some(Timestamp::from_millis(120_000)));
+}
+
+#[test]
+fn a_file_has_more_room_from_when_nothing_is_remembered_and_says_so_until_then() {
+    let (_temporary, folder, _) = folder();
+    let mut file = empty(&folder, 2);
+    append(&mut file, 0, 0..2);
+    file.make_room_when_empty(4);
+    let third = file.append(&[record(2)], span(0, 3));
+    assert_eq!(third.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(numbers(&seen::load(&folder, BOOT).unwrap().packets), [0, 1]);
+    append(&mut file, 2, 2..5);
+    append(&mut file, 2, 5..6);
+    assert_eq!(numbers(&seen::load(&folder, BOOT).unwrap().packets), [2, 3, 4, 5]);
+}
+
+#[test]
+fn a_folder_is_new_only_where_it_is_marked_and_empty_and_only_once() {
+    let (temporary, folder, _) = folder();
+    let mark = temporary.path().join("state").join(FRESH);
+    assert_eq!(seen::load(&folder, BOOT).unwrap().condition, Condition::Missing);
+    fs::write(&mark, "").unwrap();
+    assert_eq!(seen::load(&folder, BOOT).unwrap().condition, Condition::First);
+    fs::write(folder.counted(), "").unwrap();
+    assert_eq!(seen::load(&folder, BOOT).unwrap().condition, Condition::Missing);
+    fs::remove_file(folder.counted()).unwrap();
+    folder.take_mark().unwrap();
+    assert!(!mark.exists());
+    folder.take_mark().unwrap();
+    assert_eq!(seen::load(&folder, BOOT).unwrap().condition, Condition::Missing);
 }
 
 #[test]
@@ -300,7 +387,7 @@ mod places {
                         expected.remove(&who);
                     }
                     _ => {
-                        file.hold(owners[who], held(until)).unwrap();
+                        file.hold(owners[who], held(until).encode()).unwrap();
                         expected.insert(who, until);
                     }
                 }

@@ -87,14 +87,15 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             }
             return;
         }
-        let mut in_place = self.files.keep_in_place();
+        let mut in_place = self.disk.order(|files| files.keep_in_place());
         for BanChange { source, .. } in changes {
-            let Some(ban) = self.gate.bans().get(source) else { continue };
-            let put = self.files.banned.put(source, Some(ban), now);
+            let Some(ban) = self.gate.bans().get(source).cloned() else { continue };
+            let until = ban.until;
+            let put = self.write_ban(source, Some(ban), now);
             let written = mem::replace(&mut in_place, Ok(())).and(put);
             let outcome = Outcome::Banned {
                 source,
-                until: ban.until,
+                until,
                 warning: written.err().map(|error| Failure::journal(&error)),
             };
             tell(&outcome, source.first(), &self.gate);
@@ -118,7 +119,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         }
         let kernel = self.change_bans(&lifted, now);
         for BanChange { source, .. } in lifted {
-            let written = self.files.banned.put(source, None, now);
+            let written = self.write_ban(source, None, now);
             let warning = match (&kernel, written) {
                 (Err(error), _) => Some(Failure::firewall(error)),
                 (Ok(()), Err(error)) => Some(Failure::journal(&error)),
@@ -147,13 +148,16 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let until = ban.until;
         let mut changes = Vec::new();
         self.gate.bans_mut().ban(source, ban.clone(), &mut changes)?;
-        let in_place = self.files.keep_in_place();
-        let written = in_place.and_then(|()| self.files.banned.put(source, Some(&ban), now));
-        let made = written.and_then(|()| self.files.banned.sync()).map_err(BanError::Journal);
+        let made = self.disk.order_and_wait(move |files| {
+            files.keep_in_place()?;
+            files.banned.put(source, Some(&ban), now)?;
+            files.banned.sync()
+        });
+        let made = made.map_err(BanError::Journal);
         let made = made.and_then(|()| Ok(self.change_bans(&changes, now)?));
         if let Err(error) = made {
             // Where even this can't be written, a restart finds a ban that an admin wanted.
-            let _ = self.files.banned.put(source, before.as_ref(), now);
+            let _ = self.write_ban(source, before.clone(), now);
             self.gate.bans_mut().undo(source, before);
             return Err(error);
         }
@@ -178,12 +182,18 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let changes: Vec<BanChange> = sources.iter().filter_map(change).collect();
         self.change_bans(&changes, now)?;
         // A ban that was lifted before, and could not be struck out, is part of it.
-        let mut written = self.keep_files();
-        for BanChange { source, .. } in &changes {
+        let lifted: Vec<Source> = changes.iter().map(|change| change.source).collect();
+        for source in &lifted {
             let _ = self.gate.bans_mut().lift(*source);
-            written = written.and(self.files.banned.put(*source, None, now));
         }
-        written.and_then(|()| self.files.banned.sync()).map_err(BanError::Journal)?;
+        let written = self.disk.order_and_wait(move |files| {
+            let kept = files.keep_in_place().and_then(|()| files.catch_up());
+            let put =
+                |written: io::Result<()>, source| written.and(files.banned.put(source, None, now));
+            let written = lifted.into_iter().fold(kept, put);
+            written.and_then(|()| files.banned.sync())
+        });
+        written.map_err(BanError::Journal)?;
         Ok(changes.len())
     }
 
@@ -191,7 +201,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     pub fn forget_ended_bans(&mut self, now: Now) {
         for source in self.gate.bans_mut().expire(now.uptime) {
             // Where it can't be written, what stands there is over by itself within this boot.
-            let _ = self.files.banned.put(source, None, now);
+            let _ = self.write_ban(source, None, now);
         }
     }
 
@@ -200,10 +210,14 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// # Errors
     /// What the disk says; after a reboot, bans would then end by the clock as it was.
     pub fn restamp_bans(&mut self, now: Now) -> io::Result<()> {
-        for (source, ban) in self.gate.bans().iter() {
-            self.files.banned.put(*source, Some(ban), now)?;
-        }
-        self.files.banned.sync()
+        let bans = self.gate.bans().iter();
+        let bans: Vec<_> = bans.map(|(source, ban)| (*source, ban.clone())).collect();
+        self.disk.order(move |files| {
+            for (source, ban) in &bans {
+                files.banned.put(*source, Some(ban), now)?;
+            }
+            files.banned.sync()
+        })
     }
 
     /// Looks up the addresses that are never banned, and lifts the bans that they have become part of.
@@ -228,9 +242,19 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             let lifted: Vec<BanChange> = self.gate.bans_mut().lift(source).into_iter().collect();
             // Where the kernel refuses, it is in doubt from here on.
             let _ = self.change_bans(&lifted, now);
-            let _ = self.files.banned.put(source, None, now);
+            let _ = self.write_ban(source, None, now);
         }
         Ok(())
+    }
+
+    /// Writes a ban down, or that it is over.
+    pub(super) fn write_ban(
+        &mut self,
+        source: Source,
+        ban: Option<Ban>,
+        now: Now,
+    ) -> io::Result<()> {
+        self.disk.order(move |files| files.banned.put(source, ban.as_ref(), now))
     }
 
     /// Ends what these owners hold, early.
@@ -239,7 +263,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         for owner in owners {
             let _ = self.grants.close(*owner, self.gate.directory(), &mut changes);
             // Where this can't be written, a restart finds that the owner is banned.
-            let _ = self.files.held.release(owner);
+            let _ = self.release(*owner);
         }
         self.change_doors_if_any(&changes, now)
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Admission, Failure, Pending};
+use super::{Admission, Pending, Sync};
 use crate::{
     firewall::Firewall,
     gate::{
@@ -45,14 +45,21 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let advances = self.gate.counters_mut().resync(&keys, now.utc)?;
         let to = advances.first().map_or(0, |advance| advance.to);
         let changed: Vec<_> = keys.iter().map(|key| (*key, Counter::Last(to))).collect();
-        let kept = self.files.keep_in_place();
-        if let Err(error) = kept.and_then(|()| self.files.counted.write(&changed)) {
-            for advance in advances {
-                self.gate.counters_mut().take_back(advance);
-            }
-            return Err(error.into());
+        if let Some(twin) = &mut self.twin {
+            twin.count(&changed);
         }
-        Ok(to)
+        let sync = Sync { counters: changed, ceiling: None };
+        match self.disk.order_and_wait(move |files| files.sync(&sync)) {
+            Ok(()) => Ok(to),
+            // It is written as soon as the disk answers: what counts is where the device must not count from.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(error.into()),
+            Err(error) => {
+                for advance in advances {
+                    self.gate.counters_mut().take_back(advance);
+                }
+                Err(error.into())
+            }
+        }
     }
 
     /// The clients whose counters are lost.
@@ -64,31 +71,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             keys.into_iter().flatten().any(is_lost)
         })
     }
-
-    /// Writes down the counters of the packets that have one, before any effect: one sync for all of them. `failed`
-    /// says why nothing can be written, if that is known.
-    pub(super) fn remember_counters(&mut self, pending: &mut [Pending], failed: Option<&Failure>) {
-        let steps: Vec<Advance> = pending.iter().filter_map(Pending::advance).collect();
-        if steps.is_empty() {
-            return;
-        }
-        let counters: Vec<_> =
-            steps.iter().map(|step| (step.key, Counter::Last(step.to))).collect();
-        let failed = failed.cloned().or_else(|| {
-            self.files.counted.write(&counters).err().map(|error| Failure::journal(&error))
-        });
-        let Some(failure) = failed else { return };
-        for step in steps.into_iter().rev() {
-            self.gate.counters_mut().take_back(step);
-        }
-        for packet in pending.iter_mut().filter(|packet| packet.advance().is_some()) {
-            packet.failure = Some(failure.clone());
-        }
-    }
 }
 
 impl Pending {
-    const fn advance(&self) -> Option<Advance> {
+    pub(super) const fn advance(&self) -> Option<Advance> {
         match self.accepted.memory {
             Memory::Counter(advance) => Some(advance),
             Memory::Mac => None,

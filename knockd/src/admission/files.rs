@@ -2,11 +2,18 @@
 
 use std::{fs::File, io};
 
+use common::{Tag, Timestamp};
 use tracing::warn;
 
-use crate::journal::{
-    StateError, StateFile, StateFolder, banned::BannedFile, counted::CountedFile, held::HeldFile,
-    seen::SeenFile,
+use crate::{
+    gate::counters::Counter,
+    journal::{
+        StateError, StateFile, StateFolder,
+        banned::BannedFile,
+        counted::CountedFile,
+        held::HeldFile,
+        seen::{Record, SeenFile, Span},
+    },
 };
 
 /// The files in the state folder, open for changes.
@@ -21,9 +28,72 @@ pub struct Files<D = File> {
     pub held: HeldFile<D>,
     /// Who is banned.
     pub banned: BannedFile<D>,
+    /// Accepted packets that could not be written, oldest first: they come before the next ones.
+    owed: Vec<Record>,
+}
+
+/// What must be on the disk before a packet has its effect.
+#[derive(Clone, Debug, Default)]
+pub struct Sync {
+    /// Counters of clients without a clock.
+    pub counters: Vec<(Tag, Counter)>,
+    /// A higher ceiling on stamps.
+    pub ceiling: Option<Timestamp>,
 }
 
 impl<D: StateFile> Files<D> {
+    /// These files.
+    pub const fn new(
+        folder: StateFolder<D>,
+        seen: SeenFile<D>,
+        counted: CountedFile<D>,
+        held: HeldFile<D>,
+        banned: BannedFile<D>,
+    ) -> Self {
+        Self { folder, seen, counted, held, banned, owed: Vec::new() }
+    }
+
+    /// Writes down that packets were accepted, behind those that could not be written before. `span` is what is
+    /// remembered with them.
+    ///
+    /// # Errors
+    /// What the disk says; they are owed then.
+    pub fn accept(&mut self, records: Vec<Record>, span: Span) -> io::Result<()> {
+        self.owed.extend(records);
+        self.keep_in_place()?;
+        // Where that fails again, it is no reason to refuse these.
+        let _ = self.catch_up();
+        let remembered = usize::try_from(span.next - span.oldest).unwrap_or(usize::MAX);
+        let forgotten = self.owed.len().saturating_sub(remembered);
+        self.owed.drain(..forgotten);
+        self.seen.append(&self.owed, span)?;
+        self.owed = Vec::new();
+        Ok(())
+    }
+
+    /// Has this on the disk when it returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync(&mut self, sync: &Sync) -> io::Result<()> {
+        self.keep_in_place()?;
+        if !sync.counters.is_empty() {
+            self.counted.write(&sync.counters)?;
+        }
+        sync.ceiling.map_or(Ok(()), |ceiling| self.seen.raise_ceiling(ceiling))
+    }
+
+    /// Has everything on the disk, and says that the daemon ends in order.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn close(&mut self, span: Span) -> io::Result<()> {
+        self.accept(Vec::new(), span)?;
+        self.catch_up()?;
+        self.banned.sync()?;
+        self.seen.close(span)
+    }
+
     /// Puts back what somebody has removed or replaced, so that a restart finds what is written from here on.
     ///
     /// # Errors
@@ -35,7 +105,7 @@ impl<D: StateFile> Files<D> {
         })
     }
 
-    /// Writes what could not be written before.
+    /// Writes what could not be written before, but for accepted packets, which go with the next ones.
     ///
     /// # Errors
     /// What the disk says; the rest is still to be written.
@@ -44,8 +114,16 @@ impl<D: StateFile> Files<D> {
         self.banned.catch_up().and(held)
     }
 
+    /// Makes room for as many accepted packets as are to be remembered at once.
+    ///
+    /// # Errors
+    /// [`StateError`]; then the file is as it was.
+    pub fn make_room(&mut self, capacity: u32) -> Result<(), StateError> {
+        self.seen.make_room(&self.folder, capacity)
+    }
+
     fn put_back(&mut self) -> Result<(), StateError> {
-        let Self { folder, seen, counted, held, banned } = self;
+        let Self { folder, seen, counted, held, banned, .. } = self;
         folder.keep()?;
         // The memory of accepted packets comes last, as at start: where it is whole, so are the others.
         for (path, put_back) in [

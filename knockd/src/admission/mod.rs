@@ -2,7 +2,8 @@
 //!
 //! # Security considerations
 //! - Nothing opens that isn't written down, and nothing is told as opened that the kernel has not
-//!   confirmed.
+//!   confirmed. Written down is what a killed daemon finds again: in the twin in memory, or on the disk (`write`).
+//!   What must outlive a loss of power, too, waits for the disk (`parked`).
 //! - What counts against sources is dealt with when the batch's doors are open: a grant always comes before a
 //!   ban.
 //! - If the kernel refuses a batch, each packet of it is tried alone: one that can't be opened takes no
@@ -13,18 +14,24 @@
 mod bans;
 mod change;
 mod counters;
+mod disk;
 mod files;
 mod fullest;
 mod outcome;
+mod parked;
 mod reply;
 mod revoke;
+mod write;
 
 pub use bans::{AdminBan, BanError};
 pub use counters::ResyncError;
-pub use files::Files;
+pub use disk::{Done, Hearing};
+pub use files::{Files, Sync};
 pub use outcome::{Failure, NoBan, Outcome};
+pub use parked::PacketId;
 pub use reply::ReplyDue;
 pub use revoke::{Revoked, Whose};
+pub use write::span;
 
 use fullest::Fullest;
 
@@ -32,30 +39,41 @@ use std::{collections::BTreeSet, fs::File, io, mem, net::IpAddr, sync::Arc};
 
 use common::UnicastAddress;
 
+use common::Timestamp;
+
 use crate::{
     firewall::{CHANGES_AT_ONCE, Firewall, FirewallError},
     gate::{
         Gate,
         bans::BanChange,
+        ceiling::Ceiling,
         clock::{Now, Uptime},
-        decision::{Accepted, Decision, Effect, Memory},
+        decision::{Accepted, Decision, Effect},
         directory::{ClientId, ServiceId},
         grants::{Before, Change, Grants, Owner, TooMany},
     },
-    journal::{
-        StateFile,
-        held::Grant,
-        seen::{NameHash, Record, Span},
-    },
+    journal::{StateFile, held::Grant, seen::Record, twin::Twin},
     reconcile::{Reconciled, reconcile},
     tags::{TagKeeper, Upkeep},
 };
+
+use disk::{Disk, Ticket};
+use parked::{Parked, Waits, shut_out_meanwhile};
 
 /// All that a packet goes through, from the gate to the kernel.
 pub struct Admission<F, D = File> {
     gate: Gate,
     grants: Grants,
-    files: Files<D>,
+    disk: Disk<D>,
+    twin: Option<Twin>,
+    /// Accepted packets that the twin has, and that the disk has not been told of: too much waits for it.
+    untold: Vec<Record>,
+    ceiling: Ceiling,
+    /// Higher ceilings that the disk was asked to hold.
+    ceilings: Vec<(Ticket, Timestamp)>,
+    parked: Parked,
+    /// The number of the last batch.
+    batch: u64,
     firewall: F,
     kernel: KernelState,
     fullest: Fullest,
@@ -78,12 +96,14 @@ pub enum KernelState {
 
 /// An accepted packet on its way.
 struct Pending {
-    /// Its place in the batch.
-    at: usize,
+    id: PacketId,
     source: IpAddr,
     accepted: Accepted,
     undo: Vec<Before>,
     changes: Vec<Change>,
+    waits: Waits,
+    /// Its client's name, where it has to wait: another client can have its place meanwhile.
+    name: Option<String>,
     /// The addresses at which its client's own grants gave way to it.
     given_way: BTreeSet<UnicastAddress>,
     failure: Option<Failure>,
@@ -92,11 +112,24 @@ struct Pending {
 
 impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// With all that an earlier run left behind, as [`crate::restore`] makes it.
-    pub const fn new(gate: Gate, grants: Grants, files: Files<D>, firewall: F) -> Self {
+    pub fn new(
+        gate: Gate,
+        grants: Grants,
+        files: Files<D>,
+        twin: Option<Twin>,
+        ceiling: Ceiling,
+        firewall: F,
+    ) -> Self {
         Self {
             gate,
             grants,
-            files,
+            disk: Disk::here(files),
+            twin,
+            untold: Vec::new(),
+            ceiling,
+            ceilings: Vec::new(),
+            parked: Parked::default(),
+            batch: 0,
             firewall,
             kernel: KernelState::Known,
             fullest: Fullest::unknown(),
@@ -146,15 +179,6 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         self.kernel
     }
 
-    /// Puts back what somebody has removed from the state folder, and writes what could not be written before.
-    ///
-    /// # Errors
-    /// What the disk says; it is tried again with the next packet that is accepted.
-    pub fn keep_files(&mut self) -> io::Result<()> {
-        self.files.keep_in_place()?;
-        self.files.catch_up()
-    }
-
     fn change_doors(&mut self, changes: &[Change], now: Now) -> Result<(), FirewallError> {
         let changed = self.firewall.apply(changes, now.uptime);
         self.confirm(changed)
@@ -198,7 +222,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     }
 
     /// Deals with a batch of datagrams that were received at `now`. `tell` hears of each what became of it:
-    /// of a refused one at once, of an accepted one when its door is open. Returns how many were accepted.
+    /// of a refused one at once, of an accepted one when its door is open; of one that waits for the disk,
+    /// [`Self::disk_has_done`] tells. Returns how many were accepted.
     pub fn handle<'a>(
         &mut self,
         batch: impl Iterator<Item = (&'a [u8], IpAddr)>,
@@ -208,9 +233,13 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let mut pending = Vec::new();
         let mut strikes = Vec::new();
         self.replies.clear();
+        self.batch += 1;
         for (at, (datagram, source)) in batch.enumerate() {
             match self.gate.decide(datagram, source, now) {
-                Decision::Accept(accepted) => pending.push(Pending::new(at, source, accepted)),
+                Decision::Accept(accepted) => {
+                    let id = PacketId { batch: self.batch, at };
+                    pending.push(Pending::new(id, source, accepted));
+                }
                 Decision::Refuse(refusal) => {
                     tell(&Outcome::refused(refusal, datagram), source, &self.gate);
                     if refusal.is_strike() {
@@ -229,22 +258,74 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         accepted
     }
 
+    /// Deals with what the disk has done: packets that waited for it have their effect.
+    pub fn disk_has_done(
+        &mut self,
+        heard: Vec<Done>,
+        now: Now,
+        mut tell: impl FnMut(&Outcome, IpAddr, &Gate),
+    ) {
+        self.replies.clear();
+        let mut ready = Vec::new();
+        let results = self.hear(heard, now);
+        for mut packet in self.parked.go_on(&results) {
+            match shut_out_meanwhile(&mut packet, &self.gate, now) {
+                Some(refusal) => tell(&Outcome::Refused(refusal), packet.source, &self.gate),
+                None => ready.push(packet),
+            }
+        }
+        self.take_effect(ready, now, &mut tell);
+    }
+
     /// Lets go of the grants whose time is over.
     pub fn forget_ended_grants(&mut self, now: Now) {
         for owner in self.grants.expire(now.uptime, self.gate.directory()) {
-            self.files.held.forget(&owner);
+            let forget = move |files: &mut Files<D>| {
+                files.held.forget(&owner);
+                Ok(())
+            };
+            // It has no way to fail.
+            let _ = self.disk.order(forget);
         }
     }
 
-    /// Leads accepted packets to their doors.
+    /// Leads accepted packets to their doors, or to where they wait for the disk.
     fn admit(
         &mut self,
         mut pending: Vec<Pending>,
         now: Now,
         tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
     ) {
+        self.write_down(&mut pending, now);
+        // Where there is no thread, all of it is done by now.
+        let results = self.hear(Vec::new(), now);
+        let mut ready = self.parked.go_on(&results);
+        for mut packet in pending {
+            packet.hear(&results);
+            if packet.waits.is_over() {
+                ready.push(packet);
+                continue;
+            }
+            packet.name = Some(self.gate.directory().name(packet.accepted.client).to_owned());
+            if let Err(refused) = self.parked.take(packet) {
+                ready.push(*refused);
+            }
+        }
+        self.take_effect(ready, now, tell);
+    }
+
+    /// Leads packets that are written down to their doors.
+    fn take_effect(
+        &mut self,
+        mut pending: Vec<Pending>,
+        now: Now,
+        tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
+    ) {
+        if pending.is_empty() {
+            return;
+        }
+        self.take_counters_back(&pending);
         self.forget_ended_grants(now);
-        self.remember(&mut pending);
         for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
             self.hold(packet, now);
         }
@@ -266,40 +347,6 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             }
         }
         self.pardon(&sources, now, tell);
-    }
-
-    /// Writes down that these packets are accepted, before any effect: one write for all of them.
-    fn remember(&mut self, pending: &mut [Pending]) {
-        let directory = self.gate.directory();
-        let records: Vec<Record> = pending
-            .iter()
-            .filter(|packet| packet.accepted.memory == Memory::Mac)
-            .map(|Pending { accepted, .. }| Record {
-                timestamp: accepted.timestamp,
-                mac: accepted.mac,
-                client: NameHash::of(directory.name(accepted.client)),
-            })
-            .collect();
-        let in_place = self.files.keep_in_place();
-        // Where that fails again, it is no reason to refuse these.
-        let _ = self.files.catch_up();
-        let failed = in_place.err().map(|error| Failure::journal(&error));
-        self.remember_counters(pending, failed.as_ref());
-        if records.is_empty() {
-            return;
-        }
-        let span = span(&self.gate);
-        let failed = failed.or_else(|| {
-            let appended = self.files.seen.append(&records, span);
-            appended.err().map(|error| Failure::journal(&error))
-        });
-        if let Some(failure) = failed {
-            self.gate.replay_mut().take_back(records.len());
-            let packets = pending.iter_mut();
-            for packet in packets.filter(|packet| packet.accepted.memory == Memory::Mac) {
-                packet.failure = Some(failure.clone());
-            }
-        }
     }
 
     /// Changes who holds which door, writes that down, and collects what the kernel is to change.
@@ -352,13 +399,13 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             packet.given_way.insert(before.owner.address);
             packet.undo.push(before);
             // Where this can't be written, it is owed; a restart would find one address more than it may hold.
-            let _ = self.files.held.release(&before.owner);
+            let _ = self.release(before.owner);
         }
     }
 
     fn write_hold(&mut self, owner: Owner) -> io::Result<()> {
         let Some(until) = self.grants.held_until(&owner) else {
-            return self.files.held.release(&owner);
+            return self.release(owner);
         };
         let directory = self.gate.directory();
         let grant = Grant {
@@ -367,7 +414,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             service: directory.service(owner.service).name,
             until,
         };
-        self.files.held.hold(owner, grant)
+        let grant = grant.encode();
+        self.disk.order(move |files| files.held.hold(owner, grant))
     }
 
     /// Makes the kernel follow, in one transaction for all packets; if it refuses, one for each.
@@ -428,24 +476,18 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
 }
 
 impl Pending {
-    const fn new(at: usize, source: IpAddr, accepted: Accepted) -> Self {
+    fn new(id: PacketId, source: IpAddr, accepted: Accepted) -> Self {
         Self {
-            at,
+            id,
             source,
             accepted,
             undo: Vec::new(),
             changes: Vec::new(),
+            waits: Waits::default(),
+            name: None,
             given_way: BTreeSet::new(),
             failure: None,
             warning: None,
         }
     }
-}
-
-/// What is remembered now, as the file counts it.
-#[must_use]
-pub fn span(gate: &Gate) -> Span {
-    let replay = gate.replay();
-    let oldest = replay.oldest();
-    Span { oldest, next: oldest + replay.packets().len() as u64, floor: replay.floor() }
 }

@@ -6,14 +6,14 @@
 
 use common::{DoorState, Mac, Nonce, Reply, SealedReply, UnicastAddress};
 
-use super::{Admission, Outcome, Pending};
+use super::{Admission, Outcome, PacketId, Pending};
 use crate::gate::{clock::Now, decision::ReplySeal};
 
 /// A reply that is due.
 #[derive(Debug)]
 pub struct ReplyDue {
-    /// The place in its batch of the packet that it answers.
-    pub at: usize,
+    /// The packet that it answers.
+    pub packet: PacketId,
     asked: Asked,
     reply: Reply,
 }
@@ -21,7 +21,7 @@ pub struct ReplyDue {
 /// Who asked for a reply.
 #[derive(Debug)]
 pub(super) struct Asked {
-    at: usize,
+    id: PacketId,
     seal: ReplySeal,
     request: Mac,
     seen: UnicastAddress,
@@ -40,7 +40,7 @@ impl Pending {
     pub(super) fn asked(&self) -> Option<Asked> {
         let (request, seen) = (self.accepted.mac, self.accepted.address);
         let seal = self.accepted.reply.clone()?;
-        Some(Asked { at: self.at, seal, request, seen })
+        Some(Asked { id: self.id, seal, request, seen })
     }
 }
 
@@ -53,7 +53,7 @@ impl Asked {
             _ => return None,
         };
         let reply = Reply { clock: now.utc, seen: self.seen, door };
-        Some(ReplyDue { at: self.at, asked: self, reply })
+        Some(ReplyDue { packet: self.id, asked: self, reply })
     }
 }
 

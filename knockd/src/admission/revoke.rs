@@ -53,7 +53,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let mut warning = None;
         for owner in &ended {
             let _ = self.grants.close(*owner, self.gate.directory(), &mut changes);
-            if let Err(error) = self.files.held.release(owner) {
+            if let Err(error) = self.release(*owner) {
                 warning = Some(format!("the state folder can't be written: {error}"));
             }
         }

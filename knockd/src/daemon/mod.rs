@@ -3,11 +3,11 @@
 use std::{thread, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 pub use self::start::{Start, StartError};
 use crate::{
-    admission::{Admission, KernelState},
+    admission::{Admission, Done, Hearing, KernelState},
     client_counts::AllClients,
     clock::{self, watch::ClockWatch},
     control::{
@@ -23,8 +23,10 @@ use crate::{
     mend::{Mender, Repairs, mend},
     metrics::{Figures, Metrics},
     reload::Reload,
-    replies, setback,
+    replies::{self, Ways},
+    setback,
     signals::{Signalled, Signals},
+    snapshot::SnapshotWatch,
     supervisor::Supervisor,
     telemetry::{self, Telemetry},
 };
@@ -68,6 +70,9 @@ pub fn run(start: Start) -> Result<(), StartError> {
 /// The daemon at work.
 struct Daemon {
     admission: Admission<Mender>,
+    disk: Hearing,
+    ways: Ways,
+    snapshots: SnapshotWatch,
     listener: Listener,
     house: Housekeeping,
     clock: ClockWatch,
@@ -96,12 +101,17 @@ impl Daemon {
             if let Some(wait) = self.telemetry.sums_up_in(clock::now().uptime) {
                 due = due.min(Instant::now() + wait);
             }
+            if let Some(ceiling) = self.admission.ceiling_due_in(clock::now()) {
+                due = due.min(Instant::now() + ceiling);
+            }
+            self.admission.hand_over();
             tokio::select! {
                 // In this order, so that no flood keeps anything from being done.
                 biased;
                 asked = signals.next() => match asked {
                     Signalled::End(signal) => {
                         self.supervisor.ends();
+                        self.close();
                         self.telemetry.conclude(self.admission.gate().directory(), clock::now());
                         return signal;
                     }
@@ -118,6 +128,17 @@ impl Daemon {
                     mend(&mut self.admission, &mut self.house);
                     self.tell_status();
                     due = Instant::now();
+                }
+                () = self.snapshots.was_resumed() => {
+                    house::lose_what_came_since_a_snapshot(&mut self.admission);
+                    due = Instant::now();
+                }
+                Some(done) = self.disk.recv() => {
+                    let is_health = done.ticket.is_none();
+                    self.settle(done);
+                    if is_health {
+                        due = Instant::now();
+                    }
                 }
                 // What follows is house.keep's, which looks at the clock first.
                 () = self.clock.was_set() => due = Instant::now(),
@@ -251,8 +272,42 @@ impl Daemon {
                 clients.count(outcome, gate.directory(), now.utc);
                 telemetry.report(outcome, source, gate.directory(), now);
             });
-        replies::send(self.admission.take_replies(), &self.listener, counts);
+        self.ways.keep(self.admission.waiting_for_reply(), &self.listener);
+        replies::send(self.admission.take_replies(), &Ways::default(), &self.listener, counts);
         accepted
+    }
+
+    /// Deals with what the disk has done.
+    fn settle(&mut self, first: Done) {
+        let mut heard = vec![first];
+        while let Ok(done) = self.disk.try_recv() {
+            heard.push(done);
+        }
+        let now = clock::now();
+        let (telemetry, counts, clients) =
+            (&mut self.telemetry, &mut self.counts, &mut self.clients);
+        self.admission.disk_has_done(heard, now, |outcome, source, gate| {
+            counts.count(outcome);
+            clients.count(outcome, gate.directory(), now.utc);
+            telemetry.report(outcome, source, gate.directory(), now);
+        });
+        replies::send(self.admission.take_replies(), &self.ways, &self.listener, counts);
+        let admission = &self.admission;
+        self.ways.forget(|id| admission.waits(id));
+        self.tell_status();
+    }
+
+    /// Has everything on the disk, so that a reboot loses nothing.
+    fn close(&mut self) {
+        if let Err(error) = self.admission.close(clock::now()) {
+            warn!(
+                event = "memory-unsynced",
+                "what was accepted last may not be on the disk: {error}; after a reboot, packets stamped up to some seconds from now are refused"
+            );
+        }
+        if let Ok(done) = self.disk.try_recv() {
+            self.settle(done);
+        }
     }
 }
 

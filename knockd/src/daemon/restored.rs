@@ -20,6 +20,15 @@ pub(super) fn report(restored: &Restored) {
                 "the memory of accepted packets is whole"
             )
         }
+        Condition::Stopped => info!(
+            packets = restored.packets,
+            event = "memory-restored",
+            "the memory of accepted packets is whole: the daemon had ended in order before the reboot"
+        ),
+        Condition::First => info!(
+            event = "memory-begun",
+            "nothing was ever accepted here: the state folder is marked as a new one"
+        ),
         Condition::Missing => warn!(
             event = "memory-lost",
             "there is no memory of accepted packets: nothing stamped at or before {bound} is accepted"
@@ -27,7 +36,7 @@ pub(super) fn report(restored: &Restored) {
         Condition::EarlierBoot => warn!(
             packets = restored.packets,
             event = "memory-lost",
-            "the memory of accepted packets is from before a reboot and may not be whole: nothing stamped at or before {bound} is accepted"
+            "the memory of accepted packets is from before a loss of power, or a kill and a reboot, and may not be whole: nothing stamped at or before {bound} is accepted"
         ),
         Condition::Damaged(damage) => error!(
             packets = restored.packets,
@@ -35,7 +44,22 @@ pub(super) fn report(restored: &Restored) {
             "the memory of accepted packets is damaged ({damage}): nothing stamped at or before {bound} is accepted"
         ),
     }
-    lost_counters::report_file(restored.counters);
+    if restored.lacking > 0 {
+        warn!(
+            packets = restored.lacking,
+            event = "memory-behind",
+            "the state folder lacked packets that were accepted in this boot: it was put back as it was, or the daemon was killed before the disk had them; they are remembered all the same"
+        );
+    }
+    if !restored.has_twin {
+        warn!(
+            event = "memory-alone",
+            "there is no second memory of accepted packets in /run: a state folder that is put back as it was within this boot isn't noticed, and each packet waits for the disk"
+        );
+    }
+    if restored.seen != Condition::First {
+        lost_counters::report_file(restored.counters);
+    }
     if let Some(what) = lost(restored.grants) {
         error!(
             event = "state-lost",

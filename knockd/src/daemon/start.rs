@@ -35,8 +35,10 @@ use crate::{
     metrics::Metrics,
     plan,
     reload::Reload,
+    replies::Ways,
     restore::{RestoreError, restore},
     roster::Roster,
+    snapshot::SnapshotWatch,
     supervisor::Supervisor,
     tags::TagKeeper,
     telemetry::Telemetry,
@@ -105,7 +107,9 @@ impl Daemon {
         let own_addresses = own_addresses(&config.listen, &passed);
         let listen_at = own_addresses.addresses();
         passed.check(listen_at, &config.control)?;
-        let folder = state_folder(&config.state)?;
+        let mut folder = state_folder(&config.state)?;
+        // Where there can be none, that is told with what was taken up.
+        StateFolder::open_twin(&config.state).into_iter().for_each(|twin| folder.set_twin(twin));
         let system = |what| move |error| StartError::System { what, error };
         let writer = Writer {
             boot: boot().map_err(system("random bytes"))?,
@@ -140,6 +144,8 @@ impl Daemon {
                 "this host's own addresses can't be read, and could be banned until they can: {error}"
             );
         }
+        let (mut admission, disk) =
+            admission.write_on_a_thread().map_err(system("a thread for the disk"))?;
         let mut house = Housekeeping::new(filters.then(|| TagKeeper::new(policy.clock_skew)), now);
         house::prepare_today(&mut admission);
         house.let_all_tags_in(&mut admission)?;
@@ -176,6 +182,9 @@ impl Daemon {
             admission,
             listener,
             house,
+            disk,
+            ways: Ways::default(),
+            snapshots: SnapshotWatch::start(),
             clock: ClockWatch::start(),
             reload,
             control,

@@ -13,6 +13,7 @@
 //!   another behind the same address.
 
 pub mod bans;
+pub mod ceiling;
 mod checks;
 pub mod clock;
 pub mod counters;
@@ -127,6 +128,12 @@ impl Gate {
         Day::of(now).is_some_and(|today| !self.directory.has_tags_of(today))
     }
 
+    /// How far a packet's stamp may be off.
+    #[must_use]
+    pub const fn skew(&self) -> ClockSkew {
+        self.skew
+    }
+
     /// Until when every packet is stale, if none can be fresh and new by this clock: it was set back to before
     /// packets that were accepted and are not remembered.
     #[must_use]
@@ -136,8 +143,8 @@ impl Gate {
     }
 
     /// Decides a datagram: PROTOCOL.md, "What the daemon checks, in this order". An accepted packet is
-    /// remembered from here on; if it can't be written down, [`ReplayMemory::take_back`] or
-    /// [`Counters::take_back`] undoes that.
+    /// remembered from here on, whatever becomes of it; the counter of one that can't be written down,
+    /// [`Counters::take_back`] takes back.
     pub fn decide(&mut self, datagram: &[u8], source: IpAddr, now: Now) -> Decision {
         match self.judge(datagram, source.to_canonical(), now) {
             Ok(accepted) => Decision::Accept(accepted),
@@ -256,7 +263,7 @@ impl Gate {
         &self.replay
     }
 
-    /// The memory of accepted packets, to take back what could not be written down.
+    /// The memory of accepted packets, to have more kept out.
     pub const fn replay_mut(&mut self) -> &mut ReplayMemory {
         &mut self.replay
     }

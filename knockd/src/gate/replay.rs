@@ -6,9 +6,10 @@
 //! - A false "new" would let a captured packet open the door: packets are compared by their whole mac,
 //!   and one is forgotten only when its stamp can no longer pass step 6. The newest stamp ever forgotten
 //!   is kept, and nothing at or below it is accepted, so that a clock set back makes no packet new again.
-//! - Where packets are missing that an earlier run accepted, nothing stamped at or before *start + skew* is
-//!   accepted. A clock that was behind at that start says nothing of those packets, so that the start is kept as
-//!   an uptime, too, and counts by what the clock shows now, whenever and however often it is set.
+//! - Where packets are missing that an earlier run accepted, nothing stamped at or before the end of what may be lost
+//!   is accepted. A clock that was behind when that end was found says nothing of those packets, so that the end is
+//!   kept as an uptime, too, and counts by what the clock shows now, whenever and however often it is set. It is an end,
+//!   and no start to which a skew is added: no change of the allowed skew moves it.
 //! - When the memory is full, packets are refused. Nothing that must be remembered is ever evicted.
 //!
 //! Cost per remembered packet: about 130 bytes. Forgetting goes by the order of acceptance, so that a
@@ -48,9 +49,6 @@ pub enum NotNew {
 pub struct ReplayMemory {
     limits: ReplayLimits,
     skew: ClockSkew,
-    /// The skew that was allowed when the memory was made: packets that may be missing from it were stamped up to
-    /// so far ahead.
-    skew_then: ClockSkew,
     order: VecDeque<Remembered>,
     macs: HashSet<Mac>,
     shares: HashMap<ClientId, u32>,
@@ -64,18 +62,37 @@ pub struct ReplayMemory {
 pub struct Floor {
     /// Nothing stamped at or before this is accepted: the newest stamp ever forgotten. It never sinks.
     pub forgotten: Option<Timestamp>,
-    /// Packets accepted before this uptime may be missing from the memory: nothing stamped at or before what the
-    /// clock would have shown then, and the skew, is accepted.
-    pub lost_before: Option<Uptime>,
+    /// Packets stamped up to what the clock shows at this uptime may be missing from the memory: none of them is
+    /// accepted.
+    pub lost_through: Option<Uptime>,
 }
 
 impl Floor {
-    fn by(self, now: Now, skew: ClockSkew) -> Option<Timestamp> {
-        let lost = self.lost_before.map(|lost| {
-            let lost = now.utc_of(lost).as_millis();
-            Timestamp::from_millis(lost.saturating_add(skew.as_millis()))
-        });
-        self.forgotten.max(lost)
+    /// What is added to a floor where packets were lost whose stamps nobody knows: they were accepted before `now`,
+    /// and so stamped `skew` ahead of it at most.
+    #[must_use]
+    pub fn lost(now: Now, skew: ClockSkew) -> Self {
+        let newest = now.utc.as_millis().saturating_add(skew.as_millis());
+        let lost_through = now.uptime.as_millis().saturating_add(skew.as_millis());
+        Self {
+            forgotten: Some(Timestamp::from_millis(newest)),
+            lost_through: Some(Uptime::from_millis(lost_through)),
+        }
+    }
+
+    /// What keeps out whatever either of two does.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            forgotten: self.forgotten.max(other.forgotten),
+            lost_through: self.lost_through.max(other.lost_through),
+        }
+    }
+
+    /// Nothing stamped at or before this is accepted, by the clock as it is now.
+    #[must_use]
+    pub fn by(self, now: Now) -> Option<Timestamp> {
+        self.forgotten.max(self.lost_through.map(|lost| now.utc_of(lost)))
     }
 }
 
@@ -86,7 +103,6 @@ impl ReplayMemory {
         Self {
             limits,
             skew,
-            skew_then: skew,
             order: VecDeque::new(),
             macs: HashSet::new(),
             shares: HashMap::new(),
@@ -130,15 +146,6 @@ impl ReplayMemory {
         Ok(())
     }
 
-    /// Takes back the last `count` packets, which could not be written down and so were not accepted.
-    pub fn take_back(&mut self, count: usize) {
-        for _ in 0..count {
-            if let Some(packet) = self.order.pop_back() {
-                self.drop_traces(packet);
-            }
-        }
-    }
-
     /// Counts what was accepted of these clients as nobody's: they are gone, and others can have their places. It
     /// stays remembered. Looks at every packet, if any is theirs.
     pub fn disown(&mut self, clients: &HashSet<ClientId>) {
@@ -155,7 +162,7 @@ impl ReplayMemory {
     /// is now: nothing stamped at or before it is accepted.
     #[must_use]
     pub fn refused_up_to(&self, now: Now) -> Option<Timestamp> {
-        self.floor.by(now, self.skew_then)
+        self.floor.by(now)
     }
 
     /// Changes the bounds and the allowed skew. Nothing that is remembered is dropped: what is more than fits in
@@ -173,14 +180,15 @@ impl ReplayMemory {
         self.limits
     }
 
-    /// What keeps packets out that are not remembered, for who knows the skew alone that is allowed now.
+    /// What keeps packets out that are not remembered.
     #[must_use]
-    pub fn floor(&self) -> Floor {
-        let [then, now] = [self.skew_then, self.skew].map(ClockSkew::as_millis);
-        let for_now = |lost: Uptime| {
-            Uptime::from_millis(lost.as_millis().saturating_add(then).saturating_sub(now))
-        };
-        Floor { lost_before: self.floor.lost_before.map(for_now), ..self.floor }
+    pub const fn floor(&self) -> Floor {
+        self.floor
+    }
+
+    /// Has more kept out: packets were lost.
+    pub fn raise_floor(&mut self, more: Floor) {
+        self.floor = self.floor.and(more);
     }
 
     /// The number of the oldest packet remembered, counted from the first one ever taken.

@@ -52,7 +52,17 @@ pub struct Grant<'a> {
     pub until: Uptime,
 }
 
+/// A grant as it stands in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded([u8; PLACE_LEN]);
+
 impl Grant<'_> {
+    /// As it stands in the file.
+    #[must_use]
+    pub fn encode(self) -> Encoded {
+        Encoded(self.to_bytes())
+    }
+
     fn to_bytes(self) -> [u8; PLACE_LEN] {
         let mut name = [0; ClientName::MAX_LEN];
         let mut service = [0; common::SERVICE_NAME_MAX];
@@ -171,8 +181,8 @@ impl<F: FileExt> HeldFile<F> {
     ///
     /// # Errors
     /// If it could not be written: then the owner must not be let in, and is to be struck out.
-    pub fn hold(&mut self, owner: Owner, grant: Grant<'_>) -> io::Result<()> {
-        self.0.write(owner, &grant.to_bytes())
+    pub fn hold(&mut self, owner: Owner, grant: Encoded) -> io::Result<()> {
+        self.0.write(owner, &grant.0)
     }
 
     /// Strikes an owner out, whose grant was ended early.

@@ -2,14 +2,17 @@
 //! who holds which door ([`held`]), and who is banned ([`banned`]).
 //!
 //! All of it is written with write(2) before a door opens, and survives kill -9. Counters are synced as well, and
-//! go on after a reboot. The rest is not: after a reboot the file of accepted packets counts as not whole, the
-//! grants are over, and bans go on.
+//! go on after a reboot. Of accepted packets a ceiling on their stamps is, and all of them when the daemon ends in
+//! order. After a reboot grants are over, and bans go on.
 //!
 //! # Security considerations
 //! - One daemon at a time has a state folder: it holds a lock for as long as it lives, so that two
 //!   memories can't drift apart and accept one packet twice.
-//! - Every file says which boot and which daemon wrote it. A file that is missing, damaged or of an
-//!   earlier boot is reported, and nothing stamped at or before *start + skew* is accepted.
+//! - Every file says which boot and which daemon wrote it. A file of accepted packets that is missing or damaged is
+//!   reported, and nothing stamped at or before *start + skew* is accepted; after a loss of power nothing at or below
+//!   its ceiling is.
+//! - An empty folder is one that was lost, but for the one that whoever installs the daemon has marked
+//!   ([`FRESH`]): that mark is gone, for good, before anything is accepted.
 //! - What can't be written is refused: no door opens for a packet that is not recorded.
 //! - Root's commands read the folder, which is the daemon's user's: what isn't a plain file is refused ([`plain`]).
 //! - A file that somebody has removed or put another in the place of is put back as it was, before anything
@@ -19,8 +22,10 @@ pub mod banned;
 pub mod counted;
 pub mod held;
 pub mod seen;
+pub mod twin;
 
 mod codec;
+mod header;
 mod places;
 
 use std::{
@@ -36,6 +41,9 @@ use crate::plain::{self, Links};
 /// A folder that systemd makes for the daemon, below /run. The state folder is in it until the next boot, if its own place
 /// is on a disk that can't be written.
 pub const VOLATILE: &str = "/run/knockd-state";
+
+/// The name of the file that marks a state folder in which there never was anything.
+pub const FRESH: &str = "fresh";
 
 /// What holds the boot's name where /proc shows processes alone: the unit sets it by systemd's %b.
 const BOOT_ID_VARIABLE: &str = "KNOCKD_BOOT_ID";
@@ -159,10 +167,11 @@ pub struct StateFolder<D = File> {
     path: PathBuf,
     lock: File,
     make: Make<D>,
+    twin: Option<Box<StateFolder>>,
 }
 
 /// Makes of a new file, by its path, what is written to.
-type Make<D> = Box<dyn Fn(&Path, File) -> D>;
+type Make<D> = Box<dyn Fn(&Path, File) -> D + Send>;
 
 impl StateFolder {
     /// Makes the folder if it isn't there (mode 0700), and takes its lock.
@@ -214,9 +223,19 @@ impl<D: StateFile> StateFolder<D> {
     /// [`StateError::InUse`] if another daemon has it.
     pub fn open_with(
         path: &Path,
-        make: impl Fn(&Path, File) -> D + 'static,
+        make: impl Fn(&Path, File) -> D + Send + 'static,
     ) -> Result<Self, StateError> {
-        Ok(Self { path: path.to_owned(), lock: lock(path)?, make: Box::new(make) })
+        Ok(Self { path: path.to_owned(), lock: lock(path)?, make: Box::new(make), twin: None })
+    }
+
+    /// Keeps accepted packets and counters in this one, too: see [`twin`].
+    pub fn set_twin(&mut self, twin: StateFolder) {
+        self.twin = Some(Box::new(twin));
+    }
+
+    /// The folder of its twin, if it has one; it is the caller's from here on.
+    pub fn take_twin(&mut self) -> Option<StateFolder> {
+        self.twin.take().map(|twin| *twin)
     }
 
     /// Makes the folder again if it is gone, and takes its lock again.
@@ -281,6 +300,40 @@ impl<D: StateFile> StateFolder<D> {
         let content = read_all(file).map_err(StateError::io(path))?;
         *file = self.replace_for_good(path, &content)?;
         Ok(true)
+    }
+
+    /// What it means that there is no file of accepted packets.
+    fn absence(&self) -> seen::Condition {
+        match self.is_fresh() {
+            true => seen::Condition::First,
+            false => seen::Condition::Missing,
+        }
+    }
+
+    /// Whether whoever made it has marked it as one in which there never was anything, and there isn't.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        let is_there = |path: &Path| path.symlink_metadata().is_ok();
+        is_there(&self.path.join(FRESH))
+            && ![self.seen(), self.counted(), self.held(), self.banned()]
+                .iter()
+                .any(|path| is_there(path))
+    }
+
+    /// Takes that mark away, so that it doesn't come back after a loss of power.
+    ///
+    /// # Errors
+    /// If it can't be: then nothing must be accepted.
+    pub fn take_mark(&self) -> Result<(), StateError> {
+        let path = self.path.join(FRESH);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => {
+                removed.map_err(StateError::io(&path))?;
+                let folder = File::open(&self.path).and_then(|folder| folder.sync_all());
+                folder.map_err(StateError::io(&self.path))
+            }
+        }
     }
 
     /// The file of counters.

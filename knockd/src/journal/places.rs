@@ -100,8 +100,11 @@ impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
 
     /// Writes what could not be written before, up to the first failure.
     pub(super) fn catch_up(&mut self) -> io::Result<()> {
-        let owed: Vec<_> = self.owed.iter().map(|(key, content)| (*key, *content)).collect();
-        owed.into_iter().try_for_each(|(key, content)| self.set(key, content))
+        while let Some((key, content)) = self.owed.iter().next() {
+            let (key, content) = (*key, *content);
+            self.set(key, content)?;
+        }
+        Ok(())
     }
 
     fn set(&mut self, key: K, content: Option<[u8; PLACE_LEN]>) -> io::Result<()> {

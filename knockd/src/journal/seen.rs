@@ -5,24 +5,33 @@
 //! that is cut anywhere holds fewer records than its header counts. The ring has as many places as
 //! packets can be remembered (`replay.capacity`), and starts anew whenever nothing is: the file cleans
 //! itself, and never grows beyond 64 bytes for each.
+//!
+//! # Security considerations
+//! - Records and header are not synced: they survive the daemon, and not a loss of power. What does is the header's
+//!   ceiling, synced before a packet beyond it has any effect ([`crate::gate::ceiling`]), and, after an orderly
+//!   end, everything. A file of an earlier boot counts as whole only if its header says that it was ended in order.
+//! - That mark is gone from the disk before the next daemon accepts anything.
 
 use std::{
     fs::File,
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
+    time::Duration,
 };
 
 use common::{Mac, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    gate::{clock::Uptime, replay::Floor},
+    gate::{clock::Now, policy::ClockSkew, replay::Floor},
     plain,
 };
 
+pub use super::header::{End, Layout};
 use super::{
-    BootId, DaemonId, StateError, StateFile, StateFolder, Writer,
+    BootId, StateError, StateFile, StateFolder, Writer,
     codec::{Decoder, Encoder},
+    header::{HEADER_LEN, Header},
     read_all,
 };
 
@@ -32,9 +41,7 @@ pub const FILE_NAME: &str = "seen";
 /// Largest file that is read, in bytes: that of the largest `replay.capacity` is half of it.
 pub const FILE_MAX: u64 = 2 << 30;
 
-const MAGIC: &[u8; 16] = b"knockd seen v1\0\0";
-const HEADER_LEN: usize = 128;
-const RECORD_LEN: usize = 64;
+pub(super) const RECORD_LEN: usize = 64;
 
 /// Stands for a client's name in a record: the first 8 bytes of its SHA-256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,73 +77,8 @@ pub struct Span {
     pub next: u64,
     /// What keeps out packets that are not remembered.
     pub floor: Floor,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Header {
-    writer: Writer,
-    capacity: u64,
-    /// Number of the packet in the ring's first place.
-    base: u64,
-    span: Span,
-}
-
-impl Header {
-    fn to_bytes(self) -> [u8; HEADER_LEN] {
-        let Floor { forgotten, lost_before } = self.span.floor;
-        Encoder::new()
-            .put(MAGIC)
-            .put(&self.writer.boot.0)
-            .put(&self.writer.daemon.0)
-            .put(&self.capacity.to_be_bytes())
-            .put(&self.base.to_be_bytes())
-            .put(&self.span.oldest.to_be_bytes())
-            .put(&self.span.next.to_be_bytes())
-            .put(&optional(forgotten.map(Timestamp::as_millis)))
-            .put(&optional(lost_before.map(Uptime::as_millis)))
-            .finish()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let mut decoder = Decoder::new(bytes)?;
-        if decoder.take::<16>()? != *MAGIC {
-            return None;
-        }
-        let writer = Writer { boot: BootId(decoder.take()?), daemon: DaemonId(decoder.take()?) };
-        let (capacity, base) = (decoder.take_u64()?, decoder.take_u64()?);
-        let (oldest, next) = (decoder.take_u64()?, decoder.take_u64()?);
-        let floor = Floor {
-            forgotten: take_optional(&mut decoder)?.map(Timestamp::from_millis),
-            lost_before: take_optional(&mut decoder)?.map(Uptime::from_millis),
-        };
-        // A capacity is a u32: with a larger one the places would be beyond any file.
-        let is_sound = (1..=u64::from(u32::MAX)).contains(&capacity)
-            && base <= oldest
-            && oldest <= next
-            && next - oldest <= capacity;
-        is_sound.then_some(Self { writer, capacity, base, span: Span { oldest, next, floor } })
-    }
-
-    /// Where a packet's record stands in the file.
-    fn offset(&self, number: u64) -> u64 {
-        HEADER_LEN as u64 + (number - self.base) % self.capacity * RECORD_LEN as u64
-    }
-}
-
-/// A number that may be missing: a byte that says whether it is there, and eight.
-fn optional(number: Option<u64>) -> [u8; 9] {
-    let mut bytes = [0; 9];
-    if let (Some(number), [there, place @ ..]) = (number, &mut bytes) {
-        *there = 1;
-        *place = number.to_be_bytes();
-    }
-    bytes
-}
-
-fn take_optional(decoder: &mut Decoder<'_>) -> Option<Option<u64>> {
-    let [there] = decoder.take()?;
-    let number = decoder.take_u64()?;
-    Some((there != 0).then_some(number))
+    /// The same as a stamp, by the clock as it is: what is left of the floor after a reboot.
+    pub floor_utc: Option<Timestamp>,
 }
 
 fn encode(number: u64, record: &Record) -> [u8; RECORD_LEN] {
@@ -166,16 +108,55 @@ pub struct Found {
     pub packets: Vec<Record>,
     /// What kept all other packets out, if that could be read. Its uptime is that of the boot that wrote it.
     pub floor: Floor,
+    /// That floor as a stamp, by the clock as it was when it was written.
+    pub floor_utc: Option<Timestamp>,
+    /// No packet stamped later was accepted.
+    pub ceiling: Option<Timestamp>,
+    /// Which layout it has; `None` if it has no header.
+    pub layout: Option<Layout>,
+}
+
+impl Found {
+    const fn nothing(condition: Condition) -> Self {
+        let floor = Floor { forgotten: None, lost_through: None };
+        Self { condition, packets: Vec::new(), floor, floor_utc: None, ceiling: None, layout: None }
+    }
+
+    /// What is to keep out packets that may have been accepted and are not among these. `skew` is the one that was
+    /// allowed then, for all that is known.
+    #[must_use]
+    pub fn floor(&self, now: Now, skew: ClockSkew) -> Floor {
+        let forgotten = self.floor.forgotten.max(self.floor_utc);
+        let after_a_boot = Floor { forgotten, lost_through: None };
+        let lost = || after_a_boot.and(Floor::lost(now, skew));
+        match (self.condition, self.layout) {
+            (Condition::Intact, Some(Layout::V1)) => {
+                let end = |start| start + Duration::from_millis(skew.as_millis());
+                Floor { lost_through: self.floor.lost_through.map(end), ..self.floor }
+            }
+            (Condition::Intact, _) => self.floor,
+            (Condition::First, _) => Floor::default(),
+            (Condition::Stopped, _) => after_a_boot,
+            (Condition::EarlierBoot, Some(Layout::V2)) => {
+                Floor { forgotten: forgotten.max(self.ceiling), lost_through: None }
+            }
+            (Condition::Missing | Condition::EarlierBoot | Condition::Damaged(_), _) => lost(),
+        }
+    }
 }
 
 /// Whether the file can be relied on to hold every packet that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// It can.
+    /// It can: it is of this boot.
     Intact,
-    /// There is none.
+    /// It can: it is of an earlier boot, and its daemon has ended in order.
+    Stopped,
+    /// There is none, and there never was one.
+    First,
+    /// There is none, and there may have been one.
     Missing,
-    /// It was written before a reboot, and not synced.
+    /// It is of an earlier boot, which something has ended: what was accepted last may be missing.
     EarlierBoot,
     /// It isn't as it was written.
     Damaged(Damage),
@@ -205,11 +186,7 @@ pub fn load<D: StateFile>(folder: &StateFolder<D>, boot: BootId) -> Result<Found
     let path = folder.seen();
     match plain::read(&path, FILE_MAX) {
         Ok(bytes) => Ok(parse(&bytes, boot)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found {
-            condition: Condition::Missing,
-            packets: Vec::new(),
-            floor: Floor::default(),
-        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found::nothing(folder.absence())),
         Err(error) => Err(StateError::Io { path, error }),
     }
 }
@@ -218,8 +195,7 @@ pub fn load<D: StateFile>(folder: &StateFolder<D>, boot: BootId) -> Result<Found
 #[must_use]
 pub fn parse(bytes: &[u8], boot: BootId) -> Found {
     let Some(header) = bytes.get(..HEADER_LEN).and_then(Header::from_bytes) else {
-        let condition = Condition::Damaged(Damage::Header);
-        return Found { condition, packets: Vec::new(), floor: Floor::default() };
+        return Found::nothing(Condition::Damaged(Damage::Header));
     };
     let read = |number| {
         let start = usize::try_from(header.offset(number)).ok()?;
@@ -232,14 +208,17 @@ pub fn parse(bytes: &[u8], boot: BootId) -> Found {
     let first_read = header.span.oldest.max(header.span.next.saturating_sub(places));
     let packets: Vec<Record> = (first_read..header.span.next).filter_map(read).collect();
     let missing = counted - packets.len() as u64;
-    let condition = if missing > 0 {
-        Condition::Damaged(Damage::Records { missing, counted })
-    } else if header.writer.boot != boot {
-        Condition::EarlierBoot
-    } else {
-        Condition::Intact
+    let is_of_this_boot = header.writer.boot == boot;
+    let condition = match (is_of_this_boot, header.end) {
+        // What the disk holds of the records says nothing then: the ceiling does.
+        (false, End::Open) => Condition::EarlierBoot,
+        _ if missing > 0 => Condition::Damaged(Damage::Records { missing, counted }),
+        (true, _) => Condition::Intact,
+        (false, End::Clean) => Condition::Stopped,
     };
-    Found { condition, packets, floor: header.span.floor }
+    let Span { floor, floor_utc, .. } = header.span;
+    let layout = Some(header.layout);
+    Found { condition, packets, floor, floor_utc, ceiling: header.ceiling, layout }
 }
 
 /// The file, open for more packets.
@@ -247,10 +226,13 @@ pub fn parse(bytes: &[u8], boot: BootId) -> Found {
 pub struct SeenFile<F = File> {
     file: F,
     header: Header,
+    /// How many places there are to be from when nothing is remembered.
+    wanted: u64,
 }
 
 impl<D: StateFile> SeenFile<D> {
-    /// Puts a new file with these packets, numbered from `span.oldest`, in the old one's place.
+    /// Puts a new file with these packets, numbered from `span.oldest`, in the old one's place, so that it survives a
+    /// loss of power. `ceiling` is what the old one said.
     ///
     /// # Errors
     /// If it can't be written.
@@ -259,10 +241,41 @@ impl<D: StateFile> SeenFile<D> {
         writer: Writer,
         capacity: u32,
         span: Span,
+        ceiling: Option<Timestamp>,
         packets: impl IntoIterator<Item = Record>,
     ) -> Result<Self, StateError> {
-        let put = |content: &[u8]| folder.replace(&folder.seen(), content);
-        Self::create_with(writer, capacity, span, packets, put)
+        let put = |content: &[u8]| folder.replace_for_good(&folder.seen(), content);
+        Self::create_with(writer, capacity, span, ceiling, packets, put)
+    }
+
+    /// Makes sure that what was written survives a loss of power.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    /// Raises the ceiling: it survives a loss of power when this returns.
+    ///
+    /// # Errors
+    /// What the disk says: then the ceiling is as it was, for all that anybody may rely on.
+    pub fn raise_ceiling(&mut self, to: Timestamp) -> io::Result<()> {
+        let ceiling = self.header.ceiling.max(Some(to));
+        self.write_header(Header { ceiling, ..self.header })?;
+        self.file.sync()
+    }
+
+    /// Says that the daemon ends in order, once all that it has written is on the disk. Nothing must be accepted
+    /// after it.
+    ///
+    /// # Errors
+    /// What the disk says: then the file is one of a daemon that something has ended.
+    pub fn close(&mut self, span: Span) -> io::Result<()> {
+        self.write_header(Header { span, ..self.header })?;
+        self.file.sync()?;
+        self.write_header(Header { end: End::Clean, ..self.header })?;
+        self.file.sync()
     }
 
     /// Makes room for this many packets, if there is less: writes a larger file, and puts it in this one's place.
@@ -274,14 +287,14 @@ impl<D: StateFile> SeenFile<D> {
         if u64::from(capacity) <= self.header.capacity {
             return Ok(());
         }
-        let Header { writer, span, .. } = self.header;
+        let Header { writer, span, ceiling, .. } = self.header;
         let content = read_all(&self.file).map_err(StateError::io(&folder.seen()))?;
         let found = parse(&content, writer.boot);
         if found.condition != Condition::Intact {
             let error = io::Error::new(ErrorKind::InvalidData, "it isn't as it was written");
             return Err(StateError::Io { path: folder.seen(), error });
         }
-        *self = Self::create(folder, writer, capacity, span, found.packets)?;
+        *self = Self::create(folder, writer, capacity, span, ceiling, found.packets)?;
         Ok(())
     }
 
@@ -290,7 +303,7 @@ impl<D: StateFile> SeenFile<D> {
     /// # Errors
     /// If it can't be: what is written from then on would not be found by a restart.
     pub fn put_back(&mut self, folder: &StateFolder<D>) -> Result<bool, StateError> {
-        folder.put_back(&folder.seen(), &mut self.file)
+        folder.put_back_for_good(&folder.seen(), &mut self.file)
     }
 }
 
@@ -303,32 +316,45 @@ impl<F: FileExt> SeenFile<F> {
         writer: Writer,
         capacity: u32,
         span: Span,
+        ceiling: Option<Timestamp>,
         packets: impl IntoIterator<Item = Record>,
         put: impl FnOnce(&[u8]) -> Result<F, E>,
     ) -> Result<Self, E> {
-        let header =
-            Header { writer, capacity: u64::from(capacity).max(1), base: span.oldest, span };
+        let header = Header {
+            layout: Layout::V2,
+            writer,
+            capacity: u64::from(capacity).max(1),
+            base: span.oldest,
+            span,
+            ceiling,
+            end: End::Open,
+        };
         let mut content = header.to_bytes().to_vec();
         for (number, packet) in (span.oldest..).zip(packets) {
             content.extend_from_slice(&encode(number, &packet));
         }
-        Ok(Self { file: put(&content)?, header })
+        Ok(Self { file: put(&content)?, header, wanted: header.capacity })
     }
 
     /// Writes packets behind the others: one write of records (two where the ring wraps), one of the
     /// header. `span` is what is remembered with them.
     ///
     /// # Errors
-    /// If they could not be written. None of them counts then, whatever stands in the file.
+    /// If they could not be written, or there is no room for all that is remembered. None of them counts then,
+    /// whatever stands in the file.
     pub fn append(&mut self, packets: &[Record], span: Span) -> io::Result<()> {
         let count = packets.len() as u64;
         let first = span.next - count;
         let mut header = Header { span, ..self.header };
         if span.oldest == first {
-            header.base = first;
+            (header.base, header.capacity) = (first, header.capacity.max(self.wanted));
+        }
+        if span.next - span.oldest > header.capacity {
+            return Err(io::Error::new(ErrorKind::StorageFull, "the file has too few places"));
         }
         // Records about to be overwritten must not be counted by the header that a crash would leave.
         if header.base != self.header.base
+            || header.capacity != self.header.capacity
             || span.next - self.header.span.oldest > self.header.capacity
         {
             self.write_header(Header { span: Span { next: first, ..span }, ..header })?;
@@ -339,6 +365,20 @@ impl<F: FileExt> SeenFile<F> {
         self.write_records(&header, first, before_wrap)?;
         self.write_records(&header, first + split as u64, after_wrap)?;
         self.write_header(header)
+    }
+
+    /// No packet stamped later was accepted.
+    #[must_use]
+    pub const fn ceiling(&self) -> Option<Timestamp> {
+        self.header.ceiling
+    }
+
+    /// Makes room for this many packets from when nothing is remembered: nothing has to be moved then.
+    pub const fn make_room_when_empty(&mut self, capacity: u32) {
+        let capacity = capacity as u64;
+        if self.wanted < capacity {
+            self.wanted = capacity;
+        }
     }
 
     fn write_records(&self, header: &Header, first: u64, packets: &[Record]) -> io::Result<()> {

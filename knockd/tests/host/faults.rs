@@ -3,13 +3,12 @@
 
 use std::{
     any::Any,
-    cell::RefCell,
     fs::File,
     io,
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
-    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use knockd::journal::StateFile;
@@ -54,18 +53,18 @@ pub(crate) struct Fault {
 
 /// The faults that are to come, and where some have come.
 #[derive(Clone, Default)]
-pub(crate) struct Faults(Rc<RefCell<(Vec<Fault>, Vec<Fault>)>>);
+pub(crate) struct Faults(Arc<Mutex<(Vec<Fault>, Vec<Fault>)>>);
 
 struct Killed;
 
 impl Faults {
     pub(crate) fn arm(&self, faults: &[Fault]) {
-        *self.0.borrow_mut() = (faults.to_vec(), Vec::new());
+        *self.lock() = (faults.to_vec(), Vec::new());
     }
 
     /// Everything works again; returns the faults that have come.
     pub(crate) fn disarm(&self) -> Vec<Fault> {
-        std::mem::take(&mut *self.0.borrow_mut()).1
+        std::mem::take(&mut *self.lock()).1
     }
 
     /// Does this until a fault kills the process; whether it came to its end.
@@ -101,8 +100,12 @@ impl Faults {
         }
     }
 
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<Fault>, Vec<Fault>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn next(&self, place: Place) -> Option<Fault> {
-        let (armed, met) = &mut *self.0.borrow_mut();
+        let (armed, met) = &mut *self.lock();
         let at = armed.iter_mut().position(|fault| {
             let is_due = fault.after == 0;
             if fault.place == place {

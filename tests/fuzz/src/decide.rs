@@ -268,18 +268,16 @@ impl Story {
         }
     }
 
-    /// What was accepted last could not be written down, and so was not accepted.
+    /// What was accepted last could not be written down: a number counts for nothing then, and a stamped packet stays
+    /// remembered.
     fn take_back(&mut self) {
         let Some((mac, memory, by)) = self.last.take() else { return };
-        self.accepted.remove(&mac);
-        match memory {
-            Memory::Mac => self.gate.replay_mut().take_back(1),
-            Memory::Counter(advance @ Advance { before, .. }) => {
-                self.gate.counters_mut().take_back(advance);
-                self.numbers.remove(&by);
-                if let Some(Counter::Last(last)) = before {
-                    self.numbers.insert(by, last);
-                }
+        if let Memory::Counter(advance @ Advance { before, .. }) = memory {
+            self.accepted.remove(&mac);
+            self.gate.counters_mut().take_back(advance);
+            self.numbers.remove(&by);
+            if let Some(Counter::Last(last)) = before {
+                self.numbers.insert(by, last);
             }
         }
     }
@@ -294,7 +292,7 @@ impl Story {
         let before = self.gate.replay();
         let is_lost = choice == 255;
         let floor = match is_lost {
-            true => Floor { lost_before: Some(self.now.uptime), ..before.floor() },
+            true => before.floor().and(Floor::lost(self.now, skew())),
             false => before.floor(),
         };
         let mut memory = ReplayMemory::new(world::limits(self.capacity), skew(), floor);

@@ -45,10 +45,7 @@ impl Story {
         let (stamp, now) = (request.timestamp, self.now.utc);
         let floor = self.gate.replay().floor();
         let is_forgotten = floor.forgotten.is_some_and(|newest| stamp <= newest);
-        let is_lost = floor.lost_before.is_some_and(|lost| {
-            let lost = self.now.utc_of(lost).as_millis();
-            stamp.as_millis() <= lost.saturating_add(SKEW_MS)
-        });
+        let is_lost = floor.lost_through.is_some_and(|lost| stamp <= self.now.utc_of(lost));
         let is_off = stamp.as_millis().abs_diff(now.as_millis()) > SKEW_MS;
         if !counts && (is_off || is_forgotten || is_lost) {
             return refused("stale");

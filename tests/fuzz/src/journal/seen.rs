@@ -3,7 +3,7 @@
 use common::{Mac, Timestamp};
 use knockd::{
     gate::replay::Floor,
-    journal::seen::{Condition, Found, NameHash, Record, SeenFile, Span, parse},
+    journal::seen::{Condition, Found, Layout, NameHash, Record, SeenFile, Span, parse},
 };
 
 use super::{ACTS, BOOT, WRITER, damage, disk::Disk};
@@ -22,10 +22,11 @@ pub(super) fn read(content: &[u8]) {
     }
     // Whatever is not damaged can be written again, and reads back as it was.
     let next = found.packets.len() as u64;
-    let span = Span { oldest: 0, next, floor: found.floor };
+    let span = Span { oldest: 0, next, floor: found.floor, floor_utc: found.floor_utc };
     let file = Story::create(u32::MAX, span, &found.packets);
     let again = parse(&file.1.content(), BOOT);
-    assert_eq!(again, Found { condition: Condition::Intact, ..found });
+    let layout = Some(Layout::V2);
+    assert_eq!(again, Found { condition: Condition::Intact, ceiling: None, layout, ..found });
 }
 
 /// A story of appends, full disks and restarts, each look at the file compared with what was written.
@@ -75,7 +76,7 @@ struct Story {
 
 impl Story {
     fn begin(capacity: usize) -> Self {
-        let span = Span { oldest: 0, next: 0, floor: Floor::default() };
+        let span = Span { oldest: 0, next: 0, floor: Floor::default(), floor_utc: None };
         let (file, disk) = Self::create(capacity as u32, span, &[]);
         let (tried, accepted) = (Vec::new(), Vec::new());
         Self { file, disk, capacity, tried, accepted, span, is_clean: true }
@@ -85,7 +86,7 @@ impl Story {
         let mut disk = None;
         let put = |content: &[u8]| Ok::<_, ()>(disk.insert(Disk::new(content)).clone());
         let packets = packets.iter().copied();
-        let file = SeenFile::create_with(WRITER, capacity, span, packets, put);
+        let file = SeenFile::create_with(WRITER, capacity, span, None, packets, put);
         (file.expect("this disk takes all"), disk.expect("the content was put there"))
     }
 
@@ -130,7 +131,7 @@ impl Story {
             return;
         }
         let next = found.packets.len() as u64;
-        self.span = Span { oldest: 0, next, floor: found.floor };
+        self.span = Span { oldest: 0, next, floor: found.floor, floor_utc: found.floor_utc };
         // A batch that the disk took whole and the daemon was killed over counts as accepted from here on.
         self.accepted = [&self.accepted[..], &found.packets].concat();
         (self.file, self.disk) = Self::create(self.capacity as u32, self.span, &found.packets);
