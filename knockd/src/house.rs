@@ -255,14 +255,13 @@ fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
     }
 }
 
-/// Compares the kernel's elements with what they ought to be, if a change of them was not confirmed.
+/// Makes the kernel's elements what they ought to be, if a change of them was not confirmed.
 fn settle<F: Firewall>(admission: &mut Admission<F>) {
     if admission.kernel() == KernelState::Known {
         return;
     }
-    match admission.reconcile(clock::now()) {
-        Ok(reconciled) => {
-            let changed = reconciled.changed();
+    match admission.settle(clock::now()) {
+        Ok(changed) => {
             warn!(
                 changed,
                 event = "kernel-settled",

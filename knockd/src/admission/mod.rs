@@ -42,7 +42,7 @@ use crate::{
         held::Grant,
         seen::{NameHash, Record, Span},
     },
-    reconcile::{Reconciled, reconcile},
+    reconcile::{InDoubt, Reconciled, reconcile, reconcile_few, settle},
     tags::{TagKeeper, Upkeep},
 };
 
@@ -53,6 +53,8 @@ pub struct Admission<F, D = File> {
     files: Files<D>,
     firewall: F,
     kernel: KernelState,
+    /// The changes that were not confirmed.
+    in_doubt: InDoubt,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
     /// What is to be answered of the last batch.
@@ -82,13 +84,14 @@ struct Pending {
 
 impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// With all that an earlier run left behind, as [`crate::restore`] makes it.
-    pub const fn new(gate: Gate, grants: Grants, files: Files<D>, firewall: F) -> Self {
+    pub fn new(gate: Gate, grants: Grants, files: Files<D>, firewall: F) -> Self {
         Self {
             gate,
             grants,
             files,
             firewall,
             kernel: KernelState::Known,
+            in_doubt: InDoubt::default(),
             own_read: None,
             replies: Vec::new(),
         }
@@ -125,8 +128,47 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// [`FirewallError`]
     pub fn reconcile(&mut self, now: Now) -> Result<Reconciled, FirewallError> {
         let reconciled = reconcile(&mut self.firewall, &self.grants, self.gate.bans(), now.uptime)?;
-        self.kernel = KernelState::Known;
+        self.is_settled();
         Ok(reconciled)
+    }
+
+    /// The same if the kernel's elements are few enough to be read in no time: `None` if they aren't.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn reconcile_few(&mut self, now: Now) -> Result<Option<Reconciled>, FirewallError> {
+        let bans = self.gate.bans();
+        let reconciled = reconcile_few(&mut self.firewall, &self.grants, bans, now.uptime)?;
+        if reconciled.is_some() {
+            self.is_settled();
+        }
+        Ok(reconciled)
+    }
+
+    /// Makes these of the kernel's elements what they ought to be.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn settle_these(&mut self, touched: &InDoubt, now: Now) -> Result<(), FirewallError> {
+        settle(&mut self.firewall, &self.grants, self.gate.bans(), touched, now.uptime)
+    }
+
+    /// Makes what was not confirmed what it ought to be; returns how many doors and bans that are.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn settle(&mut self, now: Now) -> Result<usize, FirewallError> {
+        if self.in_doubt.is_too_much() {
+            return Ok(self.reconcile(now)?.changed());
+        }
+        settle(&mut self.firewall, &self.grants, self.gate.bans(), &self.in_doubt, now.uptime)?;
+        let settled = self.in_doubt.doors.len() + self.in_doubt.bans.len();
+        self.is_settled();
+        Ok(settled)
+    }
+
+    fn is_settled(&mut self) {
+        (self.kernel, self.in_doubt) = (KernelState::Known, InDoubt::default());
     }
 
     /// Whether the kernel's elements are known to be those of the live grants and bans.
@@ -145,17 +187,20 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
 
     fn change_doors(&mut self, changes: &[Change], now: Now) -> Result<(), FirewallError> {
         let changed = self.firewall.apply(changes, now.uptime);
-        self.confirm(changed)
+        if changed.is_err() {
+            self.kernel = KernelState::InDoubt;
+            let doors = changes.iter().map(|change| change.door);
+            self.in_doubt.doors.extend(doors.take(InDoubt::MOST + 1));
+        }
+        changed
     }
 
     fn change_bans(&mut self, changes: &[BanChange], now: Now) -> Result<(), FirewallError> {
         let changed = self.firewall.ban(changes, now.uptime);
-        self.confirm(changed)
-    }
-
-    fn confirm(&mut self, changed: Result<(), FirewallError>) -> Result<(), FirewallError> {
         if changed.is_err() {
             self.kernel = KernelState::InDoubt;
+            let bans = changes.iter().map(|change| (change.source, change.kind));
+            self.in_doubt.bans.extend(bans.take(InDoubt::MOST + 1));
         }
         changed
     }

@@ -11,6 +11,7 @@ pub mod check;
 pub mod client;
 pub mod doctor;
 mod fallback;
+mod live;
 pub mod firewall;
 pub mod grants;
 pub mod moment;
