@@ -531,7 +531,7 @@ fn mend_elements(admission: &mut Admission<Mender>) -> Result<Reconciled, Firewa
             return Ok(Reconciled::default());
         }
     }
-    let refill = Refill::of(admission.grants(), admission.gate().bans());
+    let refill = Refill::of(admission.grants(), admission.gate().bans(), now.uptime);
     admission.firewall_mut().refill = Some(refill);
     // Few are in at once.
     self::refill(admission);

@@ -1,5 +1,7 @@
 //! Doors and bans of a table that has begun empty go in again, in steps between which packets are dealt with.
 
+use tracing::info;
+
 use super::Mender;
 use crate::{
     admission::Admission,
@@ -14,19 +16,22 @@ use crate::{
 };
 
 /// What is to go in yet: what it is then is looked up when its turn comes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refill {
     doors: Vec<Door>,
     bans: Vec<(Source, BanKind)>,
+    /// How many there were, and since when they go in.
+    all: usize,
+    since: Uptime,
 }
 
 impl Refill {
     /// All doors and bans that there are.
-    pub(super) fn of(grants: &Grants, bans: &Bans) -> Self {
-        Self {
-            doors: grants.doors().map(|(door, _)| *door).collect(),
-            bans: bans.iter().map(|(source, ban)| (*source, ban.kind)).collect(),
-        }
+    pub(super) fn of(grants: &Grants, bans: &Bans, now: Uptime) -> Self {
+        let doors: Vec<Door> = grants.doors().map(|(door, _)| *door).collect();
+        let bans: Vec<_> = bans.iter().map(|(source, ban)| (*source, ban.kind)).collect();
+        let all = doors.len() + bans.len();
+        Self { doors, bans, all, since: now }
     }
 
     fn is_empty(&self) -> bool {
@@ -74,7 +79,13 @@ pub fn refill(admission: &mut Admission<Mender>) {
     let put_in = kernel.apply(&doors, now).and_then(|()| kernel.ban(&bans, now));
     let mender = admission.firewall_mut();
     match put_in {
-        Ok(()) if refill.is_empty() => {}
+        Ok(()) if refill.is_empty() => {
+            let took_ms = u64::try_from(now.since(refill.since).as_millis()).unwrap_or(u64::MAX);
+            info!(
+                elements = refill.all, took_ms, event = "elements-restored",
+                "the doors of live grants and the bans are in the kernel again"
+            );
+        }
         Ok(()) => mender.refill = Some(refill),
         Err(error) => {
             mender.doubt_all_elements();
