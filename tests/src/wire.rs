@@ -1,11 +1,14 @@
 //! Raw IP packets, byte by byte: what an attacker's tools make.
 
+pub mod headers;
+
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 /// Protocol numbers (IANA).
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub const TCP: u8 = 6;
+/// UDP's.
+pub const UDP: u8 = 17;
 
 /// A TCP segment without data or options.
 #[derive(Debug, Clone, Copy)]
@@ -33,12 +36,18 @@ pub fn tcp_flags(letters: &str) -> u8 {
 impl Segment {
     /// The TCP header, with its checksum.
     pub fn bytes(&self) -> Vec<u8> {
+        self.bytes_with(&[])
+    }
+
+    /// The TCP header, with its checksum, and data.
+    pub fn bytes_with(&self, data: &[u8]) -> Vec<u8> {
         let mut tcp = Vec::with_capacity(20);
         tcp.extend(self.from.port().to_be_bytes());
         tcp.extend(self.to.port().to_be_bytes());
         tcp.extend(self.seq.to_be_bytes());
         tcp.extend(self.ack.to_be_bytes());
         tcp.extend([5 << 4, self.flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+        tcp.extend_from_slice(data);
         let sum = checksum(self.from.ip(), self.to.ip(), TCP, &tcp);
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
         tcp
@@ -87,7 +96,8 @@ fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     udp
 }
 
-fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+/// An IP packet of a protocol, or for IPv6 of a first header.
+pub fn ip_packet(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             ipv4(from.octets(), to.octets(), protocol, 0, 0, payload)

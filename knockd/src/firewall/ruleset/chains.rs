@@ -171,6 +171,8 @@ fn door(plan: &Plan<'_>) -> Chain {
     let mut rules = vec![rule("this host itself", "iif lo accept")];
     rules.extend(allowed(plan));
     rules.extend([
+        rule("a fragment's port can't be read", "exthdr frag exists counter drop"),
+        rule("a fragment's port can't be read", "ip frag-off & 0x3fff != 0 counter drop"),
         rule(
             "services on this host",
             "fib daddr type { local, broadcast, anycast, multicast } meta l4proto . th dport @protected goto gate",

@@ -7,7 +7,8 @@
 //!   Only a packet that came by a door gives its connection our label, and only who has it lives on. It is
 //!   in conntrack, and so outlives the table.
 //! - Every chain that looks at ports relies on packets being whole. Conntrack reassembles fragments, and
-//!   is on because `gate` asks for `ct state`, whatever `grant.sessions` is.
+//!   is on because `gate` asks for `ct state`, whatever `grant.sessions` is. It does so once: what is a fragment
+//!   still (one within another) is dropped by `door`, since an expression that can't load a port lets its packet pass.
 //! - `notrack` for knocks, so that one sniffed tag can't fill the host's conntrack table; and for replies, where they
 //!   are on.
 //! - A client's tag passes before any ban is looked at: junk that is forged in a device's name can't keep its

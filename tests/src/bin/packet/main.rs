@@ -7,6 +7,7 @@
 )]
 
 mod flood;
+mod hidden;
 mod many;
 mod serve;
 mod sniff;
@@ -55,6 +56,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         from_port: u16,
     },
+    /// Connects over TCP by raw packets, says hello and prints what comes back.
+    Hidden(hidden::Hidden),
     /// Prints each address that knockd would never ban here, and what it is to this host.
     NeverBanned,
     /// Sends datagrams of a knock's length at line rate, with forged sources.
@@ -115,6 +118,7 @@ fn main() {
                 println!("{address} is {role}");
             }
         }
+        Command::Hidden(hidden) => hidden::connect(&hidden).expect("connect"),
         Command::Flood(flood) => flood::flood(&flood).expect("flood"),
         Command::Raw(raw) => send(raw).expect("send"),
         Command::Many(many) => many::send(many).expect("send"),

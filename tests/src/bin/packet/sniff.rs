@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// All protocols: ETH_P_ALL of linux/if_ether.h.
-const ALL: u16 = 3;
+pub(crate) const ALL: u16 = 3;
 
 /// Prints packets until `count` were printed, or for ever; `sniffing` first.
 pub(crate) fn sniff(from: &[IpAddr], udp_port: Option<u16>, count: Option<u32>) -> io::Result<()> {
@@ -38,7 +38,7 @@ pub(crate) fn sniff(from: &[IpAddr], udp_port: Option<u16>, count: Option<u32>) 
 }
 
 /// The source of an IP packet; nothing for other protocols, such as ARP.
-fn source(packet: &[u8]) -> Option<IpAddr> {
+pub(crate) fn source(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
         4 => Some(Ipv4Addr::from(*packet.get(12..)?.first_chunk::<4>()?).into()),
         6 => Some(Ipv6Addr::from(*packet.get(8..)?.first_chunk::<16>()?).into()),
