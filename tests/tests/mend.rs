@@ -451,12 +451,16 @@ fn notifications_that_are_lost_have_the_table_looked_at() {
     let guarded = Guarded::new(&world);
     guarded.device.opens(&["--open-for", "600s"]);
     guarded.nft("table inet big { set many { type ipv4_addr; }; }");
+    let comment = "x".repeat(120);
+    let elements: Vec<String> = (0..100_000)
+        .map(|n| format!("10.{}.{}.{} comment \"{comment}\"", n >> 16, n >> 8 & 255, n & 255))
+        .collect();
+    let add = format!("add element inet big many {{ {} }}", elements.join(", "));
     guarded.daemon.pause();
-    // More notifications than a socket holds by default (net.core.rmem_default, 212,992 bytes).
-    for network in 0..8 {
-        let elements: Vec<String> =
-            (0..4_000).map(|n| format!("10.{network}.{}.{}", n >> 8, n & 255)).collect();
-        guarded.nft(&format!("add element inet big many {{ {} }}", elements.join(", ")));
+    // More notifications than the daemon's socket holds: 64 MiB.
+    for _ in 0..2 {
+        guarded.nft(&add);
+        guarded.nft("flush set inet big many");
     }
     guarded.nft("flush set inet knockd door4");
     guarded.daemon.resume();
@@ -464,6 +468,21 @@ fn notifications_that_are_lost_have_the_table_looked_at() {
     assert!(event.contains("1 doors of live grants"), "{event}");
     assert!(event.contains("by=somebody unknown"), "it was lost: {event}");
     guarded.is_open_to(world.client());
+}
+
+#[test]
+fn a_large_set_of_another_tool_loses_no_notification() {
+    let world = World::new();
+    let guarded = Guarded::new(&world);
+    guarded.nft("table inet big { set many { type ipv4_addr; }; }");
+    let elements: Vec<String> =
+        (0..100_000).map(|n| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255)).collect();
+    guarded.daemon.pause();
+    guarded.nft(&format!("add element inet big many {{ {} }}", elements.join(", ")));
+    guarded.nft("insert rule inet knockd gate accept");
+    guarded.daemon.resume();
+    let event = guarded.mended(0);
+    assert!(event.contains("by=nft (process "), "it was lost: {event}");
 }
 
 #[test]
