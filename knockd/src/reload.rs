@@ -94,9 +94,15 @@ impl Reload {
     pub async fn due(&mut self) -> Done {
         if let Some((_, compiling)) = &mut self.compiling {
             // If it panicked, that is a fault of this program; everything stays as it is.
-            return Done::Compiled(compiling.await.map_err(|error| NotApplied::Failed(error.to_string())).and_then(
-                |compiled| compiled.map(Box::new).map_err(|error| NotApplied::System(error.to_string())),
-            ));
+            return Done::Compiled(
+                compiling.await.map_err(|error| NotApplied::Failed(error.to_string())).and_then(
+                    |compiled| {
+                        compiled
+                            .map(Box::new)
+                            .map_err(|error| NotApplied::System(error.to_string()))
+                    },
+                ),
+            );
         }
         let Some(reading) = &mut self.reading else { return pending().await };
         let read = reading.await;

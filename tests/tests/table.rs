@@ -85,7 +85,10 @@ fn every_rule_that_is_replaced_under_its_own_comment_is_found_and_put_right() {
             "replace rule inet knockd {chain} handle {handle} counter accept comment \"{comment}\""
         ));
         until("it is put right", || repairs(&daemon) > before);
-        daemon.tells(&["table-repaired", &format!("rule \"{comment}\" of chain {chain} does something else")]);
+        daemon.tells(&[
+            "table-repaired",
+            &format!("rule \"{comment}\" of chain {chain} does something else"),
+        ]);
         host.door.run(&["firewall", "status"]).success();
     }
     host.is_shut_to(world.attacker());

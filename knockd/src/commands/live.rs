@@ -55,12 +55,7 @@ pub(super) fn restore(config: &Config) -> Result<(), String> {
 }
 
 /// The doors of these grants, and for how long yet.
-fn doors(
-    stored: &[StoredGrant],
-    config: &Config,
-    bans: &Bans,
-    now: Now,
-) -> Vec<(Door, Duration)> {
+fn doors(stored: &[StoredGrant], config: &Config, bans: &Bans, now: Now) -> Vec<(Door, Duration)> {
     let clients: HashMap<&str, &Client> =
         config.clients.iter().map(|client| (client.name.as_str(), client)).collect();
     let is_live = |grant: &&StoredGrant| {

@@ -11,9 +11,7 @@
 
 use std::{io, iter, ops::RangeInclusive, time::Duration};
 
-use netlink_packet_core::{
-    NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-};
+use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
 
 use super::{
     attributes::{attributes, long_number},

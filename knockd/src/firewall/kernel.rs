@@ -200,7 +200,10 @@ pub fn read_ban(set: &str, key: &[u8]) -> Option<(Source, BanKind)> {
 
 /// Doors and bans as elements of a table that is made anew.
 #[must_use]
-pub fn elements_of(doors: &[(Door, Duration)], bans: &[(Source, BanKind, Duration)]) -> Vec<Vec<Element>> {
+pub fn elements_of(
+    doors: &[(Door, Duration)],
+    bans: &[(Source, BanKind, Duration)],
+) -> Vec<Vec<Element>> {
     let of_doors = [DOOR4, DOOR6].into_iter().map(|set| {
         let doors = doors.iter().filter(|(door, _)| set_of(door) == set);
         doors.map(|(door, left)| element(door, *left)).collect()

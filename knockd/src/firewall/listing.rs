@@ -244,12 +244,7 @@ impl Draft {
     /// Of the table with this name.
     #[must_use]
     pub fn of(table: &str) -> Self {
-        Self {
-            table: table.to_owned(),
-            found: None,
-            nameless: BTreeMap::new(),
-            rules: Vec::new(),
-        }
+        Self { table: table.to_owned(), found: None, nameless: BTreeMap::new(), rules: Vec::new() }
     }
 
     /// Whether the table is there, as far as was read.

@@ -77,8 +77,7 @@ impl Template {
             &format!("table inet {REFERENCE} {{\n\tflags dormant;"),
             1,
         );
-        let script =
-            format!("add table inet {REFERENCE}\ndelete table inet {REFERENCE}\n{text}");
+        let script = format!("add table inet {REFERENCE}\ndelete table inet {REFERENCE}\n{text}");
         let mut differences = Vec::new();
         for _ in 0..ATTEMPTS {
             nft::run(&script)?;
@@ -224,9 +223,7 @@ pub(super) fn delete(table: &str) -> Result<(), FirewallError> {
     let mut batch = netlink.batch();
     delete_table(&mut batch, table);
     match netlink.commit(batch) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(FirewallError::Refused(error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FirewallError::Refused(error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }

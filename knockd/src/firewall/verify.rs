@@ -22,7 +22,8 @@ pub fn differences(expected: &Listing, ruleset: &Ruleset, found: &Listing) -> Ve
     for (name, set) in &expected.sets {
         let Some(found) = found.sets.get(name) else { continue };
         if found.definition != set.definition {
-            differences.push(format!("set {name} has another type, size or timeout, or other flags"));
+            differences
+                .push(format!("set {name} has another type, size or timeout, or other flags"));
         } else if !found.holds_the_same(set) {
             differences.push(format!(
                 "set {name} holds {{ {} }} and ought to hold {{ {} }}",
@@ -115,7 +116,9 @@ pub fn is_as_put_in(listing: &Listing) -> bool {
     let told = comments.find_map(|comment| comment.split_once(OF_TABLE)).map(|(_, digest)| digest);
     let fixed: Vec<(&str, Vec<String>)> = ["protected", "routed4", "routed6"]
         .into_iter()
-        .map(|name| (name, listing.sets.get(name).map(|set| contents(name, set)).unwrap_or_default()))
+        .map(|name| {
+            (name, listing.sets.get(name).map(|set| contents(name, set)).unwrap_or_default())
+        })
         .collect();
     let facts = listing.chains.iter().map(|(name, chain)| ChainFacts {
         name,

@@ -29,15 +29,15 @@ mod case;
 mod connections;
 mod refill;
 
-use std::{future::pending, io, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{future::pending, io, mem, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use common::{Tag, Timestamp};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-pub use self::{adopt::Newer, refill::refill};
 use self::{adopt::Adopting, case::Case, connections::through, refill::Refill};
+pub use self::{adopt::Newer, refill::refill};
 use crate::{
     admission::Admission,
     clock,
@@ -213,8 +213,15 @@ impl Mender {
     /// Waits until [`mend`] is to be called. Nothing is lost if it is dropped.
     pub async fn due(&mut self) {
         if let Some(adopting) = &mut self.adopting {
-            let adopted = adopting.await.ok().flatten();
-            (self.adopting, self.adopted) = (None, adopted);
+            tokio::select! {
+                adopted = adopting => {
+                    (self.adopting, self.adopted) = (None, adopted.ok().flatten());
+                }
+                sighting = self.watch.sighted() => match &mut self.case {
+                    Some(case) => case.sighting.merge(sighting),
+                    None => self.case = Some(Case::of(sighting)),
+                },
+            }
             return;
         }
         if self.case.is_none() {
@@ -324,12 +331,14 @@ impl Mender {
     /// Whether a table that differs is to stay for now, because it may follow from the configuration as it is now: that
     /// is being looked at.
     fn begins_to_adopt(&mut self, found: &Listing) -> bool {
-        let Some(case) = &mut self.case else { return false };
-        if case.was_compared_with_newer {
+        if !adopt::may_be_newer(&self.template, found) {
             return false;
         }
-        case.was_compared_with_newer = true;
-        if !adopt::may_be_newer(&self.template, found) {
+        if self.adopting.is_some() {
+            return true;
+        }
+        let Some(case) = &mut self.case else { return false };
+        if mem::replace(&mut case.was_compared_with_newer, true) {
             return false;
         }
         self.adopting = adopt::begin(Arc::clone(&self.newer)).ok();

@@ -82,7 +82,9 @@ pub fn refill(admission: &mut Admission<Mender>) {
         Ok(()) if refill.is_empty() => {
             let took_ms = u64::try_from(now.since(refill.since).as_millis()).unwrap_or(u64::MAX);
             info!(
-                elements = refill.all, took_ms, event = "elements-restored",
+                elements = refill.all,
+                took_ms,
+                event = "elements-restored",
                 "the doors of live grants and the bans are in the kernel again"
             );
         }

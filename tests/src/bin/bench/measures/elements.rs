@@ -50,8 +50,7 @@ struct Cost {
 }
 
 pub(crate) fn measure(bench: &mut Bench) {
-    let numbers: &[u32] =
-        if bench.quick { &[0, 10_000] } else { &[0, 10_000, 100_000, 1_000_000] };
+    let numbers: &[u32] = if bench.quick { &[0, 10_000] } else { &[0, 10_000, 100_000, 1_000_000] };
     let mut costs = Vec::new();
     for grants in numbers {
         eprintln!("  {grants} doors");

@@ -30,8 +30,10 @@ impl Sizes {
     fn take(daemon: &Daemon) -> Self {
         let (sets, conntrack) = Side::Broker.within(None, || {
             let mut reader = Reader::open().expect("a netlink socket");
-            let sets =
-                SETS.iter().filter_map(|set| Some((*set, reader.elements(set, usize::MAX).ok()??.len()))).collect();
+            let sets = SETS
+                .iter()
+                .filter_map(|set| Some((*set, reader.elements(set, usize::MAX).ok()??.len())))
+                .collect();
             let path = "/proc/sys/net/netfilter/nf_conntrack_count";
             let count = std::fs::read_to_string(path).unwrap_or_default();
             (sets, count.trim().parse().unwrap_or(0))
