@@ -37,6 +37,8 @@ pub struct Reconciled {
     pub stray: Vec<Door>,
     /// How many bans were missing, for another time, or not ours.
     pub bans: usize,
+    /// Whether more doors were missing than were to be opened at once: none of them is open yet.
+    pub doors_are_due: bool,
 }
 
 impl Reconciled {
@@ -109,12 +111,12 @@ pub fn reconcile(
     bans: &Bans,
     now: Uptime,
 ) -> Result<Reconciled, FirewallError> {
-    if let Some(reconciled) = reconcile_few(firewall, grants, bans, now)? {
+    if let Some(reconciled) = reconcile_few(firewall, grants, bans, usize::MAX, now)? {
         return Ok(reconciled);
     }
     let (doors, bans) = (live_doors(grants, now), live_bans(bans, now));
     firewall.replace(&doors, &bans)?;
-    Ok(Reconciled { doors: doors.len(), stray: Vec::new(), bans: bans.len() })
+    Ok(Reconciled { doors: doors.len(), bans: bans.len(), ..Reconciled::default() })
 }
 
 /// The doors that are to be open, and for how long yet.
@@ -132,7 +134,7 @@ pub fn live_bans(bans: &Bans, now: Uptime) -> Vec<(Source, BanKind, Duration)> {
 }
 
 /// Makes the kernel's elements those of the live grants and bans, if they are few enough to be read: `None` if they
-/// aren't, and nothing is changed then.
+/// aren't, and nothing is changed then. Where more doors than `at_once` are missing, they are left to the caller.
 ///
 /// # Errors
 /// [`FirewallError`]; some may match then.
@@ -140,6 +142,7 @@ pub fn reconcile_few(
     firewall: &mut impl Firewall,
     grants: &Grants,
     bans: &Bans,
+    at_once: usize,
     now: Uptime,
 ) -> Result<Option<Reconciled>, FirewallError> {
     let Some(open) = firewall.doors()? else { return Ok(None) };
@@ -162,13 +165,15 @@ pub fn reconcile_few(
         .collect();
     let change = |door, until| Change { door, until, before: DoorBefore::MaybeOpen };
     let shut = stray.iter().map(|door| change(*door, None));
-    let opened = wrong.iter().map(|(door, until)| change(*door, Some(*until)));
+    let doors_are_due = wrong.len() > at_once;
+    let now_opened = if doors_are_due { &[][..] } else { &wrong[..] };
+    let opened = now_opened.iter().map(|(door, until)| change(*door, Some(*until)));
     let changes: Vec<Change> = shut.chain(opened).collect();
     if !changes.is_empty() {
         firewall.apply(&changes, now)?;
     }
     let bans = reconcile_bans(firewall, bans, banned, now)?;
-    Ok(Some(Reconciled { doors: wrong.len(), stray, bans }))
+    Ok(Some(Reconciled { doors: wrong.len(), stray, bans, doors_are_due }))
 }
 
 /// Returns how many bans had to be changed.
@@ -326,7 +331,7 @@ mod tests {
         firewall.read_at_most(1);
         let granted = granted("10.77.0.2");
         assert_eq!(
-            reconcile_few(&mut firewall, &granted, &Bans::default(), after(10)).unwrap(),
+            reconcile_few(&mut firewall, &granted, &Bans::default(), 9, after(10)).unwrap(),
             None
         );
         assert_eq!(firewall.replaced(), 0);
@@ -349,5 +354,17 @@ mod tests {
         assert!(firewall.is_open(&door("10.77.0.2"), after(59)));
         assert!(!firewall.is_open(&door("10.77.0.3"), after(10)));
         assert!(firewall.is_open(&door("10.77.0.4"), after(10)));
+    }
+
+    #[test]
+    fn doors_that_are_too_many_to_be_opened_at_once_are_told_and_strays_are_shut_at_once() {
+        let mut firewall = kernel(&[("10.77.0.3", after(60))]);
+        let granted = granted("10.77.0.2");
+        let reconciled = reconcile_few(&mut firewall, &granted, &Bans::default(), 0, after(10));
+        let reconciled = reconciled.unwrap().unwrap();
+        assert!(reconciled.doors_are_due);
+        assert_eq!((reconciled.doors, reconciled.stray.len()), (1, 1));
+        assert!(!firewall.is_open(&door("10.77.0.2"), after(10)));
+        assert!(!firewall.is_open(&door("10.77.0.3"), after(10)));
     }
 }

@@ -132,13 +132,14 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         Ok(reconciled)
     }
 
-    /// The same if the kernel's elements are few enough to be read in no time: `None` if they aren't.
+    /// The same if the kernel's elements are few enough to be read in no time: `None` if they aren't. Where doors are
+    /// missing that are too many to be opened in no time, they are due yet.
     ///
     /// # Errors
     /// [`FirewallError`]
     pub fn reconcile_few(&mut self, now: Now) -> Result<Option<Reconciled>, FirewallError> {
         let bans = self.gate.bans();
-        let reconciled = reconcile_few(&mut self.firewall, &self.grants, bans, now.uptime)?;
+        let reconciled = reconcile_few(&mut self.firewall, &self.grants, bans, CHANGES_AT_ONCE, now.uptime)?;
         if reconciled.is_some() {
             self.is_settled();
         }

@@ -3,7 +3,7 @@
 use crate::{
     firewall::{
         kernel::{read_ban, read_door},
-        notice::Deed,
+        notice::{Deed, Notice, Object, Touched},
         ruleset::{DOOR4, DOOR6, TAGS},
         watch::Sighting,
     },
@@ -45,13 +45,20 @@ impl Case {
         self.shut.is_none() && self.sighting.deleted_table()
     }
 
+    /// Whether the table was deleted, and not put in again since.
+    pub(super) fn saw_its_table_go(&self) -> bool {
+        let Notice { touched, incomplete, .. } = &self.sighting.notice;
+        let was_put_in = |it: &Touched| it.object == Object::Table && it.deed == Deed::Added;
+        self.lost_its_table() && !incomplete && !touched.iter().any(was_put_in)
+    }
+
     pub(super) fn miss(&mut self, missing: String) {
         if !self.missing.contains(&missing) {
             self.missing.push(missing);
         }
     }
 
-    pub(super) fn add(&mut self, Reconciled { doors, stray, bans }: &Reconciled) {
+    pub(super) fn add(&mut self, Reconciled { doors, stray, bans, .. }: &Reconciled) {
         if self.sighting.touched_elements_of(TAGS) {
             self.miss("tags of clients".to_owned());
         }

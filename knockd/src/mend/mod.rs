@@ -283,7 +283,13 @@ impl Mender {
     ) -> Result<Looked, FirewallError> {
         // What is seen from here on is left to the next look: it may be later than what this one finds.
         self.open_case();
-        let found = self.kernel.table(self.template.ruleset())?;
+        // Who has deleted it, and its sets with it, takes the kernel's lock again in a moment to tidy up, for as long as that
+        // takes: nothing is asked then that is known.
+        let is_gone = self.case.as_ref().is_some_and(Case::saw_its_table_go);
+        let found = match is_gone {
+            true => None,
+            false => self.kernel.table(self.template.ruleset())?,
+        };
         if let Some(found) = &found {
             let adopted = self.adopted.take();
             self.adopt(adopted, found);
@@ -534,17 +540,24 @@ fn mend_elements(admission: &mut Admission<Mender>) -> Result<Reconciled, Firewa
             return Ok(reconciled);
         }
         if let Some(reconciled) = admission.reconcile_few(now)? {
+            if reconciled.doors_are_due {
+                begin_to_refill(admission, now.uptime);
+            }
             return Ok(reconciled);
         }
         if !admission.firewall_mut().put_in_anew()? {
             return Ok(Reconciled::default());
         }
     }
-    let refill = Refill::of(admission.grants(), admission.gate().bans(), now.uptime);
+    begin_to_refill(admission, now.uptime);
+    Ok(Reconciled::default())
+}
+
+fn begin_to_refill(admission: &mut Admission<Mender>, now: Uptime) {
+    let refill = Refill::of(admission.grants(), admission.gate().bans(), now);
     admission.firewall_mut().refill = Some(refill);
     // Few are in at once.
     self::refill(admission);
-    Ok(Reconciled::default())
 }
 
 /// The doors and bans that go in with a table, and whether they are all that there are.
