@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    firewall::{Firewall, FirewallError},
+    firewall::{BanLeft, Firewall, FirewallError},
     gate::{
         bans::{Ban, BanChange, BanKind, Bans},
         clock::Uptime,
@@ -128,7 +128,7 @@ pub fn live_doors(grants: &Grants, now: Uptime) -> Vec<(Door, Duration)> {
 
 /// The sources that are to be banned, by whom, and for how long yet.
 #[must_use]
-pub fn live_bans(bans: &Bans, now: Uptime) -> Vec<(Source, BanKind, Duration)> {
+pub fn live_bans(bans: &Bans, now: Uptime) -> Vec<BanLeft> {
     let live = bans.iter().filter(|(_, ban)| ban.until > now);
     live.map(|(source, ban)| (*source, ban.kind, ban.until.since(now))).collect()
 }
@@ -180,7 +180,7 @@ pub fn reconcile_few(
 fn reconcile_bans(
     firewall: &mut impl Firewall,
     bans: &Bans,
-    found: Vec<(Source, BanKind, Duration)>,
+    found: Vec<BanLeft>,
     now: Uptime,
 ) -> Result<usize, FirewallError> {
     let found: HashMap<(Source, BanKind), Duration> =

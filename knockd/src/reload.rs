@@ -107,7 +107,8 @@ impl Reload {
         let Some(reading) = &mut self.reading else { return pending().await };
         let read = reading.await;
         self.reading = None;
-        Done::Read(read.unwrap_or_else(|error| Err(NotApplied::Failed(error.to_string()))))
+        let read = read.unwrap_or_else(|error| Err(NotApplied::Failed(error.to_string())));
+        Done::Read(Box::new(read))
     }
 
     /// Applies what was read, and answers who has asked. A table that differs goes through nft first, on another thread.
@@ -308,7 +309,7 @@ impl Reload {
 /// What was done on another thread.
 pub enum Done {
     /// What has changed was read.
-    Read(Result<Read, NotApplied>),
+    Read(Box<Result<Read, NotApplied>>),
     /// The table that follows from it was said to the kernel.
     Compiled(Result<Box<Template>, NotApplied>),
 }

@@ -139,7 +139,8 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// [`FirewallError`]
     pub fn reconcile_few(&mut self, now: Now) -> Result<Option<Reconciled>, FirewallError> {
         let bans = self.gate.bans();
-        let reconciled = reconcile_few(&mut self.firewall, &self.grants, bans, CHANGES_AT_ONCE, now.uptime)?;
+        let reconciled =
+            reconcile_few(&mut self.firewall, &self.grants, bans, CHANGES_AT_ONCE, now.uptime)?;
         if reconciled.is_some() {
             self.is_settled();
         }

@@ -11,7 +11,7 @@ use std::{
 use common::{Tag, UnicastAddress};
 
 use super::{
-    CHANGES_AT_ONCE, Firewall, FirewallError,
+    BanLeft, CHANGES_AT_ONCE, Firewall, FirewallError,
     listing::Listing,
     netlink::{Element, Netlink, PortId, Step},
     reader::{FEW, Reader},
@@ -147,10 +147,7 @@ impl Kernel {
     ///
     /// # Errors
     /// [`FirewallError`] if that can't be read.
-    pub fn bans_up_to(
-        &mut self,
-        at_most: usize,
-    ) -> Result<Option<Vec<(Source, BanKind, Duration)>>, FirewallError> {
+    pub fn bans_up_to(&mut self, at_most: usize) -> Result<Option<Vec<BanLeft>>, FirewallError> {
         let mut bans = Vec::new();
         for (set, _) in BAN_SETS {
             let Some(elements) = self.few(set, at_most)? else { return Ok(None) };
@@ -200,10 +197,7 @@ pub fn read_ban(set: &str, key: &[u8]) -> Option<(Source, BanKind)> {
 
 /// Doors and bans as elements of a table that is made anew.
 #[must_use]
-pub fn elements_of(
-    doors: &[(Door, Duration)],
-    bans: &[(Source, BanKind, Duration)],
-) -> Vec<Vec<Element>> {
+pub fn elements_of(doors: &[(Door, Duration)], bans: &[BanLeft]) -> Vec<Vec<Element>> {
     let of_doors = [DOOR4, DOOR6].into_iter().map(|set| {
         let doors = doors.iter().filter(|(door, _)| set_of(door) == set);
         doors.map(|(door, left)| element(door, *left)).collect()
@@ -244,7 +238,7 @@ impl Firewall for Kernel {
         Ok(())
     }
 
-    fn bans(&mut self) -> Result<Option<Vec<(Source, BanKind, Duration)>>, FirewallError> {
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError> {
         self.bans_up_to(FEW)
     }
 
@@ -278,7 +272,7 @@ impl Firewall for Kernel {
     fn replace(
         &mut self,
         doors: &[(Door, Duration)],
-        bans: &[(Source, BanKind, Duration)],
+        bans: &[BanLeft],
     ) -> Result<(), FirewallError> {
         let batch = self.netlink.emptied(&DOORS_AND_BANS);
         self.netlink.commit_with(batch, elements_of(doors, bans)).map_err(FirewallError::Refused)

@@ -9,7 +9,7 @@ use std::{
 
 use common::Tag;
 
-use super::{Firewall, FirewallError};
+use super::{BanLeft, Firewall, FirewallError};
 use crate::gate::{
     bans::{BanChange, BanKind},
     clock::Uptime,
@@ -109,7 +109,7 @@ impl Firewall for MemoryFirewall {
         Ok(())
     }
 
-    fn bans(&mut self) -> Result<Option<Vec<(Source, BanKind, Duration)>>, FirewallError> {
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError> {
         let now = self.now.unwrap_or(Uptime::from_millis(0));
         let live = self.bans.iter().filter(|(_, until)| **until > now);
         let live = live.map(|((source, kind), until)| (*source, *kind, until.since(now)));
@@ -138,7 +138,7 @@ impl Firewall for MemoryFirewall {
     fn replace(
         &mut self,
         doors: &[(Door, Duration)],
-        bans: &[(Source, BanKind, Duration)],
+        bans: &[BanLeft],
     ) -> Result<(), FirewallError> {
         if let Some(kind) = self.fault {
             return Err(FirewallError::Refused(kind.into()));

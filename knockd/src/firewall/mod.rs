@@ -45,6 +45,9 @@ use crate::gate::{
 /// netlink socket's send buffer (net.core.wmem_default, 212,992 bytes).
 pub const CHANGES_AT_ONCE: usize = 1024;
 
+/// A banned source, by whom it is banned, and for how long yet.
+pub type BanLeft = (Source, BanKind, Duration);
+
 /// Opens and shuts doors.
 pub trait Firewall {
     /// Makes all of these changes, or none. Of more than [`CHANGES_AT_ONCE`], some may be made if others
@@ -65,7 +68,7 @@ pub trait Firewall {
     ///
     /// # Errors
     /// [`FirewallError`] if that can't be read.
-    fn bans(&mut self) -> Result<Option<Vec<(Source, BanKind, Duration)>>, FirewallError>;
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError>;
 
     /// The addresses that are this host's own, and those of its gateways and resolvers: they are never banned.
     ///
@@ -95,7 +98,7 @@ pub trait Firewall {
     fn replace(
         &mut self,
         doors: &[(Door, Duration)],
-        bans: &[(Source, BanKind, Duration)],
+        bans: &[BanLeft],
     ) -> Result<(), FirewallError>;
 }
 

@@ -42,7 +42,7 @@ use crate::{
     admission::Admission,
     clock,
     firewall::{
-        Firewall, FirewallError,
+        BanLeft, Firewall, FirewallError,
         connections::{Guarded, Sweeper},
         kernel::{KEPT, Kernel, elements_of},
         listing::Listing,
@@ -54,10 +54,9 @@ use crate::{
         watch::{Sighting, Watch},
     },
     gate::{
-        bans::{BanChange, BanKind},
+        bans::BanChange,
         clock::{Now, Uptime},
         grants::{Change, Door},
-        source::Source,
     },
     house::Housekeeping,
     reconcile::{Reconciled, live_bans, live_doors},
@@ -465,7 +464,7 @@ impl Firewall for Mender {
     fn replace(
         &mut self,
         doors: &[(Door, Duration)],
-        bans: &[(Source, BanKind, Duration)],
+        bans: &[BanLeft],
     ) -> Result<(), FirewallError> {
         self.or_with_a_new_table(|kernel| kernel.replace(doors, bans))
     }
@@ -474,7 +473,7 @@ impl Firewall for Mender {
         self.or_with_a_new_table(|kernel| kernel.ban(changes, now))
     }
 
-    fn bans(&mut self) -> Result<Option<Vec<(Source, BanKind, Duration)>>, FirewallError> {
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError> {
         self.or_with_a_new_table(Kernel::bans)
     }
 
