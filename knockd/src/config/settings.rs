@@ -103,7 +103,12 @@ impl Settings {
             control: path(section, &CONTROL, folder, "/run/knockd/control.sock".into())
                 .and_then(|path| socket_path(section, path)),
             clients_dir: path(section, &CLIENTS, folder, folder.join("clients.d")),
-            master_key_file: path(section, &MASTER_KEY_FILE, folder, folder.join("master.key")),
+            master_key_file: path(
+                section,
+                &MASTER_KEY_FILE,
+                folder,
+                folder.join(super::MASTER_KEY),
+            ),
             policy: policy(section, listen.as_ref().map(Listen::port), allow.as_ref()),
             allow,
             prefilter: section.table(PREFILTER, Prefilter::read).flatten(),
