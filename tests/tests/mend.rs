@@ -428,8 +428,6 @@ fn a_tool_that_keeps_deleting_the_table_is_told_of_and_not_spun_on() {
 fn what_the_daemon_does_itself_and_what_others_do_elsewhere_wakes_nobody() {
     let world = World::new();
     let guarded = Guarded::new(&world);
-    // The table that it put in at start is looked at once.
-    until("it has looked at what it put in", || guarded.looks_in_vain() == 1);
     for _ in 0..5 {
         guarded.device.opens(&["--open-for", "600s"]);
         guarded.device.knock(world.client(), &["-4", "--close"]).success();
@@ -439,7 +437,7 @@ fn what_the_daemon_does_itself_and_what_others_do_elsewhere_wakes_nobody() {
     guarded.nft("delete table inet other");
     // The absence of something can only be seen by waiting.
     thread::sleep(Duration::from_millis(300));
-    assert_eq!(guarded.looks_in_vain(), 1);
+    assert_eq!(guarded.looks_in_vain(), 0);
     assert_eq!(guarded.repairs(), Vec::<String>::new());
     // It still sees what it ought to.
     guarded.damage("flush ruleset");
@@ -451,16 +449,13 @@ fn notifications_that_are_lost_have_the_table_looked_at() {
     let guarded = Guarded::new(&world);
     guarded.device.opens(&["--open-for", "600s"]);
     guarded.nft("table inet big { set many { type ipv4_addr; }; }");
-    let comment = "x".repeat(120);
-    let elements: Vec<String> = (0..100_000)
-        .map(|n| format!("10.{}.{}.{} comment \"{comment}\"", n >> 16, n >> 8 & 255, n & 255))
-        .collect();
-    let add = format!("add element inet big many {{ {} }}", elements.join(", "));
     guarded.daemon.pause();
-    // More notifications than the daemon's socket holds: 64 MiB.
-    for _ in 0..2 {
-        guarded.nft(&add);
-        guarded.nft("flush set inet big many");
+    // More notifications than a socket holds by default (net.core.rmem_default, 212,992 bytes): only root of the whole
+    // host may have more.
+    for network in 0..8 {
+        let elements: Vec<String> =
+            (0..4_000).map(|n| format!("10.{network}.{}.{}", n >> 8, n & 255)).collect();
+        guarded.nft(&format!("add element inet big many {{ {} }}", elements.join(", ")));
     }
     guarded.nft("flush set inet knockd door4");
     guarded.daemon.resume();
@@ -468,21 +463,6 @@ fn notifications_that_are_lost_have_the_table_looked_at() {
     assert!(event.contains("1 doors of live grants"), "{event}");
     assert!(event.contains("by=somebody unknown"), "it was lost: {event}");
     guarded.is_open_to(world.client());
-}
-
-#[test]
-fn a_large_set_of_another_tool_loses_no_notification() {
-    let world = World::new();
-    let guarded = Guarded::new(&world);
-    guarded.nft("table inet big { set many { type ipv4_addr; }; }");
-    let elements: Vec<String> =
-        (0..100_000).map(|n| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255)).collect();
-    guarded.daemon.pause();
-    guarded.nft(&format!("add element inet big many {{ {} }}", elements.join(", ")));
-    guarded.nft("insert rule inet knockd gate accept");
-    guarded.daemon.resume();
-    let event = guarded.mended(0);
-    assert!(event.contains("by=nft (process "), "it was lost: {event}");
 }
 
 #[test]

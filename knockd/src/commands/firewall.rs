@@ -11,6 +11,7 @@ use crate::{
     firewall::{
         FirewallError,
         included::Included,
+        kernel::Kernel,
         ruleset::{Ruleset, TABLE},
         table::{self, Guarded, TableState},
         template::Template,
@@ -138,7 +139,7 @@ fn put_in(ruleset: &Ruleset, with: Option<&Included>) -> Result<bool, FirewallEr
     match with {
         Some(included) => table::install_with(included, &template)?,
         None if table::state(&template)? == TableState::Whole => return Ok(false),
-        None => table::install(&template)?,
+        None => table::install(&mut Kernel::open()?, &template)?,
     }
     Ok(true)
 }

@@ -199,11 +199,11 @@ fn random() -> io::Result<[u8; 16]> {
 /// The table, watched first and then made whole, and who keeps it so.
 fn mender(config: &Config, path: &Path) -> Result<Mender, StartError> {
     let system = |what| move |error| StartError::System { what, error };
-    let kernel = Kernel::open()?;
+    let mut kernel = Kernel::open()?;
     let watch = Watch::start(kernel.port_id()).map_err(system("a watch on nftables"))?;
     let sweeper = Sweeper::start(plan::guarded(config)).map_err(system("a thread"))?;
     let template = template(&plan::ruleset(config, config.clients.len()))?;
-    let installed = install(&template)?;
+    let installed = install(&mut kernel, &template)?;
     let mender = Mender::new(kernel, template, plan::newer(path), watch, sweeper);
     if installed == Installed::Now {
         mender.end_what_came_by_no_door();
@@ -234,7 +234,7 @@ enum Installed {
 }
 
 /// Makes sure that the table is in the kernel and follows the configuration.
-fn install(template: &Template) -> Result<Installed, FirewallError> {
+fn install(kernel: &mut Kernel, template: &Template) -> Result<Installed, FirewallError> {
     match table::state(template)? {
         TableState::Whole => return Ok(Installed::Before),
         TableState::Missing => {
@@ -256,6 +256,6 @@ fn install(template: &Template) -> Result<Installed, FirewallError> {
             warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")
         }
     }
-    table::install(template)?;
+    table::install(kernel, template)?;
     Ok(Installed::Now)
 }

@@ -9,11 +9,12 @@ use std::{
 };
 
 use common::{Tag, UnicastAddress};
+use nix::errno::Errno;
 
 use super::{
     BanLeft, CHANGES_AT_ONCE, Firewall, FirewallError,
     listing::Listing,
-    netlink::{Element, Netlink, PortId, Step},
+    netlink::{Batch, Element, Netlink, PortId, Step},
     reader::{FEW, Reader},
     ruleset::{BAN4, BAN6, BLOCK4, BLOCK6, DOOR4, DOOR6, Ruleset, TABLE, TABLE_NAME, TAGS},
     template::Template,
@@ -100,7 +101,21 @@ impl Kernel {
     ) -> Result<(), FirewallError> {
         let mut batch = self.netlink.batch();
         template.put_in(&mut batch, found);
-        self.netlink.commit_with(batch, elements).map_err(FirewallError::Refused)
+        self.commit_all(batch, elements).map_err(FirewallError::Refused)
+    }
+
+    /// Does what is in a batch and adds these elements: as one, or where only root of the whole host may send that much
+    /// (in a container), the elements behind it, some at a time.
+    fn commit_all(&mut self, batch: Batch, elements: Vec<Vec<Element>>) -> io::Result<()> {
+        match self.netlink.commit_with(batch.clone(), elements.clone()) {
+            Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {}
+            result => return result,
+        }
+        self.netlink.commit(batch)?;
+        for elements in elements.iter().flat_map(|elements| elements.chunks(CHANGES_AT_ONCE)) {
+            self.netlink.transact(&[Step::Add(elements.to_vec())])?;
+        }
+        Ok(())
     }
 
     /// What is in these of the sets that the daemon keeps; nothing of one that holds more than so many, or that isn't
@@ -275,7 +290,8 @@ impl Firewall for Kernel {
         bans: &[BanLeft],
     ) -> Result<(), FirewallError> {
         let batch = self.netlink.emptied(&DOORS_AND_BANS);
-        self.netlink.commit_with(batch, elements_of(doors, bans)).map_err(FirewallError::Refused)
+        let elements = elements_of(doors, bans);
+        self.commit_all(batch, elements).map_err(FirewallError::Refused)
     }
 }
 

@@ -120,6 +120,7 @@ impl PortId {
 }
 
 /// A transaction in the making.
+#[derive(Clone)]
 pub struct Batch {
     bytes: Vec<u8>,
     sequences: RangeInclusive<u32>,

@@ -66,8 +66,7 @@ pub fn compare(template: &Template, found: Option<&Listing>) -> TableState {
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
-pub fn install(template: &Template) -> Result<(), FirewallError> {
-    let mut kernel = Kernel::open()?;
+pub fn install(kernel: &mut Kernel, template: &Template) -> Result<(), FirewallError> {
     let found = read()?;
     let carried = match &found {
         Some(_) => kernel.kept(&template.emptied(found.as_ref()), CARRIED)?,
@@ -95,7 +94,7 @@ pub fn install_with(included: &Included, template: &Template) -> Result<(), Fire
     run_with(included, &template.ruleset().script())?;
     match read_back(template) {
         // A chain that isn't ours, perhaps.
-        Err(FirewallError::ReadBack(_)) => install(template),
+        Err(FirewallError::ReadBack(_)) => install(&mut Kernel::open()?, template),
         result => result,
     }
 }

@@ -137,14 +137,13 @@ impl Template {
     /// stay.
     pub fn put_in(&self, batch: &mut Batch, found: Option<&Listing>) {
         let emptied = self.emptied(found);
-        match found.filter(|found| found.flags == 0) {
-            Some(found) => make_room(batch, found, &emptied, &self.fixed()),
-            None => {
-                // What isn't there can't be deleted: so it is made first.
-                add_table(batch);
+        match found {
+            Some(found) if found.flags == 0 => make_room(batch, found, &emptied, &self.fixed()),
+            Some(_) => {
                 delete_table(batch, TABLE_NAME);
                 add_table(batch);
             }
+            None => add_table(batch),
         }
         for (number, name) in (1..).zip(&emptied) {
             if let Some(set) = self.listing.sets.get(*name) {

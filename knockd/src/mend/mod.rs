@@ -366,7 +366,10 @@ impl Mender {
             return Ok(false);
         }
         self.emptied_at = Some(now);
-        self.kernel.put_in(&self.template, None, Vec::new())?;
+        let found = self.kernel.table(self.template.ruleset())?;
+        // As if it slept: then all of it goes.
+        let found = found.map(|found| Listing { flags: 1, ..found });
+        self.kernel.put_in(&self.template, found.as_ref(), Vec::new())?;
         let case = self.open_case();
         (case.emptied, case.lacks_tags) = (true, true);
         Ok(true)
