@@ -101,13 +101,13 @@ impl Kernel {
     ) -> Result<(), FirewallError> {
         let mut batch = self.netlink.batch();
         template.put_in(&mut batch, found);
-        self.commit_all(batch, elements).map_err(FirewallError::Refused)
+        self.commit_all(batch, &elements).map_err(FirewallError::Refused)
     }
 
     /// Does what is in a batch and adds these elements: as one, or where only root of the whole host may send that much
     /// (in a container), the elements behind it, some at a time.
-    fn commit_all(&mut self, batch: Batch, elements: Vec<Vec<Element>>) -> io::Result<()> {
-        match self.netlink.commit_with(batch.clone(), elements.clone()) {
+    fn commit_all(&mut self, batch: Batch, elements: &[Vec<Element>]) -> io::Result<()> {
+        match self.netlink.commit_with(batch.clone(), elements) {
             Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {}
             result => return result,
         }
@@ -291,7 +291,7 @@ impl Firewall for Kernel {
     ) -> Result<(), FirewallError> {
         let batch = self.netlink.emptied(&DOORS_AND_BANS);
         let elements = elements_of(doors, bans);
-        self.commit_all(batch, elements).map_err(FirewallError::Refused)
+        self.commit_all(batch, &elements).map_err(FirewallError::Refused)
     }
 }
 

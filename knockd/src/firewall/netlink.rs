@@ -238,8 +238,10 @@ impl Netlink {
     ///
     /// # Errors
     /// The first error that the kernel reports; nothing took effect then.
-    pub fn commit_with(&mut self, mut batch: Batch, elements: Vec<Vec<Element>>) -> io::Result<()> {
-        elements.into_iter().for_each(|elements| batch.step(&Step::Add(elements)));
+    pub fn commit_with(&mut self, mut batch: Batch, elements: &[Vec<Element>]) -> io::Result<()> {
+        for chunk in elements.iter().flat_map(|elements| elements.chunks(ELEMENTS_PER_MESSAGE)) {
+            batch.push(Kind::NewSetElem, NLM_F_CREATE, |writer| put_elements(writer, chunk));
+        }
         self.commit(batch)
     }
 
