@@ -303,14 +303,13 @@ fn end_grants<F: Firewall>(now: Now, admission: &mut Admission<F>) {
     }
 }
 
-/// Compares the kernel's elements with what they ought to be, if a change of them was not confirmed.
+/// Makes the kernel's elements what they ought to be, if a change of them was not confirmed.
 fn settle<F: Firewall>(admission: &mut Admission<F>) {
     if admission.kernel() == KernelState::Known {
         return;
     }
-    match admission.reconcile(clock::now()) {
-        Ok(reconciled) => {
-            let changed = reconciled.changed();
+    match admission.settle(clock::now()) {
+        Ok(changed) => {
             warn!(
                 changed,
                 event = "kernel-settled",

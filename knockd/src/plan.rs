@@ -1,6 +1,6 @@
 //! The table that follows from a configuration, and who needs a door by it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use crate::{
     config::{self, Config, InterfaceName, reload::stamp},
@@ -39,7 +39,7 @@ pub fn guarded(config: &Config) -> Guarded {
 #[must_use]
 pub fn newer(path: &Path) -> Newer {
     let (path, known) = (path.to_owned(), stamp(path).ok());
-    Box::new(move || {
+    Arc::new(move || {
         if stamp(&path).ok() == known {
             return None;
         }

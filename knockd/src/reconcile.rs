@@ -1,15 +1,21 @@
 //! The one place where the kernel's elements are made to match what the daemon knows: at start, and after
 //! somebody else has changed them.
 //!
+//! What the kernel holds is read only where it is little: a dump of a large set takes it seconds. Otherwise what is known
+//! to be in doubt is written anew ([`settle`]), or everything is ([`reconcile`]).
+//!
 //! # Security considerations
 //! - A source that is banned in the kernel and not by us is let go, and the other way round.
 //! - A door that no live grant stands for is shut; one that is open for another time than is left of its
 //!   grant gets that time.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use crate::{
-    firewall::{Firewall, FirewallError},
+    firewall::{BanLeft, Firewall, FirewallError},
     gate::{
         bans::{Ban, BanChange, BanKind, Bans},
         clock::Uptime,
@@ -31,6 +37,8 @@ pub struct Reconciled {
     pub stray: Vec<Door>,
     /// How many bans were missing, for another time, or not ours.
     pub bans: usize,
+    /// Whether more doors were missing than were to be opened at once: none of them is open yet.
+    pub doors_are_due: bool,
 }
 
 impl Reconciled {
@@ -41,7 +49,59 @@ impl Reconciled {
     }
 }
 
-/// Makes the kernel's elements those of the live grants and bans.
+/// Doors and bans that may not be as they ought to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InDoubt {
+    /// Doors.
+    pub doors: HashSet<Door>,
+    /// Bans, by source and by whom.
+    pub bans: HashSet<(Source, BanKind)>,
+}
+
+impl InDoubt {
+    /// So many are remembered at most, one by one.
+    pub const MOST: usize = 4096;
+
+    /// Whether they are more than are remembered.
+    #[must_use]
+    pub fn is_too_much(&self) -> bool {
+        self.doors.len() + self.bans.len() > Self::MOST
+    }
+}
+
+/// Makes these doors and bans what they ought to be, without looking what they are: in microseconds for each.
+///
+/// # Errors
+/// [`FirewallError`]; some may be right then.
+pub fn settle(
+    firewall: &mut impl Firewall,
+    grants: &Grants,
+    bans: &Bans,
+    in_doubt: &InDoubt,
+    now: Uptime,
+) -> Result<(), FirewallError> {
+    let doors = in_doubt.doors.iter().map(|door| Change {
+        door: *door,
+        until: grants.open_until(door).filter(|until| *until > now),
+        before: DoorBefore::MaybeOpen,
+    });
+    let doors: Vec<Change> = doors.collect();
+    if !doors.is_empty() {
+        firewall.apply(&doors, now)?;
+    }
+    let bans = in_doubt.bans.iter().map(|(source, kind)| {
+        let ban = bans.get(*source).filter(|ban| ban.kind == *kind && ban.until > now);
+        BanChange { source: *source, kind: *kind, until: ban.map(|ban| ban.until) }
+    });
+    let bans: Vec<BanChange> = bans.collect();
+    if !bans.is_empty() {
+        firewall.ban(&bans, now)?;
+    }
+    Ok(())
+}
+
+/// Makes the kernel's elements those of the live grants and bans: changes what differs, or puts all of them in place of
+/// what is there where that is too much to be read. That takes a second for each 500,000.
 ///
 /// # Errors
 /// [`FirewallError`]; some may match then.
@@ -51,7 +111,43 @@ pub fn reconcile(
     bans: &Bans,
     now: Uptime,
 ) -> Result<Reconciled, FirewallError> {
-    let open: HashMap<Door, Duration> = firewall.doors()?.into_iter().collect();
+    if let Some(reconciled) = reconcile_few(firewall, grants, bans, usize::MAX, now)? {
+        return Ok(reconciled);
+    }
+    let (doors, bans) = (live_doors(grants, now), live_bans(bans, now));
+    firewall.replace(&doors, &bans)?;
+    Ok(Reconciled { doors: doors.len(), bans: bans.len(), ..Reconciled::default() })
+}
+
+/// The doors that are to be open, and for how long yet.
+#[must_use]
+pub fn live_doors(grants: &Grants, now: Uptime) -> Vec<(Door, Duration)> {
+    let live = grants.doors().filter(|(_, until)| **until > now);
+    live.map(|(door, until)| (*door, until.since(now))).collect()
+}
+
+/// The sources that are to be banned, by whom, and for how long yet.
+#[must_use]
+pub fn live_bans(bans: &Bans, now: Uptime) -> Vec<BanLeft> {
+    let live = bans.iter().filter(|(_, ban)| ban.until > now);
+    live.map(|(source, ban)| (*source, ban.kind, ban.until.since(now))).collect()
+}
+
+/// Makes the kernel's elements those of the live grants and bans, if they are few enough to be read: `None` if they
+/// aren't, and nothing is changed then. Where more doors than `at_once` are missing, they are left to the caller.
+///
+/// # Errors
+/// [`FirewallError`]; some may match then.
+pub fn reconcile_few(
+    firewall: &mut impl Firewall,
+    grants: &Grants,
+    bans: &Bans,
+    at_once: usize,
+    now: Uptime,
+) -> Result<Option<Reconciled>, FirewallError> {
+    let Some(open) = firewall.doors()? else { return Ok(None) };
+    let Some(banned) = firewall.bans()? else { return Ok(None) };
+    let open: HashMap<Door, Duration> = open.into_iter().collect();
     let is_live = |door: &Door| grants.open_until(door).is_some_and(|until| until > now);
     let stray: Vec<Door> = open
         .iter()
@@ -69,23 +165,26 @@ pub fn reconcile(
         .collect();
     let change = |door, until| Change { door, until, before: DoorBefore::MaybeOpen };
     let shut = stray.iter().map(|door| change(*door, None));
-    let opened = wrong.iter().map(|(door, until)| change(*door, Some(*until)));
+    let doors_are_due = wrong.len() > at_once;
+    let now_opened = if doors_are_due { &[][..] } else { &wrong[..] };
+    let opened = now_opened.iter().map(|(door, until)| change(*door, Some(*until)));
     let changes: Vec<Change> = shut.chain(opened).collect();
     if !changes.is_empty() {
         firewall.apply(&changes, now)?;
     }
-    let bans = reconcile_bans(firewall, bans, now)?;
-    Ok(Reconciled { doors: wrong.len(), stray, bans })
+    let bans = reconcile_bans(firewall, bans, banned, now)?;
+    Ok(Some(Reconciled { doors: wrong.len(), stray, bans, doors_are_due }))
 }
 
 /// Returns how many bans had to be changed.
 fn reconcile_bans(
     firewall: &mut impl Firewall,
     bans: &Bans,
+    found: Vec<BanLeft>,
     now: Uptime,
 ) -> Result<usize, FirewallError> {
     let found: HashMap<(Source, BanKind), Duration> =
-        firewall.bans()?.into_iter().map(|(source, kind, left)| ((source, kind), left)).collect();
+        found.into_iter().map(|(source, kind, left)| ((source, kind), left)).collect();
     let holds = |(source, kind): &(Source, BanKind)| {
         bans.get(*source).is_some_and(|ban| ban.kind == *kind && ban.until > now)
     };
@@ -224,5 +323,48 @@ mod tests {
         let reconciled =
             reconcile(&mut firewall, &granted("10.77.0.2"), &Bans::default(), after(60)).unwrap();
         assert_eq!(reconciled.changed(), 0);
+    }
+
+    #[test]
+    fn where_there_is_too_much_to_be_read_all_of_it_is_replaced() {
+        let mut firewall = kernel(&[("10.77.0.3", after(60)), ("10.77.0.4", after(60))]);
+        firewall.read_at_most(1);
+        let granted = granted("10.77.0.2");
+        assert_eq!(
+            reconcile_few(&mut firewall, &granted, &Bans::default(), 9, after(10)).unwrap(),
+            None
+        );
+        assert_eq!(firewall.replaced(), 0);
+        reconcile(&mut firewall, &granted, &Bans::default(), after(10)).unwrap();
+        assert_eq!(firewall.replaced(), 1);
+        assert!(firewall.is_open(&door("10.77.0.2"), after(59)));
+        for stray in ["10.77.0.3", "10.77.0.4"] {
+            assert!(!firewall.is_open(&door(stray), after(10)));
+        }
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_made_right_without_looking_and_nothing_else_is_touched() {
+        let mut firewall = kernel(&[("10.77.0.3", after(60)), ("10.77.0.4", after(60))]);
+        firewall.read_at_most(0);
+        let doors = ["10.77.0.2", "10.77.0.3"].map(door).into();
+        let in_doubt = InDoubt { doors, bans: HashSet::new() };
+        let granted = granted("10.77.0.2");
+        settle(&mut firewall, &granted, &Bans::default(), &in_doubt, after(10)).unwrap();
+        assert!(firewall.is_open(&door("10.77.0.2"), after(59)));
+        assert!(!firewall.is_open(&door("10.77.0.3"), after(10)));
+        assert!(firewall.is_open(&door("10.77.0.4"), after(10)));
+    }
+
+    #[test]
+    fn doors_that_are_too_many_to_be_opened_at_once_are_told_and_strays_are_shut_at_once() {
+        let mut firewall = kernel(&[("10.77.0.3", after(60))]);
+        let granted = granted("10.77.0.2");
+        let reconciled = reconcile_few(&mut firewall, &granted, &Bans::default(), 0, after(10));
+        let reconciled = reconciled.unwrap().unwrap();
+        assert!(reconciled.doors_are_due);
+        assert_eq!((reconciled.doors, reconciled.stray.len()), (1, 1));
+        assert!(!firewall.is_open(&door("10.77.0.2"), after(10)));
+        assert!(!firewall.is_open(&door("10.77.0.3"), after(10)));
     }
 }

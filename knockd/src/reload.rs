@@ -32,7 +32,11 @@ use crate::{
         configuration::{Configuration, MISTAKES_TOLD, Mistake, Refusal, Reloaded, Setting},
         server::Asked,
     },
-    firewall::{FirewallError, ruleset::Tags},
+    firewall::{
+        FirewallError,
+        ruleset::{Ruleset, Tags},
+        template::Template,
+    },
     gate::{
         clock::Now,
         grants::Door,
@@ -51,6 +55,8 @@ pub struct Reload {
     /// The main file as it is in force, with no client.
     in_force: Config,
     reading: Option<JoinHandle<Result<Read, NotApplied>>>,
+    /// What was read and has no mistake, while nft says its table to the kernel.
+    compiling: Option<(Sound, JoinHandle<Result<Template, FirewallError>>)>,
     /// Who has asked for what is being read.
     waiting: Vec<Asked>,
     /// Who has asked since it began, if anybody has: what is being read may be older than what they mean.
@@ -68,6 +74,7 @@ impl Reload {
             roster,
             in_force,
             reading: None,
+            compiling: None,
             waiting: Vec::new(),
             later: None,
             since: now.utc,
@@ -78,7 +85,7 @@ impl Reload {
 
     /// Begins to read what has changed. Who asks is answered when it is applied.
     pub fn begin(&mut self, asked: Option<Asked>) {
-        if self.reading.is_some() {
+        if self.reading.is_some() || self.compiling.is_some() {
             self.later.get_or_insert_default().extend(asked);
             return;
         }
@@ -87,29 +94,59 @@ impl Reload {
         self.reading = Some(spawn_blocking(move || reading.read()));
     }
 
-    /// Waits until something was read; for ever if nothing is being read. Nothing is lost if it is dropped.
-    pub async fn read(&mut self) -> Result<Read, NotApplied> {
+    /// Waits until there is something to apply; for ever if nothing was asked for. Nothing is lost if it is dropped.
+    pub async fn due(&mut self) -> Done {
+        if let Some((_, compiling)) = &mut self.compiling {
+            // If it panicked, that is a fault of this program; everything stays as it is.
+            return Done::Compiled(
+                compiling.await.map_err(|error| NotApplied::Failed(error.to_string())).and_then(
+                    |compiled| {
+                        compiled
+                            .map(Box::new)
+                            .map_err(|error| NotApplied::System(error.to_string()))
+                    },
+                ),
+            );
+        }
         let Some(reading) = &mut self.reading else { return pending().await };
         let read = reading.await;
         self.reading = None;
-        match read {
-            Ok(read) => read,
-            // It panicked, which is a fault of this program; everything stays as it is.
-            Err(error) => Err(NotApplied::Failed(error.to_string())),
-        }
+        let read = read.unwrap_or_else(|error| Err(NotApplied::Failed(error.to_string())));
+        Done::Read(Box::new(read))
     }
 
-    /// Applies what was read, and answers who has asked.
+    /// Applies what was read, and answers who has asked. A table that differs goes through nft first, on another thread.
     pub fn apply(
         &mut self,
-        read: Result<Read, NotApplied>,
+        done: Done,
         admission: &mut Admission<Mender>,
         house: &mut Housekeeping,
     ) {
-        let directory = admission.gate().directory();
+        let applied = match done {
+            Done::Read(read) => {
+                let directory = admission.gate().directory();
+                match read.and_then(|read| self.roster.check(read, directory)) {
+                    Ok(sound) => match self.ruleset(&sound, admission) {
+                        Some(ruleset) => {
+                            let compiling = spawn_blocking(move || Template::of(&ruleset));
+                            self.compiling = Some((sound, compiling));
+                            return;
+                        }
+                        None => Ok((sound, None)),
+                    },
+                    Err(error) => Err(error),
+                }
+            }
+            Done::Compiled(template) => match (self.compiling.take(), template) {
+                (Some((sound, _)), Ok(template)) => Ok((sound, Some(*template))),
+                (None, Ok(_)) => return,
+                (_, Err(error)) => Err(error),
+            },
+        };
         let cut = self.doors_to_cut(admission);
-        let sound = read.and_then(|read| self.roster.check(read, directory));
-        let reply = match sound.and_then(|sound| self.put_in_force(sound, admission, house)) {
+        let in_force = applied
+            .and_then(|(sound, template)| self.put_in_force(sound, template, admission, house));
+        let reply = match in_force {
             Ok(reloaded) => Reply::Reloaded(Box::new(reloaded)),
             Err(error) => Reply::NotReloaded(self.refuse(&error)),
         };
@@ -129,6 +166,20 @@ impl Reload {
             self.waiting = later;
             self.begin(None);
         }
+    }
+
+    /// Whether what was applied last waits for nft yet.
+    #[must_use]
+    pub const fn waits_for_nft(&self) -> bool {
+        self.compiling.is_some()
+    }
+
+    /// The ruleset that follows from what was read, if it isn't the one that is kept.
+    fn ruleset(&self, sound: &Sound, admission: &Admission<Mender>) -> Option<Ruleset> {
+        let clients = sound.clients(admission.gate().directory());
+        let config = sound.settings().clone().without_restart(&self.in_force);
+        let ruleset = plan::ruleset(&config, clients);
+        (ruleset != *admission.firewall().ruleset()).then_some(ruleset)
     }
 
     /// Which configuration is in force.
@@ -188,6 +239,7 @@ impl Reload {
     fn put_in_force(
         &mut self,
         sound: Sound,
+        template: Option<Template>,
         admission: &mut Admission<Mender>,
         house: &mut Housekeeping,
     ) -> Result<Reloaded, NotApplied> {
@@ -200,7 +252,7 @@ impl Reload {
         admission
             .make_room(config.policy.replay.capacity)
             .map_err(|error| NotApplied::System(error.to_string()))?;
-        self.put_table_in(&config, clients, admission, house)
+        self.put_table_in(&config, clients, template, admission, house)
             .map_err(|error| NotApplied::System(error.to_string()))?;
 
         let now = clock::now();
@@ -232,6 +284,7 @@ impl Reload {
         &self,
         config: &Config,
         clients: usize,
+        template: Option<Template>,
         admission: &mut Admission<Mender>,
         house: &mut Housekeeping,
     ) -> Result<(), FirewallError> {
@@ -240,8 +293,8 @@ impl Reload {
         if begins {
             house.begin_to_keep_tags(config.policy.clock_skew, admission)?;
         }
-        let (table, newer) = (plan::ruleset(config, clients), plan::newer(self.roster.main_file()));
-        let put_in = admission.firewall_mut().follow(table, newer, plan::guarded(config));
+        let newer = plan::newer(self.roster.main_file());
+        let put_in = admission.firewall_mut().follow(template, newer, plan::guarded(config));
         match put_in {
             Ok(_) if !filters => house.stop_keeping_tags(),
             Ok(Tags::Kept) => {}
@@ -263,6 +316,14 @@ impl Reload {
         }
         Ok(())
     }
+}
+
+/// What was done on another thread.
+pub enum Done {
+    /// What has changed was read.
+    Read(Box<Result<Read, NotApplied>>),
+    /// The table that follows from it was said to the kernel.
+    Compiled(Result<Box<Template>, NotApplied>),
 }
 
 /// The client whose connections are to end with the reload that is asked for.

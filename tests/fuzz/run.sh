@@ -32,6 +32,7 @@ for target in $targets; do
         decide) longest=192 ;;
         profile) longest=256 ;;
         config | journal) longest=512 ;;
+        listing) longest=2048 ;;
         *) longest=1024 ;;
     esac
     echo "==> fuzz $target: $2 executions"

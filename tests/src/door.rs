@@ -227,6 +227,12 @@ impl<'w> Door<'w> {
         daemon
     }
 
+    /// Starts the daemon with these variables in its environment, and waits until it listens.
+    #[track_caller]
+    pub fn start_with(&self, env: &[(&str, &str)]) -> Daemon {
+        self.spawn_telling("debug", env).listening()
+    }
+
     fn spawn_telling(&self, level: &str, env: &[(&str, &str)]) -> Daemon {
         let (knockd, config) = (binaries::path("knockd"), self.config());
         let argv = [knockd.as_str(), "--config", text(&config), "run"];

@@ -428,8 +428,6 @@ fn a_tool_that_keeps_deleting_the_table_is_told_of_and_not_spun_on() {
 fn what_the_daemon_does_itself_and_what_others_do_elsewhere_wakes_nobody() {
     let world = World::new();
     let guarded = Guarded::new(&world);
-    // The table that it put in at start is looked at once.
-    until("it has looked at what it put in", || guarded.looks_in_vain() == 1);
     for _ in 0..5 {
         guarded.device.opens(&["--open-for", "600s"]);
         guarded.device.knock(world.client(), &["-4", "--close"]).success();
@@ -439,7 +437,7 @@ fn what_the_daemon_does_itself_and_what_others_do_elsewhere_wakes_nobody() {
     guarded.nft("delete table inet other");
     // The absence of something can only be seen by waiting.
     thread::sleep(Duration::from_millis(300));
-    assert_eq!(guarded.looks_in_vain(), 1);
+    assert_eq!(guarded.looks_in_vain(), 0);
     assert_eq!(guarded.repairs(), Vec::<String>::new());
     // It still sees what it ought to.
     guarded.damage("flush ruleset");
@@ -452,7 +450,8 @@ fn notifications_that_are_lost_have_the_table_looked_at() {
     guarded.device.opens(&["--open-for", "600s"]);
     guarded.nft("table inet big { set many { type ipv4_addr; }; }");
     guarded.daemon.pause();
-    // More notifications than a socket holds by default (net.core.rmem_default, 212,992 bytes).
+    // More notifications than a socket holds by default (net.core.rmem_default, 212,992 bytes): only root of the whole
+    // host may have more.
     for network in 0..8 {
         let elements: Vec<String> =
             (0..4_000).map(|n| format!("10.{network}.{}.{}", n >> 8, n & 255)).collect();

@@ -53,7 +53,7 @@ use crate::{
         grants::{Before, Change, Grants, Owner, TooMany},
     },
     journal::{StateFile, held::Grant, seen::Record, twin::Twin},
-    reconcile::{Reconciled, reconcile},
+    reconcile::{InDoubt, Reconciled, reconcile, reconcile_few, settle},
     tags::{TagKeeper, Upkeep},
 };
 
@@ -77,6 +77,8 @@ pub struct Admission<F, D = File> {
     firewall: F,
     kernel: KernelState,
     fullest: Fullest,
+    /// The changes that were not confirmed.
+    in_doubt: InDoubt,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
     /// What of them could not be read then, as it was told.
@@ -133,6 +135,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             firewall,
             kernel: KernelState::Known,
             fullest: Fullest::unknown(),
+            in_doubt: InDoubt::default(),
             own_read: None,
             own_unread: Vec::new(),
             replies: Vec::new(),
@@ -170,8 +173,49 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// [`FirewallError`]
     pub fn reconcile(&mut self, now: Now) -> Result<Reconciled, FirewallError> {
         let reconciled = reconcile(&mut self.firewall, &self.grants, self.gate.bans(), now.uptime)?;
-        self.kernel = KernelState::Known;
+        self.is_settled();
         Ok(reconciled)
+    }
+
+    /// The same if the kernel's elements are few enough to be read in no time: `None` if they aren't. Where doors are
+    /// missing that are too many to be opened in no time, they are due yet.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn reconcile_few(&mut self, now: Now) -> Result<Option<Reconciled>, FirewallError> {
+        let bans = self.gate.bans();
+        let reconciled =
+            reconcile_few(&mut self.firewall, &self.grants, bans, CHANGES_AT_ONCE, now.uptime)?;
+        if reconciled.is_some() {
+            self.is_settled();
+        }
+        Ok(reconciled)
+    }
+
+    /// Makes these of the kernel's elements what they ought to be.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn settle_these(&mut self, touched: &InDoubt, now: Now) -> Result<(), FirewallError> {
+        settle(&mut self.firewall, &self.grants, self.gate.bans(), touched, now.uptime)
+    }
+
+    /// Makes what was not confirmed what it ought to be; returns how many doors and bans that are.
+    ///
+    /// # Errors
+    /// [`FirewallError`]
+    pub fn settle(&mut self, now: Now) -> Result<usize, FirewallError> {
+        if self.in_doubt.is_too_much() {
+            return Ok(self.reconcile(now)?.changed());
+        }
+        settle(&mut self.firewall, &self.grants, self.gate.bans(), &self.in_doubt, now.uptime)?;
+        let settled = self.in_doubt.doors.len() + self.in_doubt.bans.len();
+        self.is_settled();
+        Ok(settled)
+    }
+
+    fn is_settled(&mut self) {
+        (self.kernel, self.in_doubt) = (KernelState::Known, InDoubt::default());
     }
 
     /// Whether the kernel's elements are known to be those of the live grants and bans.
@@ -181,7 +225,12 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
 
     fn change_doors(&mut self, changes: &[Change], now: Now) -> Result<(), FirewallError> {
         let changed = self.firewall.apply(changes, now.uptime);
-        self.confirm(changed)
+        if changed.is_err() {
+            self.kernel = KernelState::InDoubt;
+            let doors = changes.iter().map(|change| change.door);
+            self.in_doubt.doors.extend(doors.take(InDoubt::MOST + 1));
+        }
+        changed
     }
 
     fn change_doors_if_any(&mut self, changes: &[Change], now: Now) -> Result<(), FirewallError> {
@@ -190,12 +239,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
 
     fn change_bans(&mut self, changes: &[BanChange], now: Now) -> Result<(), FirewallError> {
         let changed = self.firewall.ban(changes, now.uptime);
-        self.confirm(changed)
-    }
-
-    fn confirm(&mut self, changed: Result<(), FirewallError>) -> Result<(), FirewallError> {
         if changed.is_err() {
             self.kernel = KernelState::InDoubt;
+            let bans = changes.iter().map(|change| (change.source, change.kind));
+            self.in_doubt.bans.extend(bans.take(InDoubt::MOST + 1));
         }
         changed
     }

@@ -20,7 +20,7 @@ use crate::{
         answer::BAN_LIMIT,
         list::{BanMark, BanRow, BansPage},
     },
-    firewall::{Firewall as _, kernel::Kernel},
+    firewall::kernel::Kernel,
     gate::{
         bans::{BanKind, BanReason},
         source::{InvalidSource, Source},
@@ -164,7 +164,9 @@ fn without_a_daemon(config: &Path) -> Result<Vec<BanRow>, Failure> {
     let path = config.state.join(banned::FILE_NAME);
     let reasons = banned::reasons(&path).map_err(|error| state_failure(&error))?;
     let firewall_error = |error| Failure::new(firewall_exit(&error), error.to_string());
-    let bans = Kernel::open().and_then(|mut kernel| kernel.bans()).map_err(firewall_error)?;
+    // However long that takes: nothing else waits for it.
+    let bans = Kernel::open().and_then(|mut kernel| kernel.bans_up_to(usize::MAX));
+    let bans = bans.map_err(firewall_error)?.unwrap_or_default();
     let now = clock::now();
     let row = |(source, kind, left): (Source, BanKind, Duration)| BanRow {
         source: source.to_string(),

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Exit, Failure, Format, Output, fallback, run::firewall_exit};
+use super::{Exit, Failure, Format, Output, fallback, live, run::firewall_exit};
 use crate::{
-    config,
+    config::{self, Config},
     firewall::{
         FirewallError,
         included::Included,
+        kernel::Kernel,
         ruleset::{Ruleset, TABLE},
         table::{self, Guarded, TableState},
+        template::Template,
     },
     journal::StateFolder,
     plan,
@@ -64,21 +66,28 @@ pub fn run(
 }
 
 fn load(config: &Path) -> Result<Ruleset, Failure> {
+    load_all(config).map(|(ruleset, _)| ruleset)
+}
+
+fn load_all(config: &Path) -> Result<(Ruleset, Option<Config>), Failure> {
     let config = config::load(config)?;
-    Ok(plan::ruleset(&config, config.clients.len()))
+    Ok((plan::ruleset(&config, config.clients.len()), Some(config)))
 }
 
 /// Shuts the door by the main file alone if that is sound and the clients are not: who they are matters to the
 /// daemon, and an open door to everybody.
-fn load_for_install(path: &Path, output: &mut Output<'_>) -> Result<Ruleset, Failure> {
-    let failure = match load(path) {
-        Ok(ruleset) => return Ok(ruleset),
+fn load_for_install(
+    path: &Path,
+    output: &mut Output<'_>,
+) -> Result<(Ruleset, Option<Config>), Failure> {
+    let failure = match load_all(path) {
+        Ok(loaded) => return Ok(loaded),
         Err(failure) => failure,
     };
     match config::load_without_clients(path) {
         Ok(config) => {
             output.note(format!("{failure}\nThe table goes in all the same; knockd won't start before that is mended"));
-            Ok(plan::ruleset(&config, config.clients.len()))
+            Ok((plan::ruleset(&config, config.clients.len()), None))
         }
         Err(_) => Err(failure),
     }
@@ -92,14 +101,19 @@ fn print(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
 }
 
 fn install(config: &Path, args: &InstallArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let ruleset = match (load_for_install(config, output), &args.fallback) {
-        (Ok(ruleset), _) => ruleset,
+    let (ruleset, config) = match (load_for_install(config, output), &args.fallback) {
+        (Ok(loaded), _) => loaded,
         (Err(mistakes), Some(file)) => {
             return install_fallback(&mistakes, file, args.with.as_ref(), output);
         }
         (Err(mistakes), None) => return Err(mistakes),
     };
     let changed = put_in(&ruleset, args.with.as_ref()).map_err(|error| failure(&error))?;
+    if let Some(config) = config
+        && let Err(error) = live::restore(&config)
+    {
+        output.note(format!("live grants can't be put in again before knockd starts: {error}"));
+    }
     if let Some(file) = &args.fallback
         && let Err(error) = fallback::keep(file, &ruleset.script())
     {
@@ -121,10 +135,11 @@ fn install(config: &Path, args: &InstallArgs, output: &mut Output<'_>) -> Result
 
 /// Puts the table in unless it is in. Whether anything has changed.
 fn put_in(ruleset: &Ruleset, with: Option<&Included>) -> Result<bool, FirewallError> {
+    let template = Template::of(ruleset)?;
     match with {
-        Some(included) => table::install_with(included, ruleset)?,
-        None if table::state(ruleset)? == TableState::Whole => return Ok(false),
-        None => table::install(ruleset)?,
+        Some(included) => table::install_with(included, &template)?,
+        None if table::state(&template)? == TableState::Whole => return Ok(false),
+        None => table::install(&mut Kernel::open()?, &template)?,
     }
     Ok(true)
 }
@@ -160,7 +175,8 @@ fn install_fallback(
 }
 
 fn status(ruleset: &Ruleset, output: &mut Output<'_>) -> Result<(), Failure> {
-    let (state, differences) = match table::state(ruleset).map_err(|error| failure(&error))? {
+    let state = Template::of(ruleset).and_then(|template| table::state(&template));
+    let (state, differences) = match state.map_err(|error| failure(&error))? {
         TableState::Whole => ("whole", Vec::new()),
         TableState::Missing => ("missing", Vec::new()),
         TableState::Changed(differences) => ("changed", differences),

@@ -13,6 +13,7 @@ pub mod doctor;
 mod fallback;
 pub mod firewall;
 pub mod grants;
+mod live;
 pub mod moment;
 mod output;
 pub mod reload;

@@ -1,6 +1,6 @@
 //! `knockd run`: puts the rooms together, and leads packets through them until it is told to end.
 
-use std::{thread, time::Duration};
+use std::{future::ready, thread, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info, warn};
@@ -20,7 +20,7 @@ use crate::{
     gate::clock::Now,
     house::{self, Housekeeping},
     listener::Listener,
-    mend::{Mender, Repairs, mend},
+    mend::{Mender, Repairs, mend, refill},
     metrics::{Figures, Metrics},
     reload::Reload,
     replies::{self, Ways},
@@ -94,6 +94,7 @@ impl Daemon {
         let mut due = Instant::now();
         self.supervisor.is_ready();
         self.tell_status();
+        let mut refilled = false;
         loop {
             if self.admission.kernel() == KernelState::InDoubt {
                 due = due.min(Instant::now() + AFTER_A_DOUBT);
@@ -124,6 +125,12 @@ impl Daemon {
                     self.supervisor.is_alive();
                     self.tell_status();
                 }
+                () = ready(()), if self.admission.firewall().refills() && !refilled => {
+                    refill(&mut self.admission);
+                    // What has come meanwhile is next.
+                    refilled = true;
+                    continue;
+                }
                 () = self.admission.firewall_mut().due() => {
                     mend(&mut self.admission, &mut self.house);
                     self.tell_status();
@@ -147,14 +154,16 @@ impl Daemon {
                     self.telemetry.sum_up(self.admission.gate().directory(), clock::now());
                     self.audit.sum_up();
                 }
-                read = self.reload.read() => {
+                read = self.reload.due() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
                     // Before the place of one that is gone is another's.
                     self.clients.forget_who_is_gone(self.admission.gate().directory());
                     if let Err(error) = self.listener.keep_ways(self.reload.replies()) {
                         error!(event = "replies-failing", "replies can't be sent: {error}");
                     }
-                    self.supervisor.is_ready();
+                    if !self.reload.waits_for_nft() {
+                        self.supervisor.is_ready();
+                    }
                     self.tell_status();
                     due = Instant::now();
                 }
@@ -184,7 +193,10 @@ impl Daemon {
                         sleep(AFTER_A_FAILED_RECEIVE).await;
                     }
                 },
+                // Nothing has.
+                () = ready(()), if self.admission.firewall().refills() => {}
             }
+            refilled = false;
         }
     }
 

@@ -24,6 +24,7 @@ use crate::{
         kernel::Kernel,
         ruleset::Ruleset,
         table::{self, TableState},
+        template::Template,
         watch::Watch,
     },
     gate::directory::Directory,
@@ -249,16 +250,31 @@ fn random() -> io::Result<[u8; 16]> {
 /// The table, watched first and then made whole, and who keeps it so.
 fn mender(config: &Config, path: &Path) -> Result<Mender, StartError> {
     let system = |what| move |error| StartError::System { what, error };
-    let kernel = Kernel::open()?;
+    let mut kernel = Kernel::open()?;
     let watch = Watch::start(kernel.port_id()).map_err(system("a watch on nftables"))?;
     let sweeper = Sweeper::start(plan::guarded(config)).map_err(system("a thread"))?;
-    let ruleset = plan::ruleset(config, config.clients.len());
-    let installed = install(&ruleset)?;
-    let mender = Mender::new(kernel, ruleset, plan::newer(path), watch, sweeper);
+    let template = template(&plan::ruleset(config, config.clients.len()))?;
+    let installed = install(&mut kernel, &template)?;
+    let mender = Mender::new(kernel, template, plan::newer(path), watch, sweeper);
     if installed == Installed::Now {
         mender.end_what_came_by_no_door();
     }
     Ok(mender)
+}
+
+/// What this kernel makes of the ruleset. Where nft can't say it, and the table that is there has its names, hooks and
+/// comments, that table is taken for right.
+fn template(ruleset: &Ruleset) -> Result<Template, FirewallError> {
+    let failed = match Template::of(ruleset) {
+        Err(error @ FirewallError::Nft(_)) => error,
+        result => return result,
+    };
+    let Some(found) = Template::of_what_is_there(ruleset)? else { return Err(failed) };
+    error!(
+        event = "nft-failed",
+        "nft can't be run: {failed}; the table that is there is taken for right, for it has the comments of the one that ought to be there. A reload can't change it until nft is mended"
+    );
+    Ok(found)
 }
 
 /// Since when the table is whole.
@@ -269,8 +285,8 @@ enum Installed {
 }
 
 /// Makes sure that the table is in the kernel and follows the configuration.
-fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
-    match table::state(ruleset)? {
+fn install(kernel: &mut Kernel, template: &Template) -> Result<Installed, FirewallError> {
+    match table::state(template)? {
         TableState::Whole => return Ok(Installed::Before),
         TableState::Missing => {
             warn!(
@@ -291,6 +307,6 @@ fn install(ruleset: &Ruleset) -> Result<Installed, FirewallError> {
             warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")
         }
     }
-    table::install(ruleset)?;
+    table::install(kernel, template)?;
     Ok(Installed::Now)
 }

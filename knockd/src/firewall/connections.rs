@@ -23,6 +23,7 @@ use std::{
         mpsc::{Receiver, SendError, Sender, channel},
     },
     thread,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -35,10 +36,12 @@ use netlink_packet_netfilter::{
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use socket2::SockRef;
 use tracing::{error, info};
 
 use super::{
-    answer::{Progress, messages, told},
+    answer::{self, Progress, Question, messages, told},
+    netlink::PortId,
     ruleset::LABEL,
 };
 use crate::{
@@ -48,6 +51,8 @@ use crate::{
 
 /// What a dump's datagram can have at most.
 const RECEIVE_LEN: usize = 64 * 1024;
+/// The kernel answers at once.
+const PATIENCE: Duration = Duration::from_secs(10);
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
@@ -246,6 +251,8 @@ fn sweep_all(sweeps: &Receiver<(Arc<Guarded>, Sweep)>) {
 /// A socket to the kernel's conntrack.
 struct Conntrack {
     socket: Socket,
+    port: PortId,
+    sequence: u32,
     buffer: Vec<u8>,
 }
 
@@ -257,41 +264,51 @@ pub struct Key {
 }
 
 impl Key {
-    /// The message to the kernel that deletes the entry.
+    /// The message to the kernel that deletes the entry, with this number.
     #[must_use]
-    pub fn deletion(self) -> Vec<u8> {
-        request(self.family, NLM_F_ACK, ConntrackMessage::Delete(self.attributes))
+    pub fn deletion(self, sequence: u32) -> Vec<u8> {
+        request(self.family, NLM_F_ACK, sequence, ConntrackMessage::Delete(self.attributes))
     }
 }
 
 impl Conntrack {
     fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
+        let port = PortId::new(socket.bind_auto()?.port_number());
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_LEN) })
+        SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { socket, port, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
     }
 
     /// The entries of the connections that are selected.
     fn find(&mut self, select: impl Fn(&Connection) -> bool) -> io::Result<Vec<Key>> {
         let all = ConntrackMessage::Get(Vec::new());
-        self.socket.send(&request(NetfilterProtoFamily::Unspec, NLM_F_DUMP, all), 0)?;
+        let question = self.next_question();
+        let request = request(NetfilterProtoFamily::Unspec, NLM_F_DUMP, question.sequence, all);
+        self.socket.send(&request, 0)?;
         let mut found = Vec::new();
         loop {
             self.receive()?;
-            if dump(&self.buffer, &select, &mut found)? == Progress::Complete {
+            if dump(&self.buffer, question, &select, &mut found)? == Progress::Complete {
                 return Ok(found);
             }
         }
     }
 
     fn delete(&mut self, key: Key) -> io::Result<()> {
-        self.socket.send(&key.deletion(), 0)?;
-        self.receive()?;
-        match messages(&self.buffer).next() {
-            Some(Ok(message)) if message.kind == NLMSG_ERROR => told(message.payload),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        let question = self.next_question();
+        self.socket.send(&key.deletion(question.sequence), 0)?;
+        loop {
+            self.receive()?;
+            if answer::part(&self.buffer, question)?.progress == Progress::Complete {
+                return Ok(());
+            }
         }
+    }
+
+    fn next_question(&mut self) -> Question {
+        self.sequence = self.sequence.wrapping_add(1);
+        Question { sequence: self.sequence, port: self.port }
     }
 
     fn receive(&mut self) -> io::Result<()> {
@@ -300,8 +317,14 @@ impl Conntrack {
     }
 }
 
-fn request(family: NetfilterProtoFamily, flags: u16, message: ConntrackMessage) -> Vec<u8> {
+fn request(
+    family: NetfilterProtoFamily,
+    flags: u16,
+    sequence: u32,
+    message: ConntrackMessage,
+) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
+    header.sequence_number = sequence;
     header.flags = NLM_F_REQUEST | flags;
     let payload = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
     let mut message = NetlinkMessage::new(header, NetlinkPayload::from(payload));
@@ -317,13 +340,17 @@ fn request(family: NetfilterProtoFamily, flags: u16, message: ConntrackMessage) 
 /// What the kernel says, or that it can't be understood.
 pub fn dump(
     received: &[u8],
+    question: Question,
     select: impl Fn(&Connection) -> bool,
     found: &mut Vec<Key>,
 ) -> io::Result<Progress> {
     for message in messages(received) {
         let message = message?;
+        if message.question() != question {
+            continue;
+        }
         match message.kind {
-            NLMSG_DONE => return Ok(Progress::Complete),
+            NLMSG_DONE => return told(message.payload).map(|()| Progress::Complete),
             NLMSG_ERROR => told(message.payload)?,
             // One that can't be read is of a protocol that has no ports.
             _ => found.extend(

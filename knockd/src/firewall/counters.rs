@@ -1,9 +1,8 @@
 //! What the kernel has counted: packets that each rule of the table has dropped.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{FirewallError, nft};
+use super::{FirewallError, listing::Listing, reader::Reader, ruleset::TABLE_NAME};
 
 /// Packets that the rules of one purpose have dropped since the table went in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,58 +16,34 @@ pub struct RuleDrops {
     pub packets: u64,
 }
 
-/// What the table's rules have dropped, in the table's order; `None` if there is no table. Runs nft, which takes
-/// milliseconds.
+/// What the table's rules have dropped, in the order of its chains' names; `None` if there is no table. Takes less than a
+/// millisecond, whatever is in the sets.
 ///
 /// # Errors
-/// [`FirewallError::Nft`] if nft can't be run or understood.
+/// [`FirewallError::Netlink`]
 pub fn read() -> Result<Option<Vec<RuleDrops>>, FirewallError> {
-    let Some(json) = nft::table_json()? else { return Ok(None) };
-    parse(&json)
-        .map(Some)
-        .map_err(|error| FirewallError::Nft(format!("its counters can't be understood: {error}")))
+    let mut reader = Reader::open().map_err(FirewallError::Netlink)?;
+    let listing = reader.table(TABLE_NAME, &[]).map_err(FirewallError::Netlink)?;
+    Ok(listing.as_ref().map(of))
 }
 
-#[derive(Deserialize)]
-struct Document {
-    nftables: Vec<Object>,
-}
-
-#[derive(Deserialize)]
-struct Object {
-    rule: Option<Rule>,
-}
-
-#[derive(Deserialize)]
-struct Rule {
-    chain: String,
-    comment: Option<String>,
-    #[serde(default)]
-    expr: Vec<Value>,
-}
-
-fn parse(json: &str) -> Result<Vec<RuleDrops>, serde_json::Error> {
-    let document: Document = serde_json::from_str(json)?;
+fn of(listing: &Listing) -> Vec<RuleDrops> {
     let mut drops: Vec<RuleDrops> = Vec::new();
-    for rule in document.nftables.into_iter().filter_map(|object| object.rule) {
-        let Some((comment, packets)) = rule.comment.as_deref().zip(dropped(&rule.expr)) else {
-            continue;
-        };
+    let rules = listing.chains.iter().flat_map(|(chain, listed)| {
+        listed.rules.iter().filter(|rule| rule.drops()).map(move |rule| (chain, rule))
+    });
+    for (chain, rule) in rules {
+        let Some((comment, packets)) = rule.comment.as_deref().zip(rule.packets) else { continue };
         let purpose = purpose(comment);
         // The rules for IPv4 and for IPv6 say the same of themselves.
-        match drops.iter_mut().find(|known| known.chain == rule.chain && known.rule == purpose) {
+        match drops.iter_mut().find(|known| known.chain == *chain && known.rule == purpose) {
             Some(known) => known.packets = known.packets.saturating_add(packets),
-            None => drops.push(RuleDrops { chain: rule.chain, rule: purpose.to_owned(), packets }),
+            None => {
+                drops.push(RuleDrops { chain: chain.clone(), rule: purpose.to_owned(), packets });
+            }
         }
     }
-    Ok(drops)
-}
-
-/// The packets that a rule has counted; `None` if it doesn't count, or doesn't drop.
-fn dropped(expressions: &[Value]) -> Option<u64> {
-    let drops = expressions.iter().any(|expression| expression.get("drop").is_some());
-    let counter = expressions.iter().find_map(|expression| expression.get("counter"))?;
-    counter.get("packets").and_then(Value::as_u64).filter(|_| drops)
+    drops
 }
 
 /// A rule's comment without the digest behind it.
@@ -78,22 +53,51 @@ fn purpose(comment: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{
+            attributes::Writer,
+            listing::{Expression, ListedChain, ListedRule},
+        },
+        *,
+    };
+
+    /// A rule whose last word is this verdict: NFTA_IMMEDIATE_DATA, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE.
+    fn rule(comment: Option<&str>, packets: Option<u64>, verdict: u32) -> ListedRule {
+        let mut data = Vec::new();
+        Writer(&mut data).nest(2, |data| {
+            data.nest(2, |of| {
+                of.put(1, &verdict.to_be_bytes());
+            });
+        });
+        ListedRule {
+            comment: comment.map(str::to_owned),
+            packets,
+            expressions: vec![Expression::Other { name: "immediate".to_owned(), data }],
+            userdata: None,
+        }
+    }
 
     #[test]
     fn what_rules_of_one_purpose_dropped_is_added_up_and_what_they_let_through_is_left_out() {
-        let json = r#"{"nftables": [{"metainfo": {}}, {"table": {"name": "knockd"}},
-            {"rule": {"chain": "knock", "comment": "a tag #1", "expr": [{"counter": {"packets": 9, "bytes": 1}}, {"accept": null}]}},
-            {"rule": {"chain": "knock", "comment": "banned #2", "expr": [{"match": {}}, {"counter": {"packets": 2, "bytes": 1}}, {"drop": null}]}},
-            {"rule": {"chain": "knock", "comment": "banned #3, table #4", "expr": [{"counter": {"packets": 3, "bytes": 1}}, {"drop": null}]}},
-            {"rule": {"chain": "gate", "comment": "banned #2", "expr": [{"counter": {"packets": 5, "bytes": 1}}, {"drop": null}]}},
-            {"rule": {"chain": "gate", "expr": [{"counter": {"packets": 7, "bytes": 1}}, {"drop": null}]}},
-            {"rule": {"chain": "door", "comment": "no counter #4", "expr": [{"drop": null}]}}]}"#;
+        const DROP: u32 = 0;
+        const ACCEPT: u32 = 1;
+        let knock = [
+            rule(Some("a tag #1"), Some(9), ACCEPT),
+            rule(Some("banned #2"), Some(2), DROP),
+            rule(Some("banned #3, table #4"), Some(3), DROP),
+        ];
+        let gate = [rule(Some("banned #2"), Some(5), DROP), rule(None, Some(7), DROP)];
+        let door = [rule(Some("no counter #4"), None, DROP)];
+        let chain = |name: &str, rules: &[ListedRule]| {
+            (name.to_owned(), ListedChain { rules: rules.to_vec(), ..ListedChain::default() })
+        };
+        let chains = [chain("knock", &knock), chain("gate", &gate), chain("door", &door)];
+        let listing = Listing { chains: chains.into(), ..Listing::default() };
         let drops = |chain: &str, packets| RuleDrops {
             chain: chain.to_owned(),
             rule: "banned".to_owned(),
             packets,
         };
-        assert_eq!(parse(json).unwrap(), [drops("knock", 5), drops("gate", 5)]);
+        assert_eq!(of(&listing), [drops("gate", 5), drops("knock", 5)]);
     }
 }

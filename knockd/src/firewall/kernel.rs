@@ -9,11 +9,15 @@ use std::{
 };
 
 use common::{Tag, UnicastAddress};
+use nix::errno::Errno;
 
 use super::{
-    CHANGES_AT_ONCE, Firewall, FirewallError,
-    netlink::{Element, Netlink, PortId, Step},
-    ruleset::{BAN4, BAN6, BLOCK4, BLOCK6, DOOR4, DOOR6, TABLE, TAGS},
+    BanLeft, CHANGES_AT_ONCE, Firewall, FirewallError,
+    listing::Listing,
+    netlink::{Batch, Element, Netlink, PortId, Step},
+    reader::{FEW, Reader},
+    ruleset::{BAN4, BAN6, BLOCK4, BLOCK6, DOOR4, DOOR6, Ruleset, TABLE, TABLE_NAME, TAGS},
+    template::Template,
 };
 use crate::{
     gate::{
@@ -26,42 +30,37 @@ use crate::{
     local::NeverBanned,
 };
 
-/// The script that puts doors into a table that is made anew.
-pub(super) fn door_elements(doors: &[(Door, Duration)]) -> String {
-    doors
+/// The sets that the daemon keeps.
+pub const KEPT: [&str; 7] = [DOOR4, DOOR6, BAN4, BAN6, BLOCK4, BLOCK6, TAGS];
+/// Those of doors and bans.
+const DOORS_AND_BANS: [&str; 6] = [DOOR4, DOOR6, BAN4, BAN6, BLOCK4, BLOCK6];
+
+/// The script that puts elements into a table that is made anew. One without an end was never ours.
+pub(super) fn script_of(elements: &[Vec<Element>]) -> String {
+    elements
         .iter()
-        // One without an end was never ours.
-        .filter(|(_, left)| *left < Duration::MAX)
-        .map(|(door, left)| {
-            format!(
-                "add element {TABLE} {} {{ {} . {} . {} timeout {}ms }}\n",
-                set_of(door),
-                door.address,
-                door.port.protocol,
-                door.port.number,
-                left.as_millis().max(1)
-            )
+        .flatten()
+        .filter_map(|element| {
+            let Element { set, key, timeout } = element;
+            let key = match *set {
+                DOOR4 | DOOR6 => {
+                    let (address, port) = read_key(key)?;
+                    format!("{address} . {} . {}", port.protocol, port.number)
+                }
+                // A datagram's first eight bytes, as nft writes what has no type of its own.
+                TAGS => format!("0x{:016x}", u64::from_be_bytes(key.as_slice().try_into().ok()?)),
+                _ => read_address(key)?.to_string(),
+            };
+            let left = (*timeout)?.as_millis().max(1);
+            Some(format!("add element {TABLE} {set} {{ {key} timeout {left}ms }}\n"))
         })
         .collect()
 }
 
-/// The script that puts bans into a table that is made anew.
-pub(super) fn ban_elements(bans: &[(Source, BanKind, Duration)]) -> String {
-    bans.iter()
-        .map(|(source, kind, left)| {
-            format!(
-                "add element {TABLE} {} {{ {} timeout {}ms }}\n",
-                ban_set(*source, *kind),
-                source.first(),
-                left.as_millis().max(1)
-            )
-        })
-        .collect()
-}
-
-/// The doors and bans in the kernel.
+/// The elements in the kernel, and the table around them.
 pub struct Kernel {
     netlink: Netlink,
+    reader: Reader,
 }
 
 impl Kernel {
@@ -70,7 +69,10 @@ impl Kernel {
     /// # Errors
     /// [`FirewallError::Netlink`]
     pub fn open() -> Result<Self, FirewallError> {
-        Ok(Self { netlink: Netlink::open().map_err(FirewallError::Netlink)? })
+        Ok(Self {
+            netlink: Netlink::open().map_err(FirewallError::Netlink)?,
+            reader: Reader::open().map_err(FirewallError::Netlink)?,
+        })
     }
 
     /// The number of its socket, which the kernel's notifications of what it changes carry.
@@ -79,10 +81,147 @@ impl Kernel {
         self.netlink.port_id()
     }
 
-    /// The elements of a set.
-    pub(super) fn dump(&mut self, set: &'static str) -> Result<Vec<Element>, FirewallError> {
-        self.netlink.dump(set).map_err(FirewallError::Netlink)
+    /// Our table as it is now; `None` if it isn't there.
+    ///
+    /// # Errors
+    /// [`FirewallError::Netlink`]
+    pub fn table(&mut self, ruleset: &Ruleset) -> Result<Option<Listing>, FirewallError> {
+        self.reader.table(TABLE_NAME, &ruleset.fixed()).map_err(FirewallError::Netlink)
     }
+
+    /// Makes the table that was found the one of a template, in one transaction, with these elements.
+    ///
+    /// # Errors
+    /// [`FirewallError::Refused`]; then everything is as it was.
+    pub fn put_in(
+        &mut self,
+        template: &Template,
+        found: Option<&Listing>,
+        elements: Vec<Vec<Element>>,
+    ) -> Result<(), FirewallError> {
+        let mut batch = self.netlink.batch();
+        template.put_in(&mut batch, found);
+        self.commit_all(batch, &elements).map_err(FirewallError::Refused)
+    }
+
+    /// Does what is in a batch and adds these elements: as one, or where only root of the whole host may send that much
+    /// (in a container), the elements behind it, some at a time.
+    fn commit_all(&mut self, batch: Batch, elements: &[Vec<Element>]) -> io::Result<()> {
+        match self.netlink.commit_with(batch.clone(), elements) {
+            Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {}
+            result => return result,
+        }
+        self.netlink.commit(batch)?;
+        for elements in elements.iter().flat_map(|elements| elements.chunks(CHANGES_AT_ONCE)) {
+            self.netlink.transact(&[Step::Add(elements.to_vec())])?;
+        }
+        Ok(())
+    }
+
+    /// What is in these of the sets that the daemon keeps; nothing of one that holds more than so many, or that isn't
+    /// there.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if one can't be read.
+    pub(super) fn kept(
+        &mut self,
+        sets: &[&str],
+        at_most: usize,
+    ) -> Result<Vec<Vec<Element>>, FirewallError> {
+        let mut kept = Vec::new();
+        for set in KEPT.into_iter().filter(|set| sets.contains(set)) {
+            match self.reader.elements(set, at_most) {
+                Ok(elements) => kept.push(elements.unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(FirewallError::Netlink(error)),
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The doors that are open, and for how long yet; `None` if a set holds more than so many.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if that can't be read.
+    pub fn doors_up_to(
+        &mut self,
+        at_most: usize,
+    ) -> Result<Option<Vec<(Door, Duration)>>, FirewallError> {
+        let mut doors = Vec::new();
+        for set in [DOOR4, DOOR6] {
+            let Some(elements) = self.few(set, at_most)? else { return Ok(None) };
+            for element in elements {
+                let Some(door) = read_door(&element.key) else { continue };
+                doors.push((door, element.timeout.unwrap_or(Duration::MAX)));
+            }
+        }
+        Ok(Some(doors))
+    }
+
+    /// The sources that are banned, by whom, and for how long yet; `None` if a set holds more than so many.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if that can't be read.
+    pub fn bans_up_to(&mut self, at_most: usize) -> Result<Option<Vec<BanLeft>>, FirewallError> {
+        let mut bans = Vec::new();
+        for (set, _) in BAN_SETS {
+            let Some(elements) = self.few(set, at_most)? else { return Ok(None) };
+            for element in elements {
+                let Some((source, kind)) = read_ban(set, &element.key) else { continue };
+                // One without an end is nobody's of ours.
+                bans.push((source, kind, element.timeout.unwrap_or(Duration::MAX)));
+            }
+        }
+        Ok(Some(bans))
+    }
+
+    /// Opens doors that aren't open; those that are stay as they are.
+    ///
+    /// # Errors
+    /// [`FirewallError::Refused`]; then none was opened.
+    pub fn open_doors(&mut self, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
+        for doors in doors.chunks(CHANGES_AT_ONCE) {
+            let steps: Vec<Step> = elements_of(doors, &[]).into_iter().map(Step::Add).collect();
+            self.netlink.transact(&steps).map_err(FirewallError::Refused)?;
+        }
+        Ok(())
+    }
+
+    fn few(
+        &mut self,
+        set: &'static str,
+        at_most: usize,
+    ) -> Result<Option<Vec<Element>>, FirewallError> {
+        self.reader.elements(set, at_most).map_err(FirewallError::Netlink)
+    }
+}
+
+/// The door in an element's key. `None` if it is none of a set of doors.
+#[must_use]
+pub fn read_door(key: &[u8]) -> Option<Door> {
+    let (address, port) = read_key(key)?;
+    Some(Door { address: UnicastAddress::try_from(address).ok()?, port })
+}
+
+/// The ban in an element of this set. `None` if it is none of a set of bans.
+#[must_use]
+pub fn read_ban(set: &str, key: &[u8]) -> Option<(Source, BanKind)> {
+    let (_, kind) = BAN_SETS.into_iter().find(|(name, _)| *name == set)?;
+    Some((Source::of(read_address(key)?), kind))
+}
+
+/// Doors and bans as elements of a table that is made anew.
+#[must_use]
+pub fn elements_of(doors: &[(Door, Duration)], bans: &[BanLeft]) -> Vec<Vec<Element>> {
+    let of_doors = [DOOR4, DOOR6].into_iter().map(|set| {
+        let doors = doors.iter().filter(|(door, _)| set_of(door) == set);
+        doors.map(|(door, left)| element(door, *left)).collect()
+    });
+    let of_bans = BAN_SETS.into_iter().map(|(set, of_kind)| {
+        let bans = bans.iter().filter(|(source, kind, _)| ban_set(*source, *kind) == set);
+        bans.map(|(source, _, left)| ban_element(*source, of_kind, *left)).collect()
+    });
+    of_doors.chain(of_bans).collect()
 }
 
 impl Firewall for Kernel {
@@ -114,20 +253,8 @@ impl Firewall for Kernel {
         Ok(())
     }
 
-    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError> {
-        let mut bans = Vec::new();
-        for (set, kind) in BAN_SETS {
-            for element in self.dump(set)? {
-                let Some(address) = read_address(&element.key) else { continue };
-                // One without an end is nobody's of ours.
-                bans.push((
-                    Source::from_first(address),
-                    kind,
-                    element.timeout.unwrap_or(Duration::MAX),
-                ));
-            }
-        }
-        Ok(bans)
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError> {
+        self.bans_up_to(FEW)
     }
 
     fn own_addresses(&mut self) -> io::Result<NeverBanned> {
@@ -153,16 +280,18 @@ impl Firewall for Kernel {
         Ok(())
     }
 
-    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
-        let mut doors = Vec::new();
-        for set in [DOOR4, DOOR6] {
-            for element in self.dump(set)? {
-                let Some((address, port)) = read_key(&element.key) else { continue };
-                let Ok(address) = UnicastAddress::try_from(address) else { continue };
-                doors.push((Door { address, port }, element.timeout.unwrap_or(Duration::MAX)));
-            }
-        }
-        Ok(doors)
+    fn doors(&mut self) -> Result<Option<Vec<(Door, Duration)>>, FirewallError> {
+        self.doors_up_to(FEW)
+    }
+
+    fn replace(
+        &mut self,
+        doors: &[(Door, Duration)],
+        bans: &[BanLeft],
+    ) -> Result<(), FirewallError> {
+        let batch = self.netlink.emptied(&DOORS_AND_BANS);
+        let elements = elements_of(doors, bans);
+        self.commit_all(batch, &elements).map_err(FirewallError::Refused)
     }
 }
 
@@ -238,11 +367,8 @@ fn ban_steps(changes: &[BanChange], now: Uptime) -> Vec<Step> {
     let mut steps = Vec::new();
     for (set, _) in BAN_SETS {
         let of_set = || changes.iter().filter(|change| ban_set(change.source, change.kind) == set);
-        let element = |change: &BanChange, timeout| Element {
-            set,
-            key: address_key(change.source.first()),
-            timeout: Some(timeout),
-        };
+        let element =
+            |change: &BanChange, timeout| ban_element(change.source, change.kind, timeout);
         let known = of_set().map(|change| element(change, Duration::from_secs(1))).collect();
         let then = of_set().filter_map(|change| {
             let until = change.until.filter(|until| *until > now)?;
@@ -251,6 +377,11 @@ fn ban_steps(changes: &[BanChange], now: Uptime) -> Vec<Step> {
         steps.extend(renew(known, then.collect()));
     }
     steps
+}
+
+fn ban_element(source: Source, kind: BanKind, left: Duration) -> Element {
+    let key = address_key(source.first());
+    Element { set: ban_set(source, kind), key, timeout: Some(left) }
 }
 
 fn set_of(door: &Door) -> &'static str {

@@ -9,7 +9,7 @@ use std::{
 
 use common::Tag;
 
-use super::{Firewall, FirewallError};
+use super::{BanLeft, Firewall, FirewallError};
 use crate::{
     gate::{
         bans::{BanChange, BanKind},
@@ -29,12 +29,29 @@ pub struct MemoryFirewall {
     tags: HashMap<Tag, Duration>,
     fault: Option<io::ErrorKind>,
     own: NeverBanned,
+    few: Option<usize>,
+    replaced: usize,
 }
 
 impl MemoryFirewall {
     /// Makes every transaction from now on fail; `None` makes them succeed again.
     pub const fn fail_with(&mut self, fault: Option<io::ErrorKind>) {
         self.fault = fault;
+    }
+
+    /// Has more than so many doors, or bans, count as too many to be read.
+    pub const fn read_at_most(&mut self, few: usize) {
+        self.few = Some(few);
+    }
+
+    /// How often all that there was has been replaced.
+    #[must_use]
+    pub const fn replaced(&self) -> usize {
+        self.replaced
+    }
+
+    fn few<T>(&self, all: Vec<T>) -> Option<Vec<T>> {
+        self.few.is_none_or(|few| all.len() <= few).then_some(all)
     }
 
     /// Gives the host these addresses.
@@ -95,10 +112,11 @@ impl Firewall for MemoryFirewall {
         Ok(())
     }
 
-    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError> {
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError> {
         let now = self.now.unwrap_or(Uptime::from_millis(0));
         let live = self.bans.iter().filter(|(_, until)| **until > now);
-        Ok(live.map(|((source, kind), until)| (*source, *kind, until.since(now))).collect())
+        let live = live.map(|((source, kind), until)| (*source, *kind, until.since(now)));
+        Ok(self.few(live.collect()))
     }
 
     fn own_addresses(&mut self) -> io::Result<NeverBanned> {
@@ -114,9 +132,25 @@ impl Firewall for MemoryFirewall {
         Ok(())
     }
 
-    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
+    fn doors(&mut self) -> Result<Option<Vec<(Door, Duration)>>, FirewallError> {
         let now = self.now.unwrap_or(Uptime::from_millis(0));
         let open = self.doors.iter().filter(|(_, until)| **until > now);
-        Ok(open.map(|(door, until)| (*door, until.since(now))).collect())
+        Ok(self.few(open.map(|(door, until)| (*door, until.since(now))).collect()))
+    }
+
+    fn replace(
+        &mut self,
+        doors: &[(Door, Duration)],
+        bans: &[BanLeft],
+    ) -> Result<(), FirewallError> {
+        if let Some(kind) = self.fault {
+            return Err(FirewallError::Refused(kind.into()));
+        }
+        let now = self.now.unwrap_or(Uptime::from_millis(0));
+        self.doors = doors.iter().map(|(door, left)| (*door, now + *left)).collect();
+        let bans = bans.iter().map(|(source, kind, left)| ((*source, *kind), now + *left));
+        self.bans = bans.collect();
+        self.replaced += 1;
+        Ok(())
     }
 }

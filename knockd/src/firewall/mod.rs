@@ -1,8 +1,8 @@
 //! The door in the kernel: one nftables table, `inet knockd`, and nobody else's.
 //!
-//! [`ruleset`] says what the table is; [`table`] puts it in as one transaction and reads it back, by [`nft`];
-//! [`netlink`] writes the elements, which are all that changes when somebody knocks; [`answer`] reads what
-//! the kernel says to that. [`watch`] tells when somebody else changed any of it, by the kernel's [`notice`]s;
+//! [`ruleset`] says what the table is, and [`template`] what this kernel makes of that, by [`nft`]; [`table`] puts it in
+//! as one transaction and compares it ([`reader`], [`listing`], [`verify`]). [`netlink`] writes the elements, which are
+//! all that changes when somebody knocks; [`answer`] reads what the kernel says to that. [`watch`] tells when somebody else changed any of it, by the kernel's [`notice`]s;
 //! [`counters`] reads what the rules have dropped; [`connections`] ends those that nobody let in.
 //!
 //! # Security considerations
@@ -13,16 +13,20 @@
 //! - A set of doors has a default timeout: no element is ever without an end.
 
 pub mod answer;
+mod attributes;
 pub mod connections;
 pub mod counters;
 pub mod included;
 pub mod kernel;
+pub mod listing;
 pub mod memory;
 pub mod netlink;
 pub mod nft;
 pub mod notice;
+pub mod reader;
 pub mod ruleset;
 pub mod table;
+pub mod template;
 pub mod verify;
 pub mod watch;
 
@@ -44,6 +48,9 @@ use crate::{
 /// netlink socket's send buffer (net.core.wmem_default, 212,992 bytes).
 pub const CHANGES_AT_ONCE: usize = 1024;
 
+/// A banned source, by whom it is banned, and for how long yet.
+pub type BanLeft = (Source, BanKind, Duration);
+
 /// Opens and shuts doors.
 pub trait Firewall {
     /// Makes all of these changes, or none. Of more than [`CHANGES_AT_ONCE`], some may be made if others
@@ -60,11 +67,11 @@ pub trait Firewall {
     /// [`FirewallError`] if not all of them were made.
     fn ban(&mut self, changes: &[BanChange], now: Uptime) -> Result<(), FirewallError>;
 
-    /// The sources that are banned, by whom, and for how long yet.
+    /// The sources that are banned, by whom, and for how long yet; `None` if they are too many to be read in no time.
     ///
     /// # Errors
     /// [`FirewallError`] if that can't be read.
-    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError>;
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError>;
 
     /// The addresses that are this host's own, and those of its gateways and resolvers: they are never banned.
     ///
@@ -79,11 +86,23 @@ pub trait Firewall {
     /// [`FirewallError`] if not all of them could be added.
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError>;
 
-    /// The doors that are open, and for how long yet; [`Duration::MAX`] for one without an end.
+    /// The doors that are open, and for how long yet; [`Duration::MAX`] for one without an end. `None` if they are too
+    /// many to be read in no time.
     ///
     /// # Errors
     /// [`FirewallError`] if that can't be read.
-    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError>;
+    fn doors(&mut self) -> Result<Option<Vec<(Door, Duration)>>, FirewallError>;
+
+    /// Puts these doors and bans in place of all that there are, whichever those are: all of it or nothing, with no
+    /// moment in between. Takes a second for each 500,000, in which nothing else is done.
+    ///
+    /// # Errors
+    /// [`FirewallError`]; then everything is as it was.
+    fn replace(
+        &mut self,
+        doors: &[(Door, Duration)],
+        bans: &[BanLeft],
+    ) -> Result<(), FirewallError>;
 }
 
 /// Why the kernel's table can't be read or changed.

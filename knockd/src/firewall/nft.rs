@@ -1,31 +1,45 @@
-//! The program `nft`, for what is done once: the table goes in as one transaction, and is read back.
+//! The program `nft`, which says the table's text to the kernel. It runs once for each ruleset ([`super::template`]), for
+//! a table that goes in with somebody else's ruleset, and for none of what the daemon does between packets.
 //!
-//! Elements never go this way: running a program takes milliseconds, netlink takes microseconds.
+//! # Security considerations
+//! - It runs in a thread of whoever asks, one at a time, and is killed when it takes too long: a program that hangs holds
+//!   nothing up for longer.
 
 use std::{
-    io::Write as _,
-    process::{Command, Stdio},
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
-use nftables::helper::{DEFAULT_NFT, NftablesError, get_current_ruleset_raw};
-use serde::Deserialize;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{FirewallError, ruleset::TABLE_NAME};
+use super::FirewallError;
+
+/// How long it may take: it waits for other transactions, which take seconds if they are large.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks whether it has ended: from the first on doubled up to the last.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(20);
+/// The most that is read of what it says.
+const SAID_AT_MOST: u64 = 64 * 1024;
 
 /// Runs a script as one transaction: all of it takes effect, or nothing.
 ///
 /// # Errors
-/// [`FirewallError::Nft`] with what nft says.
+/// [`FirewallError::Nft`] with what nft says, or that it took too long.
 pub fn run(script: &str) -> Result<(), FirewallError> {
-    run_with(&["-f", "-"], script)
+    run_with(&["-f", "-"], script).map(|_| ())
 }
 
 /// Has the kernel check a script, without doing what it says.
 ///
 /// # Errors
-/// [`FirewallError::Nft`] with what nft says.
+/// [`FirewallError::Nft`] with what nft says, or that it took too long.
 pub fn check(script: &str) -> Result<(), FirewallError> {
-    run_with(&["--check", "-f", "-"], script)
+    run_with(&["--check", "-f", "-"], script).map(|_| ())
 }
 
 /// What nft calls its version, as "nftables v1.0.6".
@@ -33,135 +47,71 @@ pub fn check(script: &str) -> Result<(), FirewallError> {
 /// # Errors
 /// [`FirewallError::Nft`] if it can't be run.
 pub fn version() -> Result<String, FirewallError> {
-    let output =
-        Command::new("nft").arg("--version").output().map_err(|error| cannot_run(&error))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = run_with(&["--version"], "")?;
     Ok(text.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
 }
 
-fn run_with(args: &[&str], script: &str) -> Result<(), FirewallError> {
-    let mut nft = Command::new("nft")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| cannot_run(&error))?;
-    // A script that nft stops reading is one that it complains of: that is the error to show.
-    let _ = nft.stdin.take().map(|mut stdin| stdin.write_all(script.as_bytes()));
-    let output = nft.wait_with_output().map_err(|error| cannot_run(&error))?;
-    if output.status.success() {
-        return Ok(());
+/// Runs it, and returns what it writes to its output.
+fn run_with(args: &[&str], script: &str) -> Result<String, FirewallError> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let ran = files(script).and_then(|(input, output, errors)| {
+        let mut nft = Command::new("nft")
+            .args(args)
+            .stdin(input)
+            .stdout(Stdio::from(output.try_clone()?))
+            .stderr(Stdio::from(errors.try_clone()?))
+            .spawn()?;
+        let status = wait(&mut nft)?;
+        Ok((status, said(output)?, said(errors)?))
+    });
+    match ran.map_err(|error| cannot_run(&error))? {
+        (None, ..) => Err(FirewallError::Nft(format!(
+            "it took more than {} s, and was ended",
+            PATIENCE.as_secs()
+        ))),
+        (Some(status), output, _) if status.success() => Ok(output),
+        (Some(_), _, errors) => Err(FirewallError::Nft(explain(&errors))),
     }
-    Err(FirewallError::Nft(explain(&String::from_utf8_lossy(&output.stderr))))
 }
 
-/// Our table as the kernel holds it, without the elements of its sets; `None` if it isn't there.
-///
-/// # Errors
-/// [`FirewallError::Nft`] if nft can't be run or understood.
-pub fn list_table() -> Result<Option<Listing>, FirewallError> {
-    let Some(json) = table_json()? else { return Ok(None) };
-    Listing::parse(&json)
-        .map(Some)
-        .map_err(|error| FirewallError::Nft(format!("its listing can't be understood: {error}")))
+/// Files in memory for its input, its output and its errors: no pipe that could fill, or that a child of it could hold.
+fn files(script: &str) -> io::Result<(Stdio, File, File)> {
+    let file = || memfd_create("nft", MFdFlags::MFD_CLOEXEC).map(File::from);
+    let mut input = file()?;
+    input.write_all(script.as_bytes())?;
+    input.rewind()?;
+    Ok((Stdio::from(input), file()?, file()?))
 }
 
-/// The same in nft's own JSON.
-pub(super) fn table_json() -> Result<Option<String>, FirewallError> {
-    let args = ["--terse", "list", "table", "inet", TABLE_NAME];
-    match get_current_ruleset_raw(DEFAULT_NFT, args) {
-        Ok(json) => Ok(Some(json)),
-        Err(NftablesError::NftFailed { stderr, .. })
-            if stderr.contains("No such file or directory") =>
-        {
-            Ok(None)
+/// Waits until it has ended; `None` if it had to be killed.
+fn wait(nft: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    let mut pause = FIRST_LOOK;
+    loop {
+        if let Some(status) = nft.try_wait()? {
+            return Ok(Some(status));
         }
-        Err(NftablesError::NftFailed { stderr, .. }) => Err(FirewallError::Nft(explain(&stderr))),
-        Err(NftablesError::NftExecution { inner, .. }) => Err(cannot_run(&inner)),
-        Err(
-            error @ (NftablesError::NftInvalidJson(_) | NftablesError::NftOutputEncoding { .. }),
-        ) => Err(FirewallError::Nft(error.to_string())),
-    }
-}
-
-/// What matters of a listing: names, hooks and comments. What rules consist of is told in other words by
-/// every version of nft, and a set over raw bytes such as `tags` in words that no schema knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// Whether the table has any flags: one of them makes the kernel pass it by.
-    pub has_flags: bool,
-    /// The names of the sets.
-    pub sets: Vec<String>,
-    /// The chains.
-    pub chains: Vec<ListedChain>,
-    /// The rules, in their order.
-    pub rules: Vec<ListedRule>,
-}
-
-/// A chain as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct ListedChain {
-    /// Its name.
-    pub name: String,
-    /// Where it hooks in; none of the three for one that is only gone to.
-    pub hook: Option<String>,
-    /// At which priority.
-    pub prio: Option<i32>,
-    /// What happens to packets that no rule decides.
-    pub policy: Option<String>,
-}
-
-/// A rule as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct ListedRule {
-    /// The name of its chain.
-    pub chain: String,
-    /// Its comment, if it has one.
-    pub comment: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Document {
-    nftables: Vec<Object>,
-}
-
-/// One of the document's objects, all of which are told by their one key.
-#[derive(Deserialize)]
-struct Object {
-    table: Option<ListedTable>,
-    set: Option<Named>,
-    chain: Option<ListedChain>,
-    rule: Option<ListedRule>,
-}
-
-/// A table as it is listed. nft 1.0.6 names its flags wrongly: that there are any is all that counts.
-#[derive(Deserialize)]
-struct ListedTable {
-    flags: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-}
-
-impl Listing {
-    fn parse(json: &str) -> Result<Self, serde_json::Error> {
-        let mut listing = Self::default();
-        for Object { table, set, chain, rule } in serde_json::from_str::<Document>(json)?.nftables {
-            listing.has_flags |= table.is_some_and(|table| table.flags.is_some());
-            listing.sets.extend(set.map(|set| set.name));
-            listing.chains.extend(chain);
-            listing.rules.extend(rule);
+        if start.elapsed() >= PATIENCE {
+            nft.kill()?;
+            nft.wait()?;
+            return Ok(None);
         }
-        Ok(listing)
+        sleep(pause);
+        pause = (pause * 2).min(LAST_LOOK);
     }
 }
 
-fn cannot_run(error: &std::io::Error) -> FirewallError {
+fn said(mut file: File) -> io::Result<String> {
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(SAID_AT_MOST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn cannot_run(error: &io::Error) -> FirewallError {
     FirewallError::Nft(match error.kind() {
-        std::io::ErrorKind::NotFound => {
+        io::ErrorKind::NotFound => {
             "the program nft is not there; install it (Debian: apt install nftables)".to_owned()
         }
         _ => error.to_string(),

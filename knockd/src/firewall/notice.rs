@@ -7,12 +7,15 @@
 //! - Names come from whoever may change nftables. What isn't printable in them is replaced, and their number
 //!   and length are bounded.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use netlink_packet_core::NlasIterator;
 use netlink_packet_netfilter::nftables::NfTablesMessageType;
 
-use super::{answer::messages, ruleset::TABLE_NAME};
+use super::{
+    answer::{items, key, messages},
+    attributes::attributes as attributes_in,
+    ruleset::{TABLE_NAME, TAGS},
+};
 
 /// NFNL_SUBSYS_NFTABLES.
 const SUBSYSTEM: u8 = 10;
@@ -89,6 +92,8 @@ pub struct Notice {
     pub touched: Vec<Touched>,
     /// A transaction has ended here: whose it was, as far as the kernel says.
     pub end: Option<Option<Author>>,
+    /// Elements of doors and bans that were touched, by set and key, and what was done to each last.
+    pub elements: BTreeMap<(String, Vec<u8>), Deed>,
     /// Not all of it could be read, or more was touched than is kept.
     pub incomplete: bool,
 }
@@ -96,6 +101,8 @@ pub struct Notice {
 impl Notice {
     /// The most that is kept of what was touched: more than our table has objects to delete and add.
     pub const MOST: usize = 128;
+    /// The most elements that are kept: more are dealt with as if all were touched.
+    pub const MOST_ELEMENTS: usize = 4096;
 
     /// Keeps what was touched, unless it is kept already; what there is no room for makes the notice
     /// incomplete.
@@ -107,6 +114,34 @@ impl Notice {
             self.touched.push(touched);
         } else {
             self.incomplete = true;
+        }
+    }
+
+    /// Keeps what was done to an element, as [`Self::keep`] does.
+    pub(super) fn keep_element(&mut self, element: (String, Vec<u8>), deed: Deed) {
+        if self.elements.len() < Self::MOST_ELEMENTS || self.elements.contains_key(&element) {
+            self.elements.insert(element, deed);
+        } else {
+            self.incomplete = true;
+        }
+    }
+
+    fn take_elements(&mut self, touched: &Touched, attributes: &[u8]) {
+        // Tags are many, and are put in again all together.
+        if touched.object != Object::Element || touched.name == TAGS {
+            return;
+        }
+        let Ok(items) = items(attributes) else {
+            self.incomplete = true;
+            return;
+        };
+        for item in items {
+            match key(item) {
+                Ok(Some(key)) => {
+                    self.keep_element((touched.name.clone(), key.to_vec()), touched.deed);
+                }
+                Ok(None) | Err(_) => self.incomplete = true,
+            }
         }
     }
 
@@ -124,7 +159,11 @@ impl Notice {
             self.end = Some(author(attributes));
         } else if *family == FAMILY {
             match touched(kind, attributes) {
-                Ok(touched) => touched.into_iter().for_each(|touched| self.keep(touched)),
+                Ok(None) => {}
+                Ok(Some(touched)) => {
+                    self.take_elements(&touched, attributes);
+                    self.keep(touched);
+                }
                 Err(Unreadable) => self.incomplete = true,
             }
         }
@@ -165,15 +204,15 @@ fn touched(kind: NfTablesMessageType, attributes: &[u8]) -> Result<Option<Touche
         _ => (Object::Other, Deed::Added, None),
     };
     let (mut ours, mut name) = (false, String::new());
-    for attribute in NlasIterator::new(attributes) {
+    for attribute in attributes_in(attributes) {
         let attribute = attribute.map_err(|_| Unreadable)?;
-        let value = attribute.value();
-        if attribute.kind() == OF_TABLE {
+        let value = attribute.value;
+        if attribute.kind == OF_TABLE {
             if value.strip_suffix(&[0]).unwrap_or(value) != TABLE_NAME.as_bytes() {
                 return Ok(None);
             }
             ours = true;
-        } else if Some(attribute.kind()) == name_at {
+        } else if Some(attribute.kind) == name_at {
             name = text(value);
         }
     }
@@ -182,10 +221,10 @@ fn touched(kind: NfTablesMessageType, attributes: &[u8]) -> Result<Option<Touche
 
 fn author(attributes: &[u8]) -> Option<Author> {
     let (mut process, mut program) = (None, None);
-    for attribute in NlasIterator::new(attributes) {
+    for attribute in attributes_in(attributes) {
         let Ok(attribute) = attribute else { break };
-        let value = attribute.value();
-        match attribute.kind() {
+        let value = attribute.value;
+        match attribute.kind {
             GEN_PROC_PID => process = value.first_chunk().copied().map(u32::from_be_bytes),
             GEN_PROC_NAME => program = Some(text(value)),
             _ => {}

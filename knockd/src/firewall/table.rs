@@ -1,16 +1,25 @@
 //! The kernel's table as a whole: put in, compared, taken out.
 
-use std::{net::IpAddr, time::Duration};
+use std::{io, net::IpAddr};
 
 use super::{
-    Firewall as _, FirewallError,
+    FirewallError, answer,
     included::Included,
-    kernel::{Kernel, ban_elements, door_elements, read_key, read_port},
-    nft::{self, ListedChain, Listing},
-    ruleset::{ChainFacts, Contents, OF_TABLE, Ruleset, TABLE, Tags, digest},
-    verify::differences,
+    kernel::{KEPT, Kernel, read_key, read_port, script_of},
+    listing::Listing,
+    nft,
+    reader::Reader,
+    ruleset::{TABLE, TABLE_NAME},
+    template::{self, Template},
+    verify,
 };
-use crate::gate::{grants::Door, policy::Port};
+use crate::gate::policy::Port;
+
+/// Elements of one set that are carried over at most when a table is replaced whole by a command: a second's work for
+/// the kernel. The daemon, which knows what there ought to be, puts the others in again.
+const CARRIED: usize = 65_536;
+/// The sets whose contents follow from the configuration.
+const FIXED: [&str; 3] = ["protected", "routed4", "routed6"];
 
 /// Whether the table in the kernel is the one that ought to be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,31 +32,74 @@ pub enum TableState {
     Changed(Vec<String>),
 }
 
-/// Puts the table in as one transaction, keeps the doors that are open, and reads it back.
+/// Our table as the kernel has it, with the contents of the sets that follow from the configuration; `None` if it isn't
+/// there.
 ///
-/// Where what is there can't be made into it (a chain that hooks in elsewhere, a set of another type), the
-/// table is replaced whole, its doors included, still in one transaction.
+/// # Errors
+/// [`FirewallError::Netlink`]
+pub fn read() -> Result<Option<Listing>, FirewallError> {
+    let mut reader = Reader::open().map_err(FirewallError::Netlink)?;
+    reader.table(TABLE_NAME, &FIXED).map_err(FirewallError::Netlink)
+}
+
+/// Compares the table in the kernel with the one that ought to be there.
+///
+/// # Errors
+/// [`FirewallError`] if that can't be read.
+pub fn state(template: &Template) -> Result<TableState, FirewallError> {
+    Ok(compare(template, read()?.as_ref()))
+}
+
+/// Compares what was read with the table that ought to be there.
+#[must_use]
+pub fn compare(template: &Template, found: Option<&Listing>) -> TableState {
+    let Some(found) = found else { return TableState::Missing };
+    let differences = template.differences(found);
+    if differences.is_empty() { TableState::Whole } else { TableState::Changed(differences) }
+}
+
+/// Puts the table in as one transaction, keeps the elements of its sets, and reads it back.
+///
+/// Where what is there can't be made into it (a set of another type), the table is replaced whole, still in one
+/// transaction, with what was in its sets.
 ///
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
-pub fn install(ruleset: &Ruleset) -> Result<(), FirewallError> {
-    put_in(ruleset, &[])?;
-    read_back_or_replace(ruleset, &[])
+pub fn install(kernel: &mut Kernel, template: &Template) -> Result<(), FirewallError> {
+    let found = read()?;
+    let carried = match &found {
+        Some(_) => kernel.kept(&template.emptied(found.as_ref()), CARRIED)?,
+        None => Vec::new(),
+    };
+    match kernel.put_in(template, found.as_ref(), carried) {
+        // A kernel that doesn't take back what it has given.
+        Err(FirewallError::Refused(error))
+            if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+        {
+            run_keeping_elements(&template.ruleset().script())?;
+        }
+        result => result?,
+    }
+    read_back(template)
 }
 
 /// Puts the table in as [`install`] does, and somebody else's ruleset with it, in the same transaction: however
-/// much that flushes, there is no moment without the table. Bans stay, too.
+/// much that flushes, there is no moment without the table. Doors, bans and tags stay, too.
 ///
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
-pub fn install_with(included: &Included, ruleset: &Ruleset) -> Result<(), FirewallError> {
-    run_with(included, &ruleset.script())?;
-    read_back_or_replace(ruleset, &[])
+pub fn install_with(included: &Included, template: &Template) -> Result<(), FirewallError> {
+    run_with(included, &template.ruleset().script())?;
+    match read_back(template) {
+        // A chain that isn't ours, perhaps.
+        Err(FirewallError::ReadBack(_)) => install(&mut Kernel::open()?, template),
+        result => result,
+    }
 }
 
-/// Puts a table in by the script that an earlier [`Ruleset`] had, and keeps the doors that are open; as
+/// Puts a table in by the script that an earlier ruleset had, and keeps the doors that are open; as
 /// [`install_with`] if there is something to go in with it.
 ///
 /// # Errors
@@ -56,108 +108,43 @@ pub fn install_with(included: &Included, ruleset: &Ruleset) -> Result<(), Firewa
 pub fn install_script(with: Option<&Included>, script: &str) -> Result<(), FirewallError> {
     match with {
         Some(included) => run_with(included, script)?,
-        None => run_keeping_doors(script, "")?,
+        None => run_keeping_elements(script)?,
     }
-    match nft::list_table()? {
+    match read()? {
         Some(_) => Ok(()),
         None => Err(FirewallError::ReadBack("it is gone".to_owned())),
     }
 }
 
-/// Puts the table in as [`install`] does, with doors that are open in it for this long yet, and doesn't read it
-/// back.
-///
-/// # Errors
-/// [`FirewallError`]; what was in the kernel before then still is.
-pub fn put_in(ruleset: &Ruleset, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
-    run_keeping_doors(&ruleset.script(), &door_elements(doors))
-}
-
-fn run_keeping_doors(script: &str, doors: &str) -> Result<(), FirewallError> {
-    if let Err(refused) = nft::run(&format!("{script}{doors}")) {
-        if nft::list_table()?.is_none() {
-            return Err(refused);
-        }
-        put_in_anew(script, doors)?;
+fn run_keeping_elements(script: &str) -> Result<(), FirewallError> {
+    let Err(refused) = nft::run(script) else { return Ok(()) };
+    if read()?.is_none() {
+        return Err(refused);
     }
-    Ok(())
+    // What is there can't be made into it. Added first, so that there is one to delete.
+    nft::run(&format!("add table {TABLE}\ndelete table {TABLE}\n{script}{}", kept_script()?))
 }
 
-/// What is open and banned in the kernel, as a script that puts it in again.
-fn open_and_banned() -> Result<String, FirewallError> {
-    let mut kernel = Kernel::open()?;
-    Ok(door_elements(&kernel.doors().unwrap_or_default())
-        + &ban_elements(&kernel.bans().unwrap_or_default()))
+/// What is in the sets that the daemon keeps, as a script that puts it in again.
+fn kept_script() -> Result<String, FirewallError> {
+    Ok(script_of(&Kernel::open()?.kept(&KEPT, CARRIED)?))
 }
 
 fn run_with(included: &Included, script: &str) -> Result<(), FirewallError> {
     // Theirs first, for it flushes.
-    nft::run(&format!("{}{script}{}", included.statement(), open_and_banned()?))
-}
-
-/// Takes the table out and puts it in, in one transaction, with what is open and banned.
-fn put_in_anew(script: &str, doors: &str) -> Result<(), FirewallError> {
-    let kept = open_and_banned()?;
-    // Added first, so that there is one to delete.
-    nft::run(&format!("add table {TABLE}\ndelete table {TABLE}\n{script}{kept}{doors}"))
-}
-
-/// Makes sure that what was put in is there, and nothing else in the table: a chain that isn't ours (somebody's, or
-/// one of an older configuration) goes by replacing the table whole.
-///
-/// # Errors
-/// [`FirewallError::ReadBack`] if it isn't, another one if that can't be read.
-pub fn read_back_or_replace(
-    ruleset: &Ruleset,
-    doors: &[(Door, Duration)],
-) -> Result<(), FirewallError> {
-    match read_back(ruleset) {
-        Err(FirewallError::ReadBack(_)) => {
-            put_in_anew(&ruleset.script(), &door_elements(doors))?;
-            read_back(ruleset)
-        }
-        result => result,
-    }
-}
-
-/// Puts the table in another one's place, in one transaction: chains and fixed contents are replaced, and doors
-/// and bans kept. Says whether the tags are. It isn't read back.
-///
-/// # Errors
-/// [`FirewallError`]; what was in the kernel before then still is.
-pub fn replace(former: &Ruleset, ruleset: &Ruleset) -> Result<Tags, FirewallError> {
-    let (script, tags) = ruleset.replacement(former);
-    if nft::run(&script).is_ok() {
-        return Ok(tags);
-    }
-    // What is there isn't what it was: somebody else has just changed it.
-    put_in(ruleset, &[])?;
-    Ok(Tags::Gone)
+    nft::run(&format!("{}{script}{}", included.statement(), kept_script()?))
 }
 
 /// Makes sure that what was put in is there.
 ///
 /// # Errors
 /// [`FirewallError::ReadBack`] if it isn't, another one if that can't be read.
-pub fn read_back(ruleset: &Ruleset) -> Result<(), FirewallError> {
-    match state(ruleset)? {
+pub fn read_back(template: &Template) -> Result<(), FirewallError> {
+    match state(template)? {
         TableState::Whole => Ok(()),
         TableState::Missing => Err(FirewallError::ReadBack("it is gone".to_owned())),
         TableState::Changed(differences) => Err(FirewallError::ReadBack(differences.join("; "))),
     }
-}
-
-/// Compares the table in the kernel with the one that ought to be there.
-///
-/// # Errors
-/// [`FirewallError`] if that can't be read.
-pub fn state(ruleset: &Ruleset) -> Result<TableState, FirewallError> {
-    let Some(listing) = nft::list_table()? else { return Ok(TableState::Missing) };
-    let mut differences = differences(ruleset, &listing);
-    if differences.is_empty() {
-        differences.extend(fixed_differences(ruleset)?);
-    }
-    Ok(if differences.is_empty() { TableState::Whole } else { TableState::Changed(differences) })
 }
 
 /// Whether the table in the kernel is as some configuration, or some version of this program, has put it in: then it
@@ -167,39 +154,7 @@ pub fn state(ruleset: &Ruleset) -> Result<TableState, FirewallError> {
 /// # Errors
 /// [`FirewallError`] if that can't be read.
 pub fn is_as_put_in() -> Result<bool, FirewallError> {
-    let Some(listing) = nft::list_table()? else { return Ok(false) };
-    let Some(told) = digest_told(&listing) else { return Ok(false) };
-    let guarded = guarded()?;
-    let fixed = guarded.elements();
-    let fixed = fixed.iter().map(|(set, elements)| (*set, elements.as_slice())).collect();
-    Ok(!listing.has_flags && digest(listing.sets(), fixed, listing.chains()) == told)
-}
-
-/// The digest of the whole table that one of its rules carries.
-fn digest_told(listing: &Listing) -> Option<&str> {
-    let comments = listing.rules.iter().filter_map(|rule| rule.comment.as_deref());
-    comments.filter_map(|comment| comment.split_once(OF_TABLE)).map(|(_, digest)| digest).next()
-}
-
-impl Listing {
-    fn sets(&self) -> Vec<&str> {
-        self.sets.iter().map(String::as_str).collect()
-    }
-
-    fn chains(&self) -> Vec<ChainFacts<'_>> {
-        self.chains.iter().map(|chain| self.facts(chain)).collect()
-    }
-
-    fn facts<'a>(&'a self, chain: &'a ListedChain) -> ChainFacts<'a> {
-        let ListedChain { name, hook, prio, policy } = chain;
-        let comments = self.rules.iter().filter(|rule| rule.chain == *name);
-        ChainFacts {
-            name,
-            // With another policy it is no chain of ours, wherever it hooks in.
-            base: hook.as_deref().zip(*prio).filter(|_| policy.as_deref() == Some("accept")),
-            comments: comments.map(|rule| rule.comment.as_deref().unwrap_or_default()).collect(),
-        }
-    }
+    Ok(read()?.is_some_and(|found| verify::is_as_put_in(&found)))
 }
 
 /// Takes the table out of the kernel; says what it guarded, or `None` if it wasn't there.
@@ -207,11 +162,11 @@ impl Listing {
 /// # Errors
 /// [`FirewallError`] if it is still there.
 pub fn remove() -> Result<Option<Guarded>, FirewallError> {
-    if nft::list_table()?.is_none() {
-        return Ok(None);
-    }
-    let guarded = guarded().unwrap_or_default();
-    nft::run(&format!("delete table {TABLE}\n"))?;
+    let Some(found) = read()? else { return Ok(None) };
+    // How many doors are open in it is worth no failure: sets of that name can be missing.
+    let doors = Kernel::open()?.doors_up_to(CARRIED).unwrap_or_default();
+    let guarded = Guarded { open_doors: doors.map(|doors| doors.len()), ..guarded(&found) };
+    template::delete(TABLE_NAME)?;
     Ok(Some(guarded))
 }
 
@@ -222,56 +177,21 @@ pub struct Guarded {
     pub local: Vec<Port>,
     /// Addresses and ports behind this host.
     pub routed: Vec<(IpAddr, Port)>,
-    /// How many doors were open in it.
-    pub open_doors: usize,
+    /// How many doors were open in it; `None` if too many to count.
+    pub open_doors: Option<usize>,
 }
 
-fn guarded() -> Result<Guarded, FirewallError> {
-    let mut kernel = Kernel::open()?;
-    let open_doors = kernel.doors()?.len();
-    let mut read = |set| kernel.dump(set);
-    let local = read("protected")?.iter().filter_map(|element| read_port(&element.key)).collect();
-    let mut routed = Vec::new();
-    for set in ["routed4", "routed6"] {
-        routed.extend(read(set)?.iter().filter_map(|element| read_key(&element.key)));
-    }
-    Ok(Guarded { local, routed, open_doors })
-}
-
-impl Guarded {
-    /// The contents of the sets that follow from the configuration, as they are written there, in order.
-    fn elements(&self) -> [(&'static str, Vec<String>); 3] {
-        let local = self.local.iter().map(|port| format!("{} . {}", port.protocol, port.number));
-        let routed = |of_family: fn(&IpAddr) -> bool| {
-            let elements = self.routed.iter().filter(move |(to, _)| of_family(to));
-            elements.map(|(to, port)| format!("{to} . {} . {}", port.protocol, port.number))
-        };
-        let mut elements = [
-            ("protected", local.collect::<Vec<_>>()),
-            ("routed4", routed(IpAddr::is_ipv4).collect()),
-            ("routed6", routed(IpAddr::is_ipv6).collect()),
-        ];
-        elements.iter_mut().for_each(|(_, elements)| elements.sort());
+fn guarded(found: &Listing) -> Guarded {
+    let keys = |set: &str| -> Vec<Vec<u8>> {
+        let elements = found.sets.get(set).into_iter().flat_map(|set| &set.elements);
         elements
+            .filter_map(|element| answer::key(element).ok().flatten().map(<[u8]>::to_vec))
+            .collect()
+    };
+    let routed = ["routed4", "routed6"].into_iter().flat_map(keys);
+    Guarded {
+        local: keys("protected").iter().filter_map(|key| read_port(key)).collect(),
+        routed: routed.filter_map(|key| read_key(&key)).collect(),
+        open_doors: None,
     }
-}
-
-/// Compares the sets whose contents follow from the configuration.
-fn fixed_differences(ruleset: &Ruleset) -> Result<Vec<String>, FirewallError> {
-    let found = guarded()?.elements();
-    let mut differences = Vec::new();
-    for set in &ruleset.sets {
-        let Contents::Fixed(expected) = &set.contents else { continue };
-        let found = found.iter().find(|(name, _)| *name == set.name);
-        let found = found.map(|(_, elements)| elements.as_slice()).unwrap_or_default();
-        if found != expected {
-            differences.push(format!(
-                "set {} holds {{ {} }} and ought to hold {{ {} }}",
-                set.name,
-                found.join(", "),
-                expected.join(", ")
-            ));
-        }
-    }
-    Ok(differences)
 }

@@ -18,7 +18,10 @@ use std::{
 };
 
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    sys::socket::{setsockopt, sockopt},
+};
 use socket2::{SockFilter, SockRef};
 use tokio::sync::Notify;
 use tracing::{error, info};
@@ -33,6 +36,9 @@ use crate::{clock, gate::clock::Uptime};
 const GROUP_NFTABLES: u32 = 7;
 /// More than a notification can have: the kernel puts them together up to NLMSG_GOODSIZE, 8 KiB at most.
 const RECEIVE_LEN: usize = 64 * 1024;
+/// Room for what is told of another tool's transaction with some 400,000 elements: what finds none is lost. It is taken
+/// only while there is that much.
+const RECEIVE_BUFFER: usize = 32 * 1024 * 1024;
 /// While nothing can be received, the table is looked at this often.
 const WHILE_BLIND: Duration = Duration::from_secs(5);
 
@@ -70,6 +76,9 @@ impl Sighting {
                 touched.deed = Deed::Deleted;
             }
             self.notice.keep(touched);
+        }
+        for (element, deed) in later.notice.elements {
+            self.notice.keep_element(element, deed);
         }
     }
 
@@ -115,6 +124,22 @@ impl Sighting {
     pub fn elements_alone(&self) -> bool {
         let mut touched = self.notice.touched.iter();
         !self.notice.incomplete && touched.all(|touched| touched.object == Object::Element)
+    }
+
+    /// Whether any element can be another than it was: something was missed, or a set or the table as a whole was
+    /// deleted or put in.
+    #[must_use]
+    pub fn may_concern_all_elements(&self) -> bool {
+        let mut touched = self.notice.touched.iter();
+        self.notice.incomplete
+            || touched.any(|touched| matches!(touched.object, Object::Table | Object::Set))
+    }
+
+    /// Whether this set itself was deleted or put in.
+    #[must_use]
+    pub fn touched_set(&self, set: &str) -> bool {
+        let mut touched = self.notice.touched.iter();
+        touched.any(|touched| touched.object == Object::Set && touched.name == set)
     }
 
     /// Whether elements of this set were touched.
@@ -250,6 +275,8 @@ impl Seen {
 fn subscribe(own: PortId) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     SockRef::from(&socket).attach_filter(&all_but(own))?;
+    // The kernel doubles it. Where only root of the whole host may, the default is what there is.
+    let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
     socket.bind_auto()?;
     socket.add_membership(GROUP_NFTABLES)?;
     Ok(socket)

@@ -2,7 +2,9 @@
 //! doors and tags included, and tells what was wrong and for how long.
 //!
 //! [`Mender`] is the kernel as the daemon uses it. When the watch has seen something, [`mend`] looks; a
-//! change of elements that finds the table gone has it put in at once, and [`mend`] does the rest.
+//! change of elements that finds the table gone has it put in at once, and [`mend`] does the rest. Looking and putting
+//! in takes milliseconds and no program, whatever is in the sets: elements that were touched are known from the watch,
+//! and a large set is put in again ([`refill`]) rather than read.
 //!
 //! Each repair is one event at warn:
 //!
@@ -22,43 +24,48 @@
 //!   they are ended with it, unless it came with a whole table, of which nobody can tell them from older ones.
 //! - A tool that keeps changing the table is followed at a bounded rate, and told of.
 
+mod adopt;
 mod case;
 mod connections;
+mod refill;
 
-use std::{io, num::NonZeroU32, time::Duration};
+use std::{future::pending, io, mem, num::NonZeroU32, sync::Arc, time::Duration};
 
 use common::{Tag, Timestamp};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use self::{case::Case, connections::through};
+use self::{adopt::Adopting, case::Case, connections::through, refill::Refill};
+pub use self::{adopt::Newer, refill::refill};
 use crate::{
     admission::Admission,
     clock,
     firewall::{
-        Firewall, FirewallError,
+        BanLeft, Firewall, FirewallError,
         connections::{Guarded, Sweeper},
-        kernel::Kernel,
+        kernel::{KEPT, Kernel, elements_of},
+        listing::Listing,
+        netlink::Element,
         notice::Author,
-        ruleset::{Ruleset, TABLE, Tags},
+        ruleset::{Ruleset, TABLE, TAGS, Tags},
         table::{self, TableState},
+        template::Template,
         watch::{Sighting, Watch},
     },
     gate::{
-        bans::{BanChange, BanKind},
+        bans::BanChange,
         clock::{Now, Uptime},
         grants::{Change, Door},
-        source::Source,
     },
     house::Housekeeping,
     local::NeverBanned,
-    reconcile::Reconciled,
+    reconcile::{Reconciled, live_bans, live_doors},
     telemetry::rfc3339,
 };
 
-/// Looks at the table at once, and beyond that one a second: each takes some milliseconds in which no packet
-/// is dealt with. A repair makes notifications too, and so takes two.
+/// Looks at the table at once, and beyond that one a second: each takes a millisecond or a few in which no packet is
+/// dealt with.
 const LOOKS_AT_ONCE: NonZeroU32 = NonZeroU32::new(20).unwrap();
 const LOOKS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1).unwrap();
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -67,8 +74,10 @@ const BETWEEN_COMPLAINTS: Duration = Duration::from_mins(1);
 /// How long after a failure it is tried again: doubled from the first to the last.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// Up to so many doors go in with the table, so that no client that holds one finds it shut meanwhile.
-const DOORS_WITH_THE_TABLE: usize = 1_000;
+/// Up to so many doors and bans go in with the table, so that no client that holds one finds it shut meanwhile.
+const WITH_THE_TABLE: usize = 1_000;
+/// Sets that are too large to be read are put in anew this often at most, however often something may have been missed.
+const BETWEEN_REFILLS: Duration = Duration::from_mins(1);
 
 /// What was put right so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,29 +106,31 @@ pub struct Repair {
 /// The kernel's doors, and the table around them kept as it ought to be.
 pub struct Mender {
     kernel: Kernel,
-    ruleset: Ruleset,
+    template: Template,
     newer: Newer,
+    adopting: Option<Adopting>,
+    adopted: Option<Template>,
     watch: Watch,
     sweeper: Sweeper,
     looks: DefaultDirectRateLimiter,
     /// What is to be looked at, and what was found already.
     case: Option<Case>,
+    refill: Option<Refill>,
+    /// When the sets were emptied last because they were too much to be read, and when that is to be done again.
+    emptied_at: Option<Instant>,
+    anew_at: Option<Instant>,
     not_before: Instant,
     retry_after: Duration,
     complained: Option<Instant>,
     repairs: Repairs,
 }
 
-/// The table that follows from the configuration's file as it is now; `None` if that is the one that is in force,
-/// or is no good.
-pub type Newer = Box<dyn Fn() -> Option<Ruleset>>;
-
 impl Mender {
     /// A mender of a table that is whole now, and watched already.
     #[must_use]
     pub fn new(
         kernel: Kernel,
-        ruleset: Ruleset,
+        template: Template,
         newer: Newer,
         watch: Watch,
         sweeper: Sweeper,
@@ -127,12 +138,17 @@ impl Mender {
         let quota = Quota::per_second(LOOKS_PER_SECOND).allow_burst(LOOKS_AT_ONCE);
         Self {
             kernel,
-            ruleset,
+            template,
             newer,
+            adopting: None,
+            adopted: None,
             watch,
             sweeper,
             looks: RateLimiter::direct(quota),
             case: None,
+            refill: None,
+            emptied_at: None,
+            anew_at: None,
             not_before: Instant::now(),
             retry_after: FIRST_RETRY,
             complained: None,
@@ -146,23 +162,39 @@ impl Mender {
         &self.repairs
     }
 
+    /// The ruleset that is kept.
+    #[must_use]
+    pub const fn ruleset(&self) -> &Ruleset {
+        self.template.ruleset()
+    }
+
     /// Puts another table in place of the one that is kept so far, and keeps that from here on; connections that
-    /// stand and need a door by it for the first time are ended soon. Says whether the tags in it are kept.
+    /// stand and need a door by it for the first time are ended soon. No template: the table stays the same one. Says
+    /// whether the tags in it are kept.
     ///
     /// # Errors
     /// [`FirewallError`]; then it is the former one that is kept, as before.
     pub fn follow(
         &mut self,
-        ruleset: Ruleset,
+        template: Option<Template>,
         newer: Newer,
         guarded: Guarded,
     ) -> Result<Tags, FirewallError> {
-        let changes = ruleset != self.ruleset;
-        let tags = match changes {
-            true => table::replace(&self.ruleset, &ruleset)?,
-            false => Tags::Kept,
-        };
-        (self.ruleset, self.newer) = (ruleset, newer);
+        let changes = template.is_some();
+        let mut tags = Tags::Kept;
+        if let Some(template) = template {
+            let found = self.kernel.table(template.ruleset())?;
+            let emptied = template.emptied(found.as_ref());
+            self.kernel.put_in(&template, found.as_ref(), Vec::new())?;
+            self.template = template;
+            if emptied.contains(&TAGS) {
+                tags = Tags::Gone;
+            }
+            if emptied.iter().any(|set| keeps_doors_or_bans(set)) {
+                self.open_case().emptied = true;
+            }
+        }
+        self.newer = newer;
         self.sweeper.guard(guarded);
         if changes {
             self.end_what_came_by_no_door();
@@ -180,8 +212,33 @@ impl Mender {
 
     /// Waits until [`mend`] is to be called. Nothing is lost if it is dropped.
     pub async fn due(&mut self) {
+        if let Some(adopting) = &mut self.adopting {
+            tokio::select! {
+                adopted = adopting => {
+                    (self.adopting, self.adopted) = (None, adopted.ok().flatten());
+                }
+                sighting = self.watch.sighted() => match &mut self.case {
+                    Some(case) => case.sighting.merge(sighting),
+                    None => self.case = Some(Case::of(sighting)),
+                },
+            }
+            return;
+        }
         if self.case.is_none() {
-            self.case = Some(Case::of(self.watch.sighted().await));
+            let anew_at = self.anew_at;
+            let is_time = async {
+                match anew_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                sighting = self.watch.sighted() => self.case = Some(Case::of(sighting)),
+                () = is_time => {
+                    self.anew_at = None;
+                    self.open_case();
+                }
+            }
         }
         sleep_until(self.not_before).await;
     }
@@ -218,55 +275,105 @@ impl Mender {
         false
     }
 
-    /// Puts the table in again if it isn't as it ought to be, these doors with it.
-    fn look(&mut self, doors: &[(Door, Duration)]) -> Result<(), FirewallError> {
+    /// Puts the table in again if it isn't as it ought to be, with what `elements` gives of the sets that are to be made
+    /// anew.
+    fn look(
+        &mut self,
+        elements: impl FnOnce() -> (Vec<Vec<Element>>, Complete),
+    ) -> Result<Looked, FirewallError> {
         // What is seen from here on is left to the next look: it may be later than what this one finds.
         self.open_case();
-        let mut state = self.state()?;
-        if matches!(state, TableState::Changed(_)) && self.adopt_newer()? {
-            state = TableState::Whole;
+        // Who has deleted it, and its sets with it, takes the kernel's lock again in a moment to tidy up, for as long as that
+        // takes: nothing is asked then that is known.
+        let is_gone = self.case.as_ref().is_some_and(Case::saw_its_table_go);
+        let found = match is_gone {
+            true => None,
+            false => self.kernel.table(self.template.ruleset())?,
+        };
+        if let Some(found) = &found {
+            let adopted = self.adopted.take();
+            self.adopt(adopted, found);
         }
-        let Some(case) = &mut self.case else { return Ok(()) };
+        let state = table::compare(&self.template, found.as_ref());
+        if let (TableState::Changed(_), Some(found)) = (&state, &found)
+            && self.begins_to_adopt(found)
+        {
+            return Ok(Looked::Later);
+        }
+        let Some(case) = &mut self.case else { return Ok(Looked::Done) };
         let missing = match state {
             TableState::Whole if case.lost_its_table() => {
                 case.miss("the whole table, which somebody else has put in again".to_owned());
-                return Ok(());
+                return Ok(Looked::Done);
             }
-            TableState::Whole => return Ok(()),
+            TableState::Whole => return Ok(Looked::Done),
             TableState::Missing => vec!["the whole table".to_owned()],
             TableState::Changed(differences) => differences,
         };
         missing.into_iter().for_each(|missing| case.miss(missing));
-        table::put_in(&self.ruleset, doors)?;
-        let shut = clock::now().uptime;
-        case.shut = None;
-        table::read_back_or_replace(&self.ruleset, doors)?;
-        case.shut = Some(shut);
-        Ok(())
-    }
-
-    fn state(&mut self) -> Result<TableState, FirewallError> {
-        // If it was deleted, one question to the kernel takes microseconds, and running nft milliseconds.
-        let was_deleted = self.case.as_ref().is_some_and(|case| case.sighting.deleted_table());
-        match was_deleted.then(|| self.kernel.doors()) {
-            Some(Err(error)) if error.says_not_there() => Ok(TableState::Missing),
-            _ => table::state(&self.ruleset),
+        let emptied = self.template.emptied(found.as_ref());
+        let (mut elements, complete) = match emptied.is_empty() {
+            true => (Vec::new(), Complete::Yes),
+            false => elements(),
+        };
+        let is_of_these = |element: &Element| emptied.contains(&element.set);
+        elements.retain(|elements| elements.first().is_some_and(is_of_these));
+        self.kernel.put_in(&self.template, found.as_ref(), elements)?;
+        case.shut = Some(clock::now().uptime);
+        let kept = emptied.iter().filter(|set| keeps_doors_or_bans(set)).count();
+        case.emptied |= complete == Complete::No && kept > 0;
+        case.is_known = complete == Complete::Yes && kept + 1 == KEPT.len();
+        case.lacks_tags |= emptied.contains(&TAGS);
+        let found = self.kernel.table(self.template.ruleset())?;
+        match table::compare(&self.template, found.as_ref()) {
+            TableState::Whole => Ok(Looked::Done),
+            TableState::Missing => Err(FirewallError::ReadBack("it is gone".to_owned())),
+            TableState::Changed(differences) => {
+                Err(FirewallError::ReadBack(differences.join("; ")))
+            }
         }
     }
 
-    /// Takes a table for right that an admin has put in after changing the configuration (`knockd firewall
-    /// install`). Whether it is that.
-    fn adopt_newer(&mut self) -> Result<bool, FirewallError> {
-        let Some(newer) = (self.newer)() else { return Ok(false) };
-        let is_in = table::state(&newer)? == TableState::Whole;
-        if is_in && newer != self.ruleset {
-            info!(
-                event = "table-followed",
-                "table {TABLE} follows the configuration as it is now: kept so from here on"
-            );
-            self.ruleset = newer;
+    /// Whether a table that differs is to stay for now, because it may follow from the configuration as it is now: that
+    /// is being looked at.
+    fn begins_to_adopt(&mut self, found: &Listing) -> bool {
+        if !adopt::may_be_newer(&self.template, found) {
+            return false;
         }
-        Ok(is_in)
+        if self.adopting.is_some() {
+            return true;
+        }
+        let Some(case) = &mut self.case else { return false };
+        if mem::replace(&mut case.was_compared_with_newer, true) {
+            return false;
+        }
+        self.adopting = adopt::begin(Arc::clone(&self.newer)).ok();
+        self.adopting.is_some()
+    }
+
+    /// Believes from here on that any door or ban can be another than it ought to be.
+    fn doubt_all_elements(&mut self) {
+        self.open_case().emptied = true;
+    }
+
+    /// Puts the whole table in again, with sets that are empty, because what is in them is too much to be read; later if
+    /// that was done just now. Whether it was done.
+    fn put_in_anew(&mut self) -> Result<bool, FirewallError> {
+        let now = Instant::now();
+        if let Some(again) = self.emptied_at.map(|last| last + BETWEEN_REFILLS)
+            && now < again
+        {
+            self.anew_at = Some(again);
+            return Ok(false);
+        }
+        self.emptied_at = Some(now);
+        let found = self.kernel.table(self.template.ruleset())?;
+        // As if it slept: then all of it goes.
+        let found = found.map(|found| Listing { flags: 1, ..found });
+        self.kernel.put_in(&self.template, found.as_ref(), Vec::new())?;
+        let case = self.open_case();
+        (case.emptied, case.lacks_tags) = (true, true);
+        Ok(true)
     }
 
     /// Puts a table in that is gone, in between two steps of somebody who is changing its elements. Whether
@@ -276,8 +383,9 @@ impl Mender {
         if !self.may_look() {
             return false;
         }
-        match self.look(&[]) {
-            Ok(()) => true,
+        match self.look(|| (Vec::new(), Complete::No)) {
+            Ok(Looked::Done) => true,
+            Ok(Looked::Later) => false,
             Err(error) => {
                 self.fail(&error);
                 false
@@ -353,15 +461,23 @@ impl Firewall for Mender {
         self.or_with_a_new_table(|kernel| kernel.admit_tags(tags))
     }
 
-    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
+    fn doors(&mut self) -> Result<Option<Vec<(Door, Duration)>>, FirewallError> {
         self.or_with_a_new_table(Kernel::doors)
+    }
+
+    fn replace(
+        &mut self,
+        doors: &[(Door, Duration)],
+        bans: &[BanLeft],
+    ) -> Result<(), FirewallError> {
+        self.or_with_a_new_table(|kernel| kernel.replace(doors, bans))
     }
 
     fn ban(&mut self, changes: &[BanChange], now: Uptime) -> Result<(), FirewallError> {
         self.or_with_a_new_table(|kernel| kernel.ban(changes, now))
     }
 
-    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError> {
+    fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError> {
         self.or_with_a_new_table(Kernel::bans)
     }
 
@@ -370,37 +486,94 @@ impl Firewall for Mender {
     }
 }
 
-/// Looks at the table and puts right what is not as it ought to be: the table itself first, then its doors; its
+/// Whether what goes in with a table is all that is to be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Complete {
+    Yes,
+    No,
+}
+
+/// What became of a look at the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    /// It is as it ought to be.
+    Done,
+    /// It stays as it is until the configuration has been read.
+    Later,
+}
+
+/// Looks at the table and puts right what is not as it ought to be: the table itself first, then its doors and bans; its
 /// tags go in again in the steps that housekeeping makes from then on.
 pub fn mend(admission: &mut Admission<Mender>, house: &mut Housekeeping) {
     if !admission.firewall_mut().may_look() {
         return;
     }
-    let doors = live_doors(admission, clock::now().uptime);
-    let looked = admission.firewall_mut().look(&doors);
-    let reconciled = looked.and_then(|()| admission.reconcile(clock::now()));
-    let mender = admission.firewall_mut();
-    match reconciled {
+    let (elements, complete) = with_the_table(admission, clock::now().uptime);
+    match admission.firewall_mut().look(|| (elements, complete)) {
+        Ok(Looked::Later) => return,
+        Ok(Looked::Done) => {}
+        Err(error) => return admission.firewall_mut().fail(&error),
+    }
+    match mend_elements(admission) {
         Ok(reconciled) => {
+            let mender = admission.firewall_mut();
             if mender.case.as_ref().is_some_and(Case::may_lack_tags) {
                 house.put_tags_in_again();
             }
             mender.close(reconciled, clock::now());
         }
-        Err(error) => mender.fail(&error),
+        Err(error) => admission.firewall_mut().fail(&error),
     }
 }
 
-/// The doors that are to be open, and for how long yet; none if they are too many to go in with the table.
-fn live_doors(admission: &Admission<Mender>, now: Uptime) -> Vec<(Door, Duration)> {
-    let doors = admission.grants().doors();
-    if doors.len() > DOORS_WITH_THE_TABLE {
-        return Vec::new();
+/// Makes doors and bans right in a table that is: those that were touched, or all where that isn't known.
+fn mend_elements(admission: &mut Admission<Mender>) -> Result<Reconciled, FirewallError> {
+    let now = clock::now();
+    let mender = admission.firewall();
+    let Some(case) = &mender.case else { return Ok(Reconciled::default()) };
+    if !case.emptied {
+        // What the daemon put in itself is known, whatever was before.
+        if case.is_known {
+            return Ok(Reconciled::default());
+        }
+        if !case.sighting.may_concern_all_elements() {
+            let (touched, reconciled) =
+                case.touched(admission.grants(), admission.gate().bans(), now.uptime);
+            admission.settle_these(&touched, now)?;
+            return Ok(reconciled);
+        }
+        if let Some(reconciled) = admission.reconcile_few(now)? {
+            if reconciled.doors_are_due {
+                begin_to_refill(admission, now.uptime);
+            }
+            return Ok(reconciled);
+        }
+        if !admission.firewall_mut().put_in_anew()? {
+            return Ok(Reconciled::default());
+        }
     }
-    doors
-        .filter(|(_, until)| **until > now)
-        .map(|(door, until)| (*door, until.since(now)))
-        .collect()
+    begin_to_refill(admission, now.uptime);
+    Ok(Reconciled::default())
+}
+
+fn begin_to_refill(admission: &mut Admission<Mender>, now: Uptime) {
+    let refill = Refill::of(admission.grants(), admission.gate().bans(), now);
+    admission.firewall_mut().refill = Some(refill);
+    // Few are in at once.
+    self::refill(admission);
+}
+
+/// The doors and bans that go in with a table, and whether they are all that there are.
+fn with_the_table(admission: &Admission<Mender>, now: Uptime) -> (Vec<Vec<Element>>, Complete) {
+    let (grants, bans) = (admission.grants(), admission.gate().bans());
+    if grants.doors().len() + bans.iter().len() > WITH_THE_TABLE {
+        return (Vec::new(), Complete::No);
+    }
+    (elements_of(&live_doors(grants, now), &live_bans(bans, now)), Complete::Yes)
+}
+
+fn keeps_doors_or_bans(set: &str) -> bool {
+    set != TAGS && KEPT.contains(&set)
 }
 
 fn tell(Repair { missing, by, since, open_for }: &Repair, repair: u64) {

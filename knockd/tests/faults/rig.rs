@@ -389,9 +389,10 @@ impl Rig {
     ) -> (BTreeMap<Door, Uptime>, BTreeMap<(Source, BanKind), Uptime>) {
         let now = self.now().uptime;
         let mut kernel = self.host.firewall.0.borrow_mut();
-        let doors = kernel.doors().unwrap().into_iter().map(|(door, left)| (door, now + left));
+        let doors =
+            kernel.doors().unwrap().unwrap().into_iter().map(|(door, left)| (door, now + left));
         let doors = doors.collect();
-        let bans = kernel.bans().unwrap().into_iter();
+        let bans = kernel.bans().unwrap().unwrap().into_iter();
         (doors, bans.map(|(source, kind, left)| ((source, kind), now + left)).collect())
     }
 }

@@ -61,7 +61,7 @@ impl Firewall for Shared {
         self.1.around(Place::Kernel, FirewallError::Refused, ban)
     }
 
-    fn bans(&mut self) -> Result<Vec<(Source, BanKind, Duration)>, FirewallError> {
+    fn bans(&mut self) -> Result<Option<Vec<(Source, BanKind, Duration)>>, FirewallError> {
         self.1.around(Place::Kernel, FirewallError::Netlink, || self.0.borrow_mut().bans())
     }
 
@@ -75,8 +75,18 @@ impl Firewall for Shared {
         self.1.around(Place::Kernel, FirewallError::Refused, admit)
     }
 
-    fn doors(&mut self) -> Result<Vec<(Door, Duration)>, FirewallError> {
+    fn doors(&mut self) -> Result<Option<Vec<(Door, Duration)>>, FirewallError> {
         self.1.around(Place::Kernel, FirewallError::Netlink, || self.0.borrow_mut().doors())
+    }
+
+    fn replace(
+        &mut self,
+        doors: &[(Door, Duration)],
+        bans: &[(Source, BanKind, Duration)],
+    ) -> Result<(), FirewallError> {
+        self.1.around(Place::Kernel, FirewallError::Refused, || {
+            self.0.borrow_mut().replace(doors, bans)
+        })
     }
 }
 

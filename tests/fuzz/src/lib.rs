@@ -10,6 +10,7 @@ mod control;
 mod decide;
 mod input;
 mod journal;
+mod listing;
 mod netlink;
 mod planted;
 mod profile;
@@ -20,6 +21,7 @@ mod seal;
 pub use config::config;
 pub use decide::decide;
 pub use journal::journal;
+pub use listing::listing;
 pub use netlink::netlink;
 pub use profile::profile;
 pub use request::request;
@@ -28,10 +30,11 @@ pub use request::request;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("config", config),
     ("decide", decide),
     ("journal", journal),
+    ("listing", listing),
     ("netlink", netlink),
     ("profile", profile),
     ("request", request),

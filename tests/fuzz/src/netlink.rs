@@ -4,9 +4,10 @@ use std::{collections::HashSet, net::IpAddr};
 
 use knockd::{
     firewall::{
-        answer::{Progress, Verdict, dump},
+        answer::{self, Progress, Question, Verdict},
         connections,
         kernel::read_key,
+        netlink::PortId,
         notice::{self, Notice},
     },
     local::rtnetlink::{self, Dump},
@@ -29,10 +30,20 @@ pub fn netlink(data: &[u8]) {
     }
 }
 
+/// What the corpus has answers to.
+const fn question() -> Question {
+    Question { sequence: 0, port: PortId::new(0) }
+}
+
 /// An element is read only from bytes that hold it.
 fn elements(received: &[u8]) {
     let mut elements = Vec::new();
-    let _progress = dump(received, "door4", &mut elements);
+    let Ok(part) = answer::part(received, question()) else { return };
+    for message in part.messages {
+        if answer::elements(message, "door4", &mut elements).is_err() {
+            break;
+        }
+    }
     for element in &elements {
         let key = &element.key;
         assert!(key.is_empty() || received.windows(key.len()).any(|bytes| bytes == key));
@@ -49,7 +60,7 @@ fn elements(received: &[u8]) {
 
 /// A batch is never taken for done unless its last message is answered.
 fn verdict(last: u32, received: &[u8]) {
-    let mut verdict = Verdict::on(last);
+    let mut verdict = Verdict::on(last.saturating_sub(7)..=last, PortId::new(0));
     let is_answered = matches!(verdict.read(received), Ok(Progress::Complete));
     let sequence = last.to_ne_bytes();
     assert!(!is_answered || received.windows(4).any(|bytes| bytes == sequence));
@@ -65,6 +76,10 @@ fn changes(received: &[u8]) {
     let kept: HashSet<_> = notice.touched.iter().collect();
     assert_eq!(kept.len(), notice.touched.len());
     assert!(kept.is_empty() || holds(received, b"knockd"), "it is not in our table");
+    assert!(notice.elements.len() <= Notice::MOST_ELEMENTS);
+    for (_, key) in notice.elements.keys() {
+        assert!(key.is_empty() || holds(received, key));
+    }
     let names = notice.touched.iter().map(|touched| &touched.name);
     let author = notice.end.iter().flatten().map(|author| &author.program);
     for name in names.chain(author) {
@@ -81,11 +96,11 @@ fn entries(received: &[u8]) {
         assert!(holds(received, &found.port.number.get().to_be_bytes()));
         true
     };
-    let _progress = connections::dump(received, is_there, &mut keys);
+    let _progress = connections::dump(received, question(), is_there, &mut keys);
     // Every entry takes its message's header, and two addresses.
     assert!(keys.len() * (16 + 8) <= received.len());
     for key in keys {
-        let deletion = key.deletion();
+        let deletion = key.deletion(9);
         let length = u32::from_ne_bytes(*deletion.first_chunk().expect("it has a header"));
         assert_eq!(length as usize, deletion.len());
     }

@@ -8,13 +8,16 @@ use crate::firewall::{
     FirewallError,
     ruleset::TABLE,
     table::{self, TableState},
+    template::Template,
 };
 
 /// Checks it.
 pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<(), Unable> {
     const MEND: &str = "knockd firewall install";
     let place = format!("table {TABLE}");
-    match table::state(&examined.ruleset()?).map_err(|error| unable(&error))? {
+    let ruleset = examined.ruleset()?;
+    let state = Template::of(&ruleset).and_then(|template| table::state(&template));
+    match state.map_err(|error| unable(&error))? {
         TableState::Whole => {}
         TableState::Missing => findings.add(
             Finding::fault("table-missing", "the table isn't there: every port that it would guard is open to whom no other rule stops, and a knock can open nothing")

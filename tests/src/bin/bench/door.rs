@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use knockd::firewall::netlink::Netlink;
+use knockd::firewall::reader::Reader;
 use tempfile::TempDir;
 
 use crate::fleet::{self, KNOCK_PORT, SERVICE_PORT};
@@ -130,8 +130,8 @@ impl Daemon {
 /// The addresses that the kernel's door is open for now.
 pub(crate) fn open_doors() -> Vec<Ipv4Addr> {
     Side::Broker.within(None, || {
-        let elements = Netlink::open().and_then(|mut netlink| netlink.dump("door4"));
-        let elements = elements.expect("read the set of doors");
+        let elements = Reader::open().and_then(|mut reader| reader.elements("door4", usize::MAX));
+        let elements = elements.expect("read the set of doors").expect("all of them");
         elements
             .iter()
             .filter_map(|element| Some(Ipv4Addr::from(*element.key.first_chunk::<4>()?)))

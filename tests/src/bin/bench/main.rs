@@ -56,6 +56,8 @@ enum What {
     Connect,
     /// From a datagram to its element in the kernel.
     Element,
+    /// Up to a million doors open: to put the table right, to restart, to answer.
+    Elements,
     /// Many valid knocks at once.
     Burst,
     /// Valid knocks under a flood of junk.
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         match what {
             What::Connect => measures::connect::measure(&mut bench),
             What::Element => measures::element::measure(&mut bench),
+            What::Elements => measures::elements::measure(&mut bench),
             What::Burst => measures::burst::measure(&mut bench),
             What::Junk => measures::junk::measure(&mut bench),
             What::Sniffed => measures::sniffed::measure(&mut bench),

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::Duration;
 
-use knockd::firewall::netlink::Netlink;
+use knockd::firewall::reader::Reader;
 use serde_json::{Value, json};
 
 use crate::Bench;
@@ -29,9 +29,11 @@ struct Sizes {
 impl Sizes {
     fn take(daemon: &Daemon) -> Self {
         let (sets, conntrack) = Side::Broker.within(None, || {
-            let mut netlink = Netlink::open().expect("a netlink socket");
-            let sets =
-                SETS.iter().filter_map(|set| Some((*set, netlink.dump(set).ok()?.len()))).collect();
+            let mut reader = Reader::open().expect("a netlink socket");
+            let sets = SETS
+                .iter()
+                .filter_map(|set| Some((*set, reader.elements(set, usize::MAX).ok()??.len())))
+                .collect();
             let path = "/proc/sys/net/netfilter/nf_conntrack_count";
             let count = std::fs::read_to_string(path).unwrap_or_default();
             (sets, count.trim().parse().unwrap_or(0))
