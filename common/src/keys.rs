@@ -4,17 +4,18 @@
 //! - A secret is 32 random bytes; one that is all the same byte is refused, since it is a mistake and
 //!   not a secret. Nothing weaker than a random key is accepted anywhere: no passphrases.
 //! - Every key is for one use, by its label: a weakness in one use can't be carried over to another.
-//! - Secrets and keys are wiped when dropped. They have no `Debug` that shows them and no equality;
-//!   [`Secret::is_same`] compares in constant time.
+//! - Secrets and keys are wiped when dropped, where they stand: see [`crate::kept`]. They have no `Debug` that shows
+//!   them and no equality; [`Secret::is_same`] compares in constant time.
 
 use core::fmt;
 
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
+    kept::Kept,
     packet::{TAG_LEN, Tag},
     time::Day,
 };
@@ -25,8 +26,8 @@ pub const SECRET_LEN: usize = 32;
 pub(crate) type HmacSha256 = Hmac<Sha256>;
 
 /// The 32 random bytes that a client and the daemon share.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Secret([u8; SECRET_LEN]);
+#[derive(Clone)]
+pub struct Secret(Kept<[u8; SECRET_LEN]>);
 
 /// A secret whose bytes are all the same: nobody's random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,22 +39,33 @@ impl Secret {
     ///
     /// # Errors
     /// [`WeakSecret`] if all the bytes are the same.
-    pub fn new(bytes: [u8; SECRET_LEN]) -> Result<Self, WeakSecret> {
-        let secret = Self(bytes);
-        let [first, rest @ ..] = &secret.0;
+    pub fn new(mut bytes: [u8; SECRET_LEN]) -> Result<Self, WeakSecret> {
+        let secret = Self::of(&bytes);
+        bytes.zeroize();
+        secret
+    }
+
+    /// A secret of these bytes, which the caller wipes.
+    ///
+    /// # Errors
+    /// [`WeakSecret`] if all the bytes are the same.
+    pub fn of(bytes: &[u8; SECRET_LEN]) -> Result<Self, WeakSecret> {
+        let mut secret = Self(Kept::empty());
+        secret.0.copy_from_slice(bytes);
+        let [first, rest @ ..] = &*secret.0;
         if rest.iter().all(|byte| byte == first) { Err(WeakSecret) } else { Ok(secret) }
     }
 
     /// The bytes themselves, for the one place that writes a new key out.
     #[must_use]
-    pub const fn expose(&self) -> &[u8; SECRET_LEN] {
+    pub fn expose(&self) -> &[u8; SECRET_LEN] {
         &self.0
     }
 
     /// Whether two secrets are the same, in constant time.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+        self.0.iter().zip(other.0.iter()).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
     }
 }
 
@@ -120,42 +132,52 @@ impl Default for Realm {
 
 /// The three keys of one client, derived once from its secret and the realm (RFC 5869), and what those of its
 /// replies are derived from.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct ClientKeys {
+#[derive(Clone)]
+pub struct ClientKeys(Kept<Keys>);
+
+#[derive(Clone, Copy, Default, Zeroize)]
+struct Keys {
     /// RFC 5869's PRK, the root of all keys: no other is kept for what is rarely used.
     root: [u8; 32],
     tag: [u8; 32],
-    pub(crate) seal: [u8; 32],
-    pub(crate) mac: [u8; 32],
+    seal: [u8; 32],
+    mac: [u8; 32],
 }
 
 impl ClientKeys {
     /// Derives a client's keys.
     #[must_use]
     pub fn derive(secret: &Secret, realm: &Realm) -> Self {
-        let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(realm.salt()), &secret.0);
-        let keys = Self {
-            root: <[u8; 32]>::from(prk),
-            tag: expand(&hkdf, b"tag"),
-            seal: expand(&hkdf, b"seal"),
-            mac: expand(&hkdf, b"mac"),
-        };
+        let mut keys = Self(Kept::empty());
+        let (mut prk, hkdf) = Hkdf::<Sha256>::extract(Some(realm.salt()), &*secret.0);
+        keys.0.root.copy_from_slice(&prk);
         prk.as_mut_slice().zeroize();
+        expand(&hkdf, b"tag", &mut keys.0.tag);
+        expand(&hkdf, b"seal", &mut keys.0.seal);
+        expand(&hkdf, b"mac", &mut keys.0.mac);
         keys
     }
 
-    /// Another key of this client's, by its label.
-    pub(crate) fn expand(&self, label: &[u8]) -> [u8; 32] {
-        let Ok(hkdf) = Hkdf::<Sha256>::from_prk(&self.root) else {
+    pub(crate) fn seal(&self) -> &[u8; 32] {
+        &self.0.seal
+    }
+
+    pub(crate) fn mac(&self) -> &[u8; 32] {
+        &self.0.mac
+    }
+
+    /// Another key of this client's, by its label, written to where it is to stand.
+    pub(crate) fn expand(&self, label: &[u8], key: &mut [u8; 32]) {
+        let Ok(hkdf) = Hkdf::<Sha256>::from_prk(&self.0.root) else {
             unreachable!("RFC 5869, section 2.3: a PRK has at least the hash's 32 bytes");
         };
-        expand(&hkdf, label)
+        expand(&hkdf, label, key);
     }
 
     /// The tag that this client's packets carry on a day.
     #[must_use]
     pub fn tag(&self, day: Day) -> Tag {
-        let mut hmac = keyed(&self.tag);
+        let mut hmac = keyed(&self.0.tag);
         hmac.update(&day.number().to_be_bytes());
         let output = Zeroizing::new(<[u8; 32]>::from(hmac.finalize().into_bytes()));
         let mut tag = [0; TAG_LEN];
@@ -169,7 +191,7 @@ impl ClientKeys {
     #[doc(hidden)]
     #[must_use]
     pub fn expose_for_vectors(&self) -> [&[u8; 32]; 3] {
-        [&self.tag, &self.seal, &self.mac]
+        [&self.0.tag, &self.0.seal, &self.0.mac]
     }
 }
 
@@ -179,26 +201,20 @@ impl fmt::Debug for ClientKeys {
     }
 }
 
-fn expand(hkdf: &Hkdf<Sha256>, label: &[u8]) -> [u8; 32] {
-    let mut key = [0; 32];
+fn expand(hkdf: &Hkdf<Sha256>, label: &[u8], key: &mut [u8; 32]) {
     // RFC 5869, section 2.3: it fails beyond 255 blocks only, and this is one block.
-    if hkdf.expand(label, &mut key).is_err() {
+    if hkdf.expand(label, key).is_err() {
         unreachable!("one block of HKDF output is always to be had");
     }
-    key
-}
-
-pub(crate) fn keyed(key: &[u8; 32]) -> HmacSha256 {
-    HmacSha256::new(&hmac::digest::Key::<HmacSha256>::from(block_sized(key)))
 }
 
 /// RFC 2104, section 2: a key shorter than the hash's block is padded with zeros to its 64 bytes.
-fn block_sized(key: &[u8; 32]) -> [u8; 64] {
-    let mut block = [0; 64];
+pub(crate) fn keyed(key: &[u8; 32]) -> HmacSha256 {
+    let mut block = Zeroizing::new([0; 64]);
     for (byte, from) in block.iter_mut().zip(key) {
         *byte = *from;
     }
-    block
+    HmacSha256::new((&*block).into())
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! One UDP datagram of exactly [`DATAGRAM_LEN`] bytes. To anyone without the client's key every byte
 //! of it looks random. This crate seals and opens it, derives the keys, and gives the request its
 //! types; it has no clock, no randomness, no input or output, and allocates nothing, so that it runs
-//! on a microcontroller as it runs in the daemon.
+//! on a microcontroller as it runs in the daemon. With the feature `alloc` keys stand in boxes of their own, so that
+//! moving them leaves no copies: that is for programs that hold keys for long.
 //!
 //! The order of calls is that of PROTOCOL.md: [`Datagram::parse`] (step 1), find the client by
 //! [`Datagram::tag`] (step 2, the caller's directory), [`Datagram::open`] (steps 3 to 5). Steps 6 to
@@ -18,6 +19,7 @@
 #![no_std]
 
 mod error;
+mod kept;
 mod keys;
 mod master;
 mod packet;
@@ -26,6 +28,8 @@ mod request;
 mod time;
 
 pub use error::{Malformed, OpenError};
+#[cfg(feature = "alloc")]
+pub use kept::wipe_stack;
 pub use keys::{ClientKeys, InvalidRealm, Realm, SECRET_LEN, Secret, WeakSecret};
 pub use master::{InvalidName, MasterKey};
 pub use packet::{

@@ -9,16 +9,19 @@ use core::{fmt, num::NonZeroU32};
 
 use hkdf::Hkdf;
 use sha2::Sha256;
-use zeroize::{Zeroize as _, ZeroizeOnDrop};
+use zeroize::Zeroize as _;
 
-use crate::keys::{SECRET_LEN, Secret};
+use crate::{
+    kept::Kept,
+    keys::{SECRET_LEN, Secret},
+};
 
 const SALT: &[u8] = b"knock/1\0master";
 const LABEL: &[u8] = b"client";
 
 /// What clients' keys are derived from: RFC 5869's PRK of the master secret, which itself isn't kept.
-#[derive(Clone, zeroize::Zeroize, ZeroizeOnDrop)]
-pub struct MasterKey([u8; 32]);
+#[derive(Clone)]
+pub struct MasterKey(Kept<[u8; 32]>);
 
 /// Why there is no key of that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,8 +37,9 @@ impl MasterKey {
     /// The master key of a master secret.
     #[must_use]
     pub fn new(secret: &Secret) -> Self {
+        let mut master = Self(Kept::empty());
         let (mut prk, _) = Hkdf::<Sha256>::extract(Some(SALT), secret.expose());
-        let master = Self(prk.into());
+        master.0.copy_from_slice(&prk);
         prk.as_mut_slice().zeroize();
         master
     }
@@ -51,7 +55,7 @@ impl MasterKey {
         if !starts_well || !goes_on_well || name.len() > Self::NAME_MAX {
             return Err(InvalidName);
         }
-        let Ok(hkdf) = Hkdf::<Sha256>::from_prk(&self.0) else {
+        let Ok(hkdf) = Hkdf::<Sha256>::from_prk(&*self.0) else {
             unreachable!("RFC 5869, section 2.3: a PRK has at least the hash's 32 bytes");
         };
         let mut bytes = [0; SECRET_LEN];
@@ -59,7 +63,7 @@ impl MasterKey {
         if hkdf.expand_multi_info(&info, &mut bytes).is_err() {
             unreachable!("one block of HKDF output is always to be had");
         }
-        let secret = Secret::new(bytes);
+        let secret = Secret::of(&bytes);
         bytes.zeroize();
         let Ok(secret) = secret else {
             unreachable!("32 equal bytes come out of HKDF once in 2^248 times");

@@ -105,7 +105,7 @@ pub type SealedDatagram = [u8; DATAGRAM_LEN];
 pub fn seal(keys: &ClientKeys, day: Day, nonce: Nonce, request: &Request) -> SealedDatagram {
     let tag = keys.tag(day);
     let mut sealed = request.to_bytes();
-    let cipher = ChaCha20Poly1305::new(&keys.seal.into());
+    let cipher = ChaCha20Poly1305::new(keys.seal().into());
     let Ok(seal_tag) = cipher.encrypt_inout_detached(
         &nonce.0.into(),
         tag.as_bytes(),
@@ -113,7 +113,7 @@ pub fn seal(keys: &ClientKeys, day: Day, nonce: Nonce, request: &Request) -> Sea
     ) else {
         unreachable!("RFC 8439, section 2.8: 48 bytes are below the limit of 256 GiB");
     };
-    let mut hmac = keyed(&keys.mac);
+    let mut hmac = keyed(keys.mac());
     for part in [tag.0.as_slice(), &nonce.0, &sealed, &seal_tag] {
         hmac.update(part);
     }
@@ -176,12 +176,12 @@ impl<'a> Datagram<'a> {
     /// # Errors
     /// [`OpenError::BadMac`], [`OpenError::BadSeal`] or [`OpenError::Malformed`], in this order.
     pub fn open(&self, keys: &ClientKeys, day: Day) -> Result<Request, OpenError> {
-        let mut hmac = keyed(&keys.mac);
+        let mut hmac = keyed(keys.mac());
         hmac.update(self.covered);
         hmac.verify_slice(self.mac).map_err(|_| OpenError::BadMac)?;
 
         let mut request = Zeroizing::new(*self.sealed);
-        ChaCha20Poly1305::new(&keys.seal.into())
+        ChaCha20Poly1305::new(keys.seal().into())
             .decrypt_inout_detached(
                 &(*self.nonce).into(),
                 self.tag.as_bytes(),

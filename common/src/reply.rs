@@ -13,9 +13,10 @@ use core::{
 
 use chacha20poly1305::{AeadInOut, ChaCha20Poly1305, KeyInit};
 use hmac::Mac as _;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
+    kept::Kept,
     keys::{ClientKeys, HmacSha256, keyed},
     packet::{Mac, NONCE_LEN, Nonce},
     request::UnicastAddress,
@@ -68,8 +69,11 @@ pub enum ReplyError {
 }
 
 /// The two keys of a client's replies, derived from its [`ClientKeys`] when there is a reply.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct ReplyKeys {
+#[derive(Clone)]
+pub struct ReplyKeys(Kept<Keys>);
+
+#[derive(Clone, Copy, Default, Zeroize)]
+struct Keys {
     seal: [u8; 32],
     mac: [u8; 32],
 }
@@ -78,18 +82,21 @@ impl ReplyKeys {
     /// The keys of this client's replies.
     #[must_use]
     pub fn of(keys: &ClientKeys) -> Self {
-        Self { seal: keys.expand(b"reply-seal"), mac: keys.expand(b"reply-mac") }
+        let mut of_replies = Self(Kept::empty());
+        keys.expand(b"reply-seal", &mut of_replies.0.seal);
+        keys.expand(b"reply-mac", &mut of_replies.0.mac);
+        of_replies
     }
 
     /// The keys in the order seal, mac: for test vectors alone.
     #[doc(hidden)]
     #[must_use]
-    pub const fn expose_for_vectors(&self) -> [&[u8; 32]; 2] {
-        [&self.seal, &self.mac]
+    pub fn expose_for_vectors(&self) -> [&[u8; 32]; 2] {
+        [&self.0.seal, &self.0.mac]
     }
 
     fn mac_of(&self, request: Mac, covered: &[u8]) -> HmacSha256 {
-        let mut hmac = keyed(&self.mac);
+        let mut hmac = keyed(&self.0.mac);
         hmac.update(request.as_bytes());
         hmac.update(covered);
         hmac
@@ -110,7 +117,7 @@ impl Reply {
     #[must_use]
     pub fn seal(&self, keys: &ReplyKeys, request: Mac, nonce: Nonce) -> SealedReply {
         let mut sealed = self.to_bytes();
-        let cipher = ChaCha20Poly1305::new(&keys.seal.into());
+        let cipher = ChaCha20Poly1305::new((&keys.0.seal).into());
         let Ok(seal_tag) = cipher.encrypt_inout_detached(
             &(*nonce.bytes()).into(),
             request.as_bytes(),
@@ -143,7 +150,7 @@ impl Reply {
         let (body, seal_tag) = rest.split_first_chunk::<BODY_LEN>().ok_or(ReplyError::Length)?;
         let seal_tag = <&[u8; SEAL_TAG_LEN]>::try_from(seal_tag).map_err(|_| ReplyError::Length)?;
         let mut body = Zeroizing::new(*body);
-        ChaCha20Poly1305::new(&keys.seal.into())
+        ChaCha20Poly1305::new((&keys.0.seal).into())
             .decrypt_inout_detached(
                 &(*nonce).into(),
                 request.as_bytes(),

@@ -1,7 +1,8 @@
 //! Sockets that somebody else holds and passes on: systemd's socket units, by the protocol of sd_listen_fds(3).
 //!
 //! What such a socket receives while no daemon runs waits in it. Which socket is which is told by its kind: a
-//! UDP socket is for knocks, a Unix stream socket is the control socket. What isn't passed is bound as ever.
+//! UDP socket is for knocks, a Unix stream socket is the control socket, or by its path the one for readers. What
+//! isn't passed is bound as ever; but the one for readers only together with the control socket.
 //!
 //! # Security considerations
 //! - A socket that isn't what the configuration says is refused at start: the table guards the port that is
@@ -10,13 +11,15 @@
 use std::{
     env, io,
     net::{SocketAddr, UdpSocket},
-    os::unix::net::UnixListener,
+    os::unix::{ffi::OsStrExt as _, net::UnixListener},
     path::{Path, PathBuf},
     process,
 };
 
 use listenfd::ListenFd;
 use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::control::read_path;
 
 /// What mends a socket unit.
 const MEND: &str = "`systemctl edit knockd.socket`, then `systemctl restart knockd.socket`";
@@ -28,6 +31,8 @@ pub struct Passed {
     pub udp: Vec<UdpSocket>,
     /// The control socket.
     pub control: Option<UnixListener>,
+    /// The socket for readers.
+    pub read: Option<UnixListener>,
 }
 
 /// Why what was passed can't be used.
@@ -72,7 +77,7 @@ pub enum PassedError {
     },
     /// The control socket is elsewhere.
     #[error(
-        "the control socket that was passed is {}, and `control` in knockd.toml says {}: write one for both, there or as ListenStream= in knockd.socket ({MEND})",
+        "a control socket that was passed is {}, and by `control` in knockd.toml it is {}: write one for both, there or as ListenStream= in knockd.socket ({MEND})",
         .passed.display(),
         .configured.display()
     )]
@@ -115,7 +120,9 @@ impl Passed {
             if let Ok(Some(socket)) = sockets.take_udp_socket(index) {
                 passed.udp.push(socket);
             } else if let Ok(Some(socket)) = sockets.take_unix_listener(index) {
-                if passed.control.replace(socket).is_some() {
+                let read = is_for_readers(&socket);
+                let place = if read { &mut passed.read } else { &mut passed.control };
+                if place.replace(socket).is_some() {
                     return Err(PassedError::TwoControls);
                 }
             } else {
@@ -144,6 +151,9 @@ impl Passed {
         if let Some(socket) = &self.control {
             check_control(socket, control)?;
         }
+        if let Some(socket) = &self.read {
+            check_control(socket, &read_path(control))?;
+        }
         Ok(())
     }
 }
@@ -164,6 +174,13 @@ fn check_addresses(sockets: &[UdpSocket], listen: &[SocketAddr]) -> Result<(), P
         }
     }
     Ok(())
+}
+
+/// Whether a socket's name is that of one for readers; the whole path is compared with the configuration's later.
+fn is_for_readers(socket: &UnixListener) -> bool {
+    let address = socket.local_addr().ok();
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    path.and_then(Path::file_stem).is_some_and(|name| name.as_bytes().ends_with(b"-read"))
 }
 
 fn check_control(socket: &UnixListener, control: &Path) -> Result<(), PassedError> {
@@ -198,7 +215,7 @@ mod tests {
     }
 
     fn passed(udp: Vec<UdpSocket>) -> Passed {
-        Passed { udp, control: None }
+        Passed { udp, ..Passed::default() }
     }
 
     #[test]
@@ -254,7 +271,11 @@ mod tests {
     fn the_control_socket_must_be_where_the_configuration_says() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
-        let passed = Passed { udp: Vec::new(), control: Some(UnixListener::bind(&path).unwrap()) };
+        let control = Some(UnixListener::bind(&path).unwrap());
+        let read = Some(UnixListener::bind(folder.path().join("control-read.sock")).unwrap());
+        let passed = Passed { udp: Vec::new(), control, read };
+        assert!(is_for_readers(passed.read.as_ref().unwrap()));
+        assert!(!is_for_readers(passed.control.as_ref().unwrap()));
         passed.check(&[], &path).unwrap();
         let error = passed.check(&[], Path::new("/run/other.sock")).unwrap_err().to_string();
         assert!(error.contains("/run/other.sock") && error.contains("ListenStream="), "{error}");

@@ -65,7 +65,8 @@ impl AllClients {
                     self.of(client, directory).refused += 1;
                 }
             }
-            Outcome::Drifting { .. }
+            Outcome::GaveWay { .. }
+            | Outcome::Drifting { .. }
             | Outcome::Banned { .. }
             | Outcome::NotBanned(_)
             | Outcome::BanLifted { .. } => {}

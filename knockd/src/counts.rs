@@ -14,6 +14,9 @@ pub struct Counts {
     pub granted: u64,
     /// Grants that their client has ended.
     pub closed: u64,
+    /// Addresses at which a client's own grants gave way to its newest.
+    #[serde(default)]
+    pub gave_way: u64,
     /// Packets that were refused, by reason. There are no more reasons than the code knows.
     pub refused: BTreeMap<String, u64>,
     /// Bans by failures.
@@ -41,6 +44,7 @@ impl Counts {
             Outcome::Banned { .. } => self.banned += 1,
             Outcome::NotBanned(_) => self.not_banned += 1,
             Outcome::BanLifted { .. } => self.ban_lifted += 1,
+            Outcome::GaveWay { .. } => self.gave_way += 1,
             Outcome::Drifting { .. } => {}
         }
     }

@@ -75,6 +75,7 @@ impl Housekeeping {
         self.steps_seen =
             ClockSteps { count: self.steps_seen.count + 1, last: Some((step, now.utc)) };
         tell(step, now, admission);
+        end_grants(now, admission);
         prepare_today(admission);
         if let Some(keeper) = &mut self.tags {
             keeper.clock_was_stepped(now);
@@ -241,7 +242,7 @@ fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
         step_ms = step.by_ms,
         event = "clock-set",
         "the clock was set {direction} by {seconds} s, to {}: packets are judged by it from now on, and devices \
-         whose clocks differ from it are stale; grants and bans end when they would have",
+         whose clocks differ from it are stale; grants and bans end when they would have, or with their clients' entries",
         telemetry::rfc3339(now.utc)
     );
     if let Some(stamp) = admission.gate().shut_until(now) {
@@ -251,6 +252,25 @@ fn tell<F: Firewall>(step: ClockStep, now: Now, admission: &Admission<F>) {
              clock was ahead by mistake and that is too long: stop knockd, remove {} from its state folder, start it",
             telemetry::rfc3339(stamp),
             seen::FILE_NAME
+        );
+    }
+}
+
+/// Ends grants that the entries of their clients no longer allow by the clock as it was set.
+fn end_grants<F: Firewall>(now: Now, admission: &mut Admission<F>) {
+    let before = admission.grants().owners().len();
+    if let Err(error) = admission.follow_the_clock(now) {
+        error!(
+            event = "grants-in-doubt",
+            "the kernel has not shut doors of clients whose entries have ended, and is asked again: {error}"
+        );
+    }
+    let grants_ended = before - admission.grants().owners().len();
+    if grants_ended > 0 {
+        warn!(
+            event = "grants-ended",
+            grants_ended,
+            "by the clock as it was set, entries of clients have ended: {grants_ended} grants with them"
         );
     }
 }

@@ -8,11 +8,12 @@ use std::{
 use clap::Parser as _;
 use knockd::{
     cli::{Cli, Command},
-    commands::{self, Exit, Failure, Format, Output},
-    setback,
+    commands::{self, Exit, Failure, Format, Output, file_mode},
+    escape, memory, setback,
 };
 
 fn main() -> ExitCode {
+    let dumps = memory::forbid_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -23,11 +24,13 @@ fn main() -> ExitCode {
     };
     let is_daemon = matches!(cli.command, Command::Run);
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
-    let mut output = Output::new(&mut stdout, &mut stderr, Format::from_flag(cli.json));
-    match dispatch(cli, &mut output) {
+    let mode = file_mode(&stdout);
+    let mut output =
+        Output::new(&mut stdout, &mut stderr, Format::from_flag(cli.json)).to_file(mode);
+    match dispatch(cli, dumps, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, message }) => {
-            let _ = writeln!(io::stderr(), "knockd: {message}");
+            let _ = writeln!(io::stderr(), "knockd: {}", escape::lines(&message));
             if is_daemon {
                 setback::wait();
             }
@@ -36,12 +39,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, output: &mut Output<'_>) -> Result<(), Failure> {
+fn dispatch(cli: Cli, dumps: io::Result<()>, output: &mut Output<'_>) -> Result<(), Failure> {
     let config = cli.config;
     match cli.command {
-        Command::Run => commands::run::run(&config),
+        Command::Run => commands::run::run(&config, dumps),
         Command::Doctor(_) => commands::doctor::run(&config, output),
-        Command::Check(_) => commands::check::run(&config, output),
+        Command::Check(args) => commands::check::run(&config, &args, output),
         Command::Client(command) => commands::client::run(&command, &config, output),
         Command::Firewall(command) => commands::firewall::run(&command, &config, output),
         Command::Grants => commands::grants::run(&config, output),

@@ -33,7 +33,11 @@ use crate::{
         server::Asked,
     },
     firewall::{FirewallError, ruleset::Tags},
-    gate::{clock::Now, grants::Door, policy::ReplyPolicy},
+    gate::{
+        clock::Now,
+        grants::Door,
+        policy::{ClientName, ReplyPolicy},
+    },
     house::Housekeeping,
     mend::Mender,
     plan,
@@ -115,7 +119,7 @@ impl Reload {
             match cut_of(&asked).filter(|_| is_in_force) {
                 None => asked.answer(reply),
                 Some(name) => {
-                    let doors = cut.get(name).cloned().unwrap_or_default();
+                    let doors = cut.get(name.as_str()).cloned().unwrap_or_default();
                     let done = move |ended| asked.answer(reply.with_connections(ended));
                     admission.firewall().end_connections_through(doors, Box::new(done));
                 }
@@ -147,7 +151,8 @@ impl Reload {
     /// The doors by which those clients came in whose connections are to end with this reload, by name: looked up
     /// before it, since they may be gone with it.
     fn doors_to_cut(&self, admission: &Admission<Mender>) -> HashMap<String, HashSet<Door>> {
-        let names: HashSet<&str> = self.waiting.iter().filter_map(cut_of).collect();
+        let names: HashSet<&str> =
+            self.waiting.iter().filter_map(cut_of).map(ClientName::as_str).collect();
         if names.is_empty() {
             return HashMap::new();
         }
@@ -216,7 +221,8 @@ impl Reload {
         self.restart = restart.iter().map(|it| it.key.clone()).collect();
         reloaded.changed = !at_once.is_empty() || !applied.is_nothing();
         reloaded.settings = at_once.into_iter().map(Setting::from).collect();
-        tell(&reloaded, &restart, admission.gate().directory().len());
+        reloaded.clients = admission.gate().directory().len();
+        tell(&reloaded, &restart);
         reloaded.restart = restart.into_iter().map(Setting::from).collect();
         Ok(reloaded)
     }
@@ -260,9 +266,9 @@ impl Reload {
 }
 
 /// The client whose connections are to end with the reload that is asked for.
-fn cut_of(asked: &Asked) -> Option<&str> {
+fn cut_of(asked: &Asked) -> Option<&ClientName> {
     match &asked.request {
-        Request::Reload { cut } => cut.as_deref(),
+        Request::Reload { cut } => cut.as_ref(),
         _ => None,
     }
 }
@@ -283,9 +289,7 @@ fn follow_clients(
     let shut = admission.revoke_what_is_not_allowed(&restricted, now);
     reloaded.grants_ended += before - admission.grants().owners().len();
     warn_of(reloaded, shut.map(|_| ()));
-    for client in removed {
-        admission.gate_mut().forget(*client);
-    }
+    admission.gate_mut().forget(&removed.iter().copied().collect());
     let with_tags: Vec<_> = added.iter().chain(changed).copied().collect();
     warn_of(reloaded, house.let_tags_in(admission, &with_tags));
 }
@@ -309,8 +313,8 @@ fn told(mistakes: &Mistakes) -> (Vec<Mistake>, usize) {
     )
 }
 
-fn tell(reloaded: &Reloaded, restart: &[Difference], clients: usize) {
-    let Reloaded { added, modified, removed, grants_ended, bans_lifted, .. } = reloaded;
+fn tell(reloaded: &Reloaded, restart: &[Difference]) {
+    let Reloaded { clients, added, modified, removed, grants_ended, bans_lifted, .. } = reloaded;
     for Setting { key, was, is } in &reloaded.settings {
         info!(event = "setting-changed", key, was, is, "{key} is {is} from here on, and was {was}");
     }

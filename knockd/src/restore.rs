@@ -133,24 +133,13 @@ pub fn restore<F: Firewall, D: StateFile>(
         held::Found::None => (Vec::new(), absence(&folder.held())),
         held::Found::Damaged => (Vec::new(), FileCondition::Damaged),
     };
-    let mut grants = Grants::default();
-    let mut live = Vec::new();
-    for stored in stored.into_iter().filter(|stored| stored.until > now.uptime) {
-        let Some(owner) = owner(&stored, &directory, &ids, now) else { continue };
-        if bans.is_shut_out(owner.address.ip(), now.uptime) {
-            continue;
-        }
-        if grants.open(owner, stored.until, &directory, &mut Vec::new()).is_ok() {
-            live.push((owner, stored));
-        }
-    }
-    drop(ids);
     let counted = counted::load(&folder)?;
     let counters = Counters::new(with_lost(counted.counters, counted.condition, &directory));
     let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
     *gate.bans_mut() = bans;
     *gate.counters_mut() = counters;
     gate.set_reply(policy.reply);
+    let (grants, live) = live_grants(stored, &gate, now);
     live.iter().for_each(|(owner, _)| gate.visits_mut().record(*owner));
     let restored = Restored {
         seen: found.condition,
@@ -213,15 +202,34 @@ fn write_seen<D: StateFile>(
     SeenFile::create(folder, writer, policy.replay.capacity, span(gate), records)
 }
 
-/// The owner that a stored grant stands for, if it still may hold its doors.
-fn owner(
-    stored: &StoredGrant,
-    directory: &Directory,
-    ids: &HashMap<&str, ClientId>,
+/// The grants that may still be held, and for as long as they may.
+fn live_grants(
+    mut stored: Vec<StoredGrant>,
+    gate: &Gate,
     now: Now,
-) -> Option<Owner> {
-    let client = *ids.get(stored.client.as_str())?;
-    let service = directory.service_named(stored.service)?;
-    let entry = directory.entry(client)?;
-    entry.may_hold(service, now.utc).then_some(Owner { address: stored.address, client, service })
+) -> (Grants, Vec<(Owner, StoredGrant)>) {
+    let (mut grants, mut live) = (Grants::default(), Vec::new());
+    if stored.is_empty() {
+        return (grants, live);
+    }
+    let directory = gate.directory();
+    let ids = directory.clients_by_name();
+    // Whose ends first counts as the oldest: when its client knocked last isn't known.
+    stored.sort_by_key(|stored| stored.until);
+    for mut stored in stored {
+        let owner = (|| {
+            let client = *ids.get(stored.client.as_str())?;
+            let service = directory.service_named(stored.service)?;
+            Some(Owner { address: stored.address, client, service })
+        })();
+        let Some(owner) = owner else { continue };
+        let Some(end) = gate.may_hold(&owner, now) else { continue };
+        stored.until = stored.until.min(end);
+        if stored.until > now.uptime
+            && grants.open(owner, stored.until, directory, &mut Vec::new()).is_ok()
+        {
+            live.push((owner, stored));
+        }
+    }
+    (grants, live)
 }

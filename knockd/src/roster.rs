@@ -125,6 +125,8 @@ impl Reading {
                 enrolments: clients.into_iter().map(enrol).collect(),
             })
             .collect();
+        // This thread stays for others' work when it is done.
+        common::wipe_stack();
         Ok(Read { settings, files, gone })
     }
 }
@@ -217,6 +219,8 @@ impl Roster {
             directory.remove(*client);
         }
         directory.replace(replaced);
+        // What packets of theirs have left on the stack of this thread.
+        common::wipe_stack();
         for (path, enrolment) in added {
             let client = directory.add(enrolment);
             applied.added.push(client);

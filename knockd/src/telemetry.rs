@@ -23,7 +23,7 @@ use tracing_subscriber::{Layer as _, layer::SubscriberExt as _, util::Subscriber
 
 use crate::{
     admission::{Failure, NoBan, Outcome},
-    control::{Banned, Reply, Request, Resynced, Unbanned},
+    escape::LogLine,
     gate::{
         bans::NotBanned,
         clock::Now,
@@ -64,7 +64,7 @@ pub fn start() -> io::Result<()> {
             .init();
     } else {
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(io::stderr)
+            .with_writer(|| LogLine(io::stderr()))
             .with_ansi(false)
             // A line that can't be written is no reason to end: the daemon would, telling that.
             .log_internal_errors(false)
@@ -139,6 +139,13 @@ impl Telemetry {
                 if let Some(failure) = warning {
                     error!(%client, %source, reason = failure.name(), event = "state-unwritten", "{failure}");
                 }
+            }
+            Outcome::GaveWay { client, address } => {
+                let client = directory.name(*client);
+                info!(
+                    %client, source = %address, decision = "gave-way", event = "gave-way",
+                    "{client} at {address}: its grants there have given way to its newest, from {source} (grant.per-client)"
+                );
             }
             Outcome::Drifting { client, drift } => {
                 let client = directory.name(*client);
@@ -251,62 +258,6 @@ impl Telemetry {
 
     fn may_tell(&mut self) -> bool {
         self.refusals.check().is_ok()
-    }
-}
-
-/// Tells what an admin has had done.
-pub fn report_order(request: &Request, reply: &Reply) {
-    match (request, reply) {
-        (Request::Ban { reason: why, .. }, Reply::Banned(banned)) => {
-            let Banned { source, expires, grants_ended, .. } = banned;
-            warn!(
-                source,
-                decision = "banned",
-                expires,
-                why,
-                by = "admin",
-                event = "banned",
-                "{source}: banned by an admin until {expires}; grants ended: {grants_ended}"
-            );
-        }
-        (Request::Unban { source }, Reply::Unbanned(Unbanned { lifted, .. })) => {
-            let source = source.as_deref().unwrap_or("all");
-            info!(
-                source,
-                decision = "ban-lifted",
-                by = "admin",
-                lifted,
-                event = "ban-lifted",
-                "{source}: an admin has lifted {lifted} bans"
-            );
-        }
-        (_, Reply::Refused(refused)) => {
-            error!(event = "order-failed", "an admin's request failed: {}", refused.message)
-        }
-        (Request::Revoke(revoke), Reply::Revoked(revoked)) => {
-            let grants_ended = revoked.grants_ended;
-            let (client, source) = (revoke.client.as_deref(), revoke.address.as_deref());
-            let whose = client.or(source).unwrap_or_default();
-            let service = revoke.service.as_deref();
-            let cut = if revoke.cut { ", and its connections" } else { "" };
-            warn!(
-                event = "revoked",
-                client,
-                source,
-                service,
-                decision = "revoked",
-                grants_ended,
-                "{whose}: an admin has ended {grants_ended} grants{cut}"
-            );
-        }
-        (Request::Resync { client }, Reply::Resynced(Resynced { counter })) => {
-            warn!(
-                client,
-                event = "counter-set",
-                "{client}: an admin has set its counter anew: it counts from {counter} on"
-            );
-        }
-        _ => {}
     }
 }
 

@@ -6,7 +6,7 @@
     reason = "a test that goes wrong ends with a panic"
 )]
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use common::{
     Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request,
@@ -73,6 +73,7 @@ fn gate_with(clients: Vec<Client>, limits: ReplayLimits, forgotten: Option<u64>)
     let grant = GrantPolicy {
         open_for: Duration::from_secs(30),
         max: Duration::from_hours(1),
+        per_client: NonZeroU32::new(64).unwrap(),
         sessions: Sessions::Keep,
     };
     let directory = Directory::new(services(), clients, &Realm::default());

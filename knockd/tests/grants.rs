@@ -9,13 +9,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU32,
 };
 
 use common::{Realm, UnicastAddress};
 use knockd::gate::{
     clock::Uptime,
     directory::{ClientId, Directory, ServiceId},
-    grants::{Change, Door, DoorBefore, Grants, Owner},
+    grants::{Before, Change, Door, DoorBefore, Grants, Owner, TooMany},
     policy::{AddressPolicy, Client, ClientClock, Port, Service, Standing},
     source::Source,
 };
@@ -200,6 +201,87 @@ fn a_door_that_the_kernel_may_not_have_shut_yet_is_not_taken_for_shut() {
         let changes = open(&mut grants, owner, 90, &directory);
         assert_eq!(changes[0].before, expected, "{now}");
     }
+}
+
+fn owner(directory: &Directory, who: usize, what: usize, last: u8) -> Owner {
+    let address: IpAddr = [192, 0, 2, last].into();
+    Owner {
+        address: address.try_into().unwrap(),
+        client: client(directory, who),
+        service: service(directory, what),
+    }
+}
+
+/// Has the client's oldest give way to a knock for one service, and opens; returns what gave way.
+fn knock(grants: &mut Grants, owner: Owner, per_client: u32, directory: &Directory) -> Vec<Before> {
+    let per_client = NonZeroU32::new(per_client).unwrap();
+    let (services, mut changes) = ([owner.service], Vec::new());
+    let Owner { address, client, .. } = owner;
+    let given_way =
+        grants.make_room(client, address, &services, per_client, directory, &mut changes);
+    let _ = grants.open(owner, seconds(60), directory, &mut changes);
+    given_way
+}
+
+#[test]
+fn where_all_is_full_a_client_makes_room_by_its_own_and_who_holds_nothing_is_refused() {
+    let directory = directory();
+    let mut grants = Grants::with_room(3);
+    for last in 1..=3 {
+        assert_eq!(knock(&mut grants, owner(&directory, 0, 1, last), 64, &directory), []);
+    }
+    let stranger = owner(&directory, 1, 1, 9);
+    let refused = grants.open(stranger, seconds(60), &directory, &mut Vec::new());
+    assert_eq!(refused, Err(TooMany));
+    assert_eq!(knock(&mut grants, stranger, 64, &directory), []);
+    assert_eq!(grants.held_until(&stranger), None);
+    assert_eq!(grants.fullest(), Some((client(&directory, 0), 3)));
+    let given_way = knock(&mut grants, owner(&directory, 0, 1, 4), 64, &directory);
+    assert_eq!(given_way.len(), 1);
+    assert_eq!(given_way[0].owner, owner(&directory, 0, 1, 1));
+    assert_eq!(grants.owners().len(), 3);
+    // Who is in is never refused what it has.
+    assert_eq!(knock(&mut grants, owner(&directory, 0, 1, 2), 64, &directory), []);
+}
+
+#[test]
+fn there_are_never_more_doors_than_the_kernel_has_room_for() {
+    let directory = directory();
+    let mut grants = Grants::with_room(3);
+    // A service of two ports.
+    assert_eq!(knock(&mut grants, owner(&directory, 0, 0, 1), 64, &directory), []);
+    let refused = grants.open(owner(&directory, 1, 0, 2), seconds(60), &directory, &mut Vec::new());
+    assert_eq!(refused, Err(TooMany));
+    assert_eq!((grants.owners().len(), grants.doors().len()), (1, 2));
+}
+
+#[test]
+fn what_gave_way_and_is_put_back_is_the_oldest_again() {
+    let directory = directory();
+    let mut grants = Grants::default();
+    for last in [1, 2] {
+        let _ = knock(&mut grants, owner(&directory, 0, 1, last), 2, &directory);
+    }
+    let given_way = knock(&mut grants, owner(&directory, 0, 1, 3), 2, &directory);
+    let newest = Before { owner: owner(&directory, 0, 1, 3), until: None };
+    for before in [newest].into_iter().chain(given_way) {
+        grants.undo(before, &directory);
+    }
+    let given_way = knock(&mut grants, owner(&directory, 0, 1, 4), 2, &directory);
+    assert_eq!(given_way[0].owner, owner(&directory, 0, 1, 1));
+    assert_eq!(grants.owners().len(), 2);
+}
+
+#[test]
+fn all_services_of_an_address_give_way_together() {
+    let directory = directory();
+    let mut grants = Grants::default();
+    for what in 0..3 {
+        let _ = knock(&mut grants, owner(&directory, 0, what, 1), 1, &directory);
+    }
+    let given_way = knock(&mut grants, owner(&directory, 0, 1, 2), 1, &directory);
+    assert_eq!(given_way.len(), 3);
+    assert_eq!((grants.owners().len(), grants.doors().len()), (1, 1));
 }
 
 /// Everybody who holds anything, by brute force.

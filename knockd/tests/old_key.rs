@@ -6,7 +6,7 @@
     reason = "a test that goes wrong ends with a panic"
 )]
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use common::{
     Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request, Secret,
@@ -17,7 +17,7 @@ use knockd::{
     gate::{
         Gate,
         clock::{Now, Uptime},
-        decision::{Decision, Refusal},
+        decision::{Decision, Effect, Refusal},
         directory::{Directory, Enrolment, Progress},
         policy::{
             AddressPolicy, BanPolicy, Client, ClientClock, ClockSkew, GrantPolicy, OldKey,
@@ -74,6 +74,7 @@ fn gate(client: Client) -> Gate {
     let grant = GrantPolicy {
         open_for: Duration::from_secs(30),
         max: Duration::from_hours(1),
+        per_client: NonZeroU32::new(64).unwrap(),
         sessions: Sessions::Keep,
     };
     let limits = ReplayLimits { capacity: 1000, per_client: 1000 };
@@ -84,6 +85,17 @@ fn gate(client: Client) -> Gate {
 
 /// What becomes of a fresh packet under a key at this time: "accepted", or the reason.
 fn knock(gate: &mut Gate, seed: u8, millis: u64) -> &'static str {
+    match decide(gate, seed, millis, OpenFor::Default) {
+        Decision::Accept(_) => "accepted",
+        Decision::Refuse(Refusal { client, reason }) => {
+            assert_eq!(client.is_some(), reason.name() != "unknown-tag");
+            reason.name()
+        }
+    }
+}
+
+/// What is said of a fresh packet under a key at this time, which asks for so long.
+fn decide(gate: &mut Gate, seed: u8, millis: u64, open_for: OpenFor) -> Decision {
     let timestamp = Timestamp::from_millis(millis);
     let now = Now { utc: timestamp, uptime: Uptime::from_millis(millis - NOON + DAY_MS) };
     assert_eq!(gate.prepare(timestamp, usize::MAX, &mut Vec::new()), Progress::Complete);
@@ -91,19 +103,33 @@ fn knock(gate: &mut Gate, seed: u8, millis: u64) -> &'static str {
     let request = Request {
         timestamp,
         address: ClientAddress::Literal(std::net::IpAddr::try_into(source).unwrap()),
-        open_for: OpenFor::Default,
+        open_for,
         action: Action::Open,
         reply: ReplyWanted::No,
         service: None,
     };
     let day = Day::of(timestamp).unwrap();
     let packet = seal(&keys(seed), day, Nonce::from_random([0; 12]), &request);
-    match gate.decide(&packet, source, now) {
-        Decision::Accept(_) => "accepted",
-        Decision::Refuse(Refusal { client, reason }) => {
-            assert_eq!(client.is_some(), reason.name() != "unknown-tag");
-            reason.name()
-        }
+    gate.decide(&packet, source, now)
+}
+
+#[test]
+fn an_old_key_opens_for_no_longer_than_it_is_good_and_the_new_one_for_all_of_its_time() {
+    let end = NOON + DAY_MS;
+    let entry_end = Timestamp::from_millis(end + 1_000);
+    let mut gate = gate(Client { expires: Some(entry_end), ..client(Some(end)) });
+    let hour = OpenFor::from_secs(3_600);
+    for (seed, before_end, opened) in [
+        (OLD, 3_600_000, 3_600_000),
+        (OLD, 3_599_999, 3_599_999),
+        (OLD, 1, 1),
+        (NEW, 3_599_000, 3_600_000),
+        (NEW, 1, 1_001),
+    ] {
+        let Decision::Accept(accepted) = decide(&mut gate, seed, end - before_end, hour) else {
+            panic!("it is good until {before_end} ms from then");
+        };
+        assert_eq!(accepted.effect, Effect::Open(Duration::from_millis(opened)), "{before_end}");
     }
 }
 

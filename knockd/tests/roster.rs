@@ -10,6 +10,7 @@
 
 use std::{
     fs,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
@@ -36,6 +37,10 @@ struct Host {
 
 fn today() -> Day {
     Day::of(Timestamp::from_millis(NOON)).unwrap()
+}
+
+fn anywhere() -> IpAddr {
+    Ipv4Addr::new(10, 77, 0, 2).into()
 }
 
 fn bytes(seed: u8) -> [u8; 32] {
@@ -196,7 +201,7 @@ fn a_disabled_client_keeps_its_tags_and_may_hold_nothing() {
     assert_eq!(host.owner(1).as_deref(), Some("one"));
     let (_, entry, _) = host.directory.find(keys(1).tag(today())).unwrap();
     let service = host.directory.service_named("mqtts".parse().unwrap()).unwrap();
-    assert!(!entry.may_hold(service, Timestamp::from_millis(NOON)));
+    assert!(!entry.may_hold(service, anywhere(), Timestamp::from_millis(NOON)));
 }
 
 #[test]
@@ -246,7 +251,7 @@ fn a_service_and_a_client_that_names_it_come_and_go_together() {
     let two = host.directory.clients_by_name()["two"];
     let holds = |host: &Host, client, service| {
         let entry = host.directory.entry(client);
-        entry.is_some_and(|entry| entry.may_hold(service, Timestamp::from_millis(NOON)))
+        entry.is_some_and(|entry| entry.may_hold(service, anywhere(), Timestamp::from_millis(NOON)))
     };
     assert!(holds(&host, two, coaps));
 

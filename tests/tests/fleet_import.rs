@@ -74,6 +74,31 @@ fn one_wrong_line_changes_nothing_and_every_mistake_is_told_with_its_line() {
 }
 
 #[test]
+fn a_table_with_keys_that_others_can_read_is_refused() {
+    let world = World::with(&["broker"]);
+    let door = Door::new(&world, &Settings::default());
+    let file = world.dir().join("fleet.csv");
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    fs::write(&file, format!("\u{feff}Name;Services;Key\r\npress-17;mqtts;{key}\r\n")).unwrap();
+    let import = |mode| {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        door.run(&["client", "import", file.to_str().unwrap(), "--json"])
+    };
+    for mode in [0o666, 0o644] {
+        let refused = import(mode).exits(77);
+        assert!(refused.stderr.contains("run `chmod 0640") && !refused.stderr.contains(key));
+    }
+    assert_eq!(import(0o600).success().json()["added"], 1);
+    // By a pipe there is nobody else.
+    let knockd = e2e::binaries::path("knockd");
+    let (config, table) = (door.config(), format!("name,services,key\npress-17,mqtts,{key}\n"));
+    let config = config.to_str().unwrap();
+    let argv = [&*knockd, "--config", config, "client", "import", "-", "--format", "csv", "--json"];
+    let piped = world.broker().run_with(&argv, &[], &table).success().json();
+    assert_eq!(piped["unchanged"], 1, "{piped}");
+}
+
+#[test]
 fn what_was_exported_is_imported_without_a_change_and_holds_no_key() {
     let world = World::with(&["broker"]);
     let door = Door::new(&world, &Settings::default());

@@ -176,3 +176,32 @@ fn a_udp_flow_lives_on_where_sessions_are_kept_and_no_other_begins() {
     flow.works();
     Talk::udp(world.client(), broker4(&world), 5683, Some(PORT + 1)).is_dead();
 }
+
+/// The server's answers are lost until the grant is over, and the client then finishes the handshake that it began.
+#[test]
+fn a_handshake_that_is_finished_after_the_grants_end_makes_no_connection() {
+    for tables in [KEEP, CUT] {
+        let world = World::new();
+        let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+        let door = Door::new(&world, &Settings { tables, ..Settings::default() });
+        let device = door.enrol("press-17");
+        let daemon = door.ready();
+        device.knock(world.client(), &["-4", "--open-for", "3s"]).success();
+        daemon.tells(&["client=press-17", "decision=\"granted\""]);
+        world.client().nft(
+            "table inet lossy { chain input { type filter hook input priority filter; \
+             tcp sport 8883 drop; }; }",
+        );
+        let to = std::net::SocketAddr::new(broker4(&world), MQTTS).to_string();
+        let tool = binaries::path("packet");
+        let mut late = world.client().spawn(&[&tool, "talk", "tcp", &to, "--from-port", "0"], &[]);
+        door.wait_until_over();
+        world.client().nft("delete table inet lossy");
+        // The server sends its half again, and to the client it looks like a connection.
+        late.wait_for("connected");
+        late.write_line("after the end");
+        // The absence of something can only be seen by waiting.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        assert!(!late.stdout().contains("echo"), "it is a connection: {tables}");
+    }
+}

@@ -6,7 +6,7 @@
     reason = "a benchmark that goes wrong ends with a panic"
 )]
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use common::{
     Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request,
@@ -63,6 +63,7 @@ pub(crate) fn gate(clients: u32) -> Gate {
     let grant = GrantPolicy {
         open_for: Duration::from_secs(30),
         max: Duration::from_secs(3600),
+        per_client: NonZeroU32::new(64).unwrap(),
         sessions: Sessions::Keep,
     };
     let limits = ReplayLimits { capacity: 1 << 24, per_client: 1 << 24 };

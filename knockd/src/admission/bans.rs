@@ -230,9 +230,6 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             // Where this can't be written, a restart finds that the owner is banned.
             let _ = self.files.held.release(owner);
         }
-        match changes.is_empty() {
-            true => Ok(()),
-            false => self.change_doors(&changes, now),
-        }
+        self.change_doors_if_any(&changes, now)
     }
 }

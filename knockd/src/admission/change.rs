@@ -2,7 +2,7 @@
 
 use tracing::error;
 
-use super::{Admission, Owner, span};
+use super::{Admission, span};
 use crate::{
     firewall::{Firewall, FirewallError},
     gate::{bans::BanChange, clock::Now, policy::Policy},
@@ -42,25 +42,13 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         spared.len()
     }
 
-    /// Makes the doors follow from the ports that the services have now, and ends the grants of services that are
-    /// gone. Looks at every grant. Returns how many have ended, and whether the kernel's doors have followed;
+    /// Makes the doors follow from the ports that the services have now, and ends the grants that nobody may hold any
+    /// more, as those of services that are gone. Looks at every grant. Returns how many have ended, and whether the kernel's doors have followed;
     /// where they have not, the kernel is in doubt, and it is tried again.
     pub fn settle_services(&mut self, now: Now) -> (usize, Result<(), FirewallError>) {
-        let directory = self.gate.directory();
-        let is_gone = |owner: &Owner| directory.service(owner.service).ports.is_empty();
-        let held = self.grants.owners().map(|(owner, _)| *owner);
-        let ended: Vec<Owner> = held.filter(is_gone).collect();
         let mut changes = Vec::new();
-        for owner in &ended {
-            let _ = self.grants.close(*owner, directory, &mut changes);
-            // Where this can't be written, it is owed; a restart finds that there is no such service.
-            let _ = self.files.held.release(owner);
-        }
-        self.grants.follow(directory, &mut changes);
-        let changed = match changes.is_empty() {
-            true => Ok(()),
-            false => self.change_doors(&changes, now),
-        };
-        (ended.len(), changed)
+        let ended = self.settle(|_| true, now, &mut changes);
+        self.grants.follow(self.gate.directory(), &mut changes);
+        (ended, self.change_doors_if_any(&changes, now))
     }
 }

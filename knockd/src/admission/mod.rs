@@ -14,6 +14,7 @@ mod bans;
 mod change;
 mod counters;
 mod files;
+mod fullest;
 mod outcome;
 mod reply;
 mod revoke;
@@ -25,7 +26,11 @@ pub use outcome::{Failure, NoBan, Outcome};
 pub use reply::ReplyDue;
 pub use revoke::{Revoked, Whose};
 
-use std::{collections::HashSet, fs::File, io, net::IpAddr, sync::Arc};
+use fullest::Fullest;
+
+use std::{collections::BTreeSet, fs::File, io, mem, net::IpAddr, sync::Arc};
+
+use common::UnicastAddress;
 
 use crate::{
     firewall::{CHANGES_AT_ONCE, Firewall, FirewallError},
@@ -35,7 +40,7 @@ use crate::{
         clock::{Now, Uptime},
         decision::{Accepted, Decision, Effect, Memory},
         directory::{ClientId, ServiceId},
-        grants::{Before, Change, Grants, Owner},
+        grants::{Before, Change, Grants, Owner, TooMany},
     },
     journal::{
         StateFile,
@@ -53,6 +58,7 @@ pub struct Admission<F, D = File> {
     files: Files<D>,
     firewall: F,
     kernel: KernelState,
+    fullest: Fullest,
     /// When the host's own addresses were looked up last.
     own_read: Option<Uptime>,
     /// What is to be answered of the last batch.
@@ -76,6 +82,8 @@ struct Pending {
     accepted: Accepted,
     undo: Vec<Before>,
     changes: Vec<Change>,
+    /// The addresses at which its client's own grants gave way to it.
+    given_way: BTreeSet<UnicastAddress>,
     failure: Option<Failure>,
     warning: Option<Failure>,
 }
@@ -89,6 +97,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             files,
             firewall,
             kernel: KernelState::Known,
+            fullest: Fullest::unknown(),
             own_read: None,
             replies: Vec::new(),
         }
@@ -148,6 +157,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         self.confirm(changed)
     }
 
+    fn change_doors_if_any(&mut self, changes: &[Change], now: Now) -> Result<(), FirewallError> {
+        if changes.is_empty() { Ok(()) } else { self.change_doors(changes, now) }
+    }
+
     fn change_bans(&mut self, changes: &[BanChange], now: Now) -> Result<(), FirewallError> {
         let changed = self.firewall.ban(changes, now.uptime);
         self.confirm(changed)
@@ -179,36 +192,6 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         now: Now,
     ) -> Result<(), FirewallError> {
         keeper.let_in(clients, self.gate.directory(), &mut self.firewall, now)
-    }
-
-    /// Ends the grants of these clients that their entries no longer allow; returns how many.
-    ///
-    /// # Errors
-    /// [`FirewallError`] if the kernel did not shut their doors.
-    pub fn revoke_what_is_not_allowed(
-        &mut self,
-        clients: &HashSet<ClientId>,
-        now: Now,
-    ) -> Result<usize, FirewallError> {
-        let directory = self.gate.directory();
-        let may_hold = |owner: &Owner| {
-            directory
-                .entry(owner.client)
-                .is_some_and(|entry| entry.may_hold(owner.service, now.utc))
-        };
-        let held = self.grants.owners().map(|(owner, _)| *owner);
-        let ended: Vec<Owner> =
-            held.filter(|owner| clients.contains(&owner.client) && !may_hold(owner)).collect();
-        let mut changes = Vec::new();
-        for owner in &ended {
-            let _ = self.grants.close(*owner, directory, &mut changes);
-            // Where this can't be written, it is owed; a restart finds that the entry doesn't allow it.
-            let _ = self.files.held.release(owner);
-        }
-        if !changes.is_empty() {
-            self.change_doors(&changes, now)?;
-        }
-        Ok(ended.len())
     }
 
     /// Deals with a batch of datagrams that were received at `now`. `tell` hears of each what became of it:
@@ -264,13 +247,17 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         }
         self.open(&mut pending, now);
         let sources: Vec<IpAddr> = pending.iter().map(|packet| packet.source).collect();
-        for packet in pending {
+        for mut packet in pending {
             let source = packet.source;
             let (client, drift) = (packet.accepted.client, packet.accepted.drift);
             let asked = packet.asked();
+            let given_way = mem::take(&mut packet.given_way);
             let outcome = self.outcome(packet, now);
             self.replies.extend(asked.and_then(|asked| asked.answered(&outcome, now)));
             tell(&outcome, source, &self.gate);
+            for address in given_way {
+                tell(&Outcome::GaveWay { client, address }, source, &self.gate);
+            }
             if let Some(drift) = drift {
                 tell(&Outcome::Drifting { client, drift }, source, &self.gate);
             }
@@ -316,6 +303,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     fn hold(&mut self, packet: &mut Pending, now: Now) {
         let Accepted { client, address, effect, .. } = packet.accepted;
         let services = Arc::clone(&packet.accepted.services);
+        if let Effect::Open(_) = effect {
+            self.give_way_to(packet);
+        }
         for service in services.iter().copied() {
             let owner = Owner { address, client, service };
             if let Err(failure) = self.hold_one(owner, packet, now) {
@@ -341,11 +331,26 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             Effect::Open(duration) => self
                 .grants
                 .open(owner, now.uptime + duration, directory, &mut packet.changes)
-                .map_err(Failure::Grants)?,
+                .map_err(|TooMany| self.fullest.failure(&self.grants, directory, now))?,
             Effect::Close => self.grants.close(owner, directory, &mut packet.changes),
         };
         packet.undo.push(before);
         self.write_hold(owner).map_err(|error| Failure::journal(&error))
+    }
+
+    /// Has the client's own oldest grants give way to a packet of it, where it holds as many as it may.
+    fn give_way_to(&mut self, packet: &mut Pending) {
+        let Accepted { client, address, ref services, .. } = packet.accepted;
+        let (per_client, directory) = (self.gate.per_client(), self.gate.directory());
+        let changes = &mut packet.changes;
+        let given_way =
+            self.grants.make_room(client, address, services, per_client, directory, changes);
+        for before in given_way {
+            packet.given_way.insert(before.owner.address);
+            packet.undo.push(before);
+            // Where this can't be written, it is owed; a restart would find one address more than it may hold.
+            let _ = self.files.held.release(&before.owner);
+        }
     }
 
     fn write_hold(&mut self, owner: Owner) -> io::Result<()> {
@@ -389,6 +394,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// Puts the grants back as they were before a packet.
     fn undo(&mut self, packet: &mut Pending) {
         packet.changes.clear();
+        packet.given_way.clear();
         for before in packet.undo.drain(..).rev() {
             self.grants.undo(before, self.gate.directory());
             // Where even this can't be written, it is owed; until then the file may hold what its client asked for.
@@ -426,6 +432,7 @@ impl Pending {
             accepted,
             undo: Vec::new(),
             changes: Vec::new(),
+            given_way: BTreeSet::new(),
             failure: None,
             warning: None,
         }

@@ -2,6 +2,8 @@
 
 use std::{fmt, io, sync::Arc};
 
+use common::UnicastAddress;
+
 use crate::{
     firewall::FirewallError,
     gate::{
@@ -35,6 +37,13 @@ pub enum Outcome {
         services: Arc<[ServiceId]>,
         /// What went wrong beside it.
         warning: Option<Failure>,
+    },
+    /// A client holds as many addresses as it may: its grants for this one have given way to its newest.
+    GaveWay {
+        /// Whose.
+        client: ClientId,
+        /// The address that is let in no longer, unless by another client.
+        address: UnicastAddress,
     },
     /// A client that got in is about to be shut out by its clock.
     Drifting {
@@ -89,7 +98,10 @@ pub enum Failure {
     /// It could not be written down.
     Journal(io::ErrorKind, String),
     /// There are too many grants.
-    Grants(TooMany),
+    GrantsFull {
+        /// The client that holds the most, and how many.
+        most: Option<(Box<str>, usize)>,
+    },
     /// The kernel did not open the door.
     Firewall(String),
 }
@@ -103,7 +115,7 @@ impl Failure {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Journal(..) => "journal-failed",
-            Self::Grants(_) => "grants-full",
+            Self::GrantsFull { .. } => "grants-full",
             Self::Firewall(_) => "firewall-failed",
         }
     }
@@ -124,7 +136,10 @@ impl fmt::Display for Failure {
                 write!(f, "the state folder can't be written: {error}; make room on its disk")
             }
             Self::Journal(_, error) => write!(f, "the state folder can't be written: {error}"),
-            Self::Grants(error) => write!(f, "{error}"),
+            Self::GrantsFull { most: None } => write!(f, "{TooMany}"),
+            Self::GrantsFull { most: Some((client, count)) } => {
+                write!(f, "{TooMany}; the client {client} holds {count} of them")
+            }
             Self::Firewall(error) => f.write_str(error),
         }
     }

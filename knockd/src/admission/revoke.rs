@@ -1,4 +1,4 @@
-//! Grants that an admin ends before their time.
+//! Grants that end before their time: on an admin's word, or because what they follow from has changed.
 
 use std::collections::HashSet;
 
@@ -6,11 +6,12 @@ use common::UnicastAddress;
 
 use super::{Admission, Owner};
 use crate::{
-    firewall::Firewall,
+    firewall::{Firewall, FirewallError},
     gate::{
         clock::Now,
         directory::{ClientId, ServiceId},
         grants::{Change, Door},
+        rights::Right,
     },
     journal::StateFile,
 };
@@ -62,6 +63,57 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             warning = Some(error.to_string());
         }
         Revoked { grants: ended.len(), warning }
+    }
+
+    /// Ends the grants of these clients that they may hold no longer, and shortens those that they may hold for less
+    /// time; returns how many have ended.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if the kernel did not shut their doors.
+    pub fn revoke_what_is_not_allowed(
+        &mut self,
+        clients: &HashSet<ClientId>,
+        now: Now,
+    ) -> Result<usize, FirewallError> {
+        let mut changes = Vec::new();
+        let ended = self.settle(|owner| clients.contains(&owner.client), now, &mut changes);
+        self.change_doors_if_any(&changes, now).map(|()| ended)
+    }
+
+    /// The same for all clients, because the clock was set.
+    ///
+    /// # Errors
+    /// [`FirewallError`] if the kernel did not shut their doors.
+    pub fn follow_the_clock(&mut self, now: Now) -> Result<usize, FirewallError> {
+        let mut changes = Vec::new();
+        let ended = self.settle(|_| true, now, &mut changes);
+        self.change_doors_if_any(&changes, now).map(|()| ended)
+    }
+
+    /// Makes grants what may be held now; returns how many have ended. What the kernel is to change goes to `changes`.
+    pub(super) fn settle(
+        &mut self,
+        is_meant: impl Fn(&Owner) -> bool,
+        now: Now,
+        changes: &mut Vec<Change>,
+    ) -> usize {
+        let restricted = self.gate.restricted(&self.grants, now);
+        let restricted: Vec<_> = restricted.filter(|(owner, _)| is_meant(owner)).collect();
+        let mut ended = 0;
+        for (owner, right) in restricted {
+            let directory = self.gate.directory();
+            match right {
+                Right::Whole => continue,
+                Right::Until(until) => self.grants.shorten(owner, until, directory, changes),
+                Right::Gone => {
+                    ended += 1;
+                    let _ = self.grants.close(owner, directory, changes);
+                }
+            }
+            // Where this can't be written, it is owed; a restart finds what may be held by itself.
+            let _ = self.write_hold(owner);
+        }
+        ended
     }
 
     /// The doors that a client came in by of late, or holds now: its connections are among those through them.

@@ -71,7 +71,9 @@ pub(super) fn no_answer(control: &Path, error: &io::Error) -> Failure {
         ),
         io::ErrorKind::PermissionDenied => Failure::new(
             Exit::NoPerm,
-            format!("{control}: {error}; run it as root, or as a member of the group knockd"),
+            format!(
+                "{control}: {error}; run it as root, or as a member of the group knockd; who only looks may be one of knockd-readers"
+            ),
         ),
         _ => Failure::new(
             Exit::Unavailable,
@@ -87,6 +89,8 @@ impl From<Refused> for Failure {
             RefusedKind::Unknown => Exit::NoInput,
             RefusedKind::Impossible => Exit::DataErr,
             RefusedKind::Failed => Exit::OsErr,
+            RefusedKind::NotAllowed => Exit::NoPerm,
+            RefusedKind::Busy => Exit::TempFail,
         };
         Self::new(exit, refused.message)
     }

@@ -8,8 +8,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Exit, Failure, Format, Output,
+    Failure, Format, Output,
     ask::{self, ask, unexpected},
+    grants::state_failure,
     run::firewall_exit,
 };
 use crate::{
@@ -89,9 +90,9 @@ fn length(text: &str) -> Result<Duration, String> {
 /// A [`Failure`] if it can't be banned, or no daemon runs.
 pub fn ban(config: &Path, args: &BanArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let request = Request::Ban {
-        source: args.address.to_string(),
+        source: args.address,
         for_ms: args.length.map(|length| u64::try_from(length.as_millis()).unwrap_or(u64::MAX)),
-        reason: args.reason.to_string(),
+        reason: args.reason.clone(),
     };
     let Reply::Banned(banned) = ask(config, &request)? else { return Err(unexpected()) };
     if let Some(warning) = &banned.warning {
@@ -112,7 +113,7 @@ pub fn ban(config: &Path, args: &BanArgs, output: &mut Output<'_>) -> Result<(),
 /// A [`Failure`] if they can't be lifted, or no daemon runs.
 pub fn unban(config: &Path, args: &UnbanArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let source = match args.which {
-        Which::One(source) => Some(source.to_string()),
+        Which::One(source) => Some(source),
         Which::All => None,
     };
     let Reply::Unbanned(unbanned) = ask(config, &Request::Unban { source })? else {
@@ -161,8 +162,7 @@ pub fn list(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
 fn without_a_daemon(config: &Path) -> Result<Vec<BanRow>, Failure> {
     let config = config::load(config)?;
     let path = config.state.join(banned::FILE_NAME);
-    let reasons = banned::reasons(&path)
-        .map_err(|error| Failure::new(Exit::NoPerm, format!("{error}; run it as root")))?;
+    let reasons = banned::reasons(&path).map_err(|error| state_failure(&error))?;
     let firewall_error = |error| Failure::new(firewall_exit(&error), error.to_string());
     let bans = Kernel::open().and_then(|mut kernel| kernel.bans()).map_err(firewall_error)?;
     let now = clock::now();

@@ -1,6 +1,9 @@
 //! `knockd check`: whether the configuration is sound.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use ipnet::IpNet;
@@ -23,8 +26,15 @@ const SHOWN: usize = 20;
 /// Nothing is changed, and no running daemon is asked. Exits with 0 if the configuration is sound, 78 if
 /// it isn't, 77 if nothing is wrong but who can read or write its files, and 66 if it isn't there.
 #[derive(Args, Clone, Debug, Default)]
-#[command(after_help = "Example:\n  knockd check && knockd reload")]
-pub struct CheckArgs {}
+#[command(
+    after_help = "Examples:\n  knockd check && knockd reload\n  knockd check /tmp/knockd.toml.new"
+)]
+pub struct CheckArgs {
+    /// A file to check that is to take the place of the configuration: names of files in it are relative to where it
+    /// is to go
+    #[arg(value_name = "COPY")]
+    pub copy: Option<PathBuf>,
+}
 
 /// A mistake or a warning, as `--json` has it.
 #[derive(Serialize)]
@@ -61,9 +71,14 @@ struct Verdict {
 /// # Errors
 /// The configuration's mistakes, with the exit status that they stand for; an answer that can't be
 /// written.
-pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
-    match config::load_located(config, &Environment::of_process()) {
-        Ok(located) => tell_sound(config, &located, output),
+pub fn run(config: &Path, args: &CheckArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let environment = Environment::of_process();
+    let (file, loaded) = match &args.copy {
+        Some(copy) => (copy.as_path(), config::load_copy(copy, config, &environment)),
+        None => (config, config::load_located(config, &environment)),
+    };
+    match loaded {
+        Ok(located) => tell_sound(file, &located, output),
         Err(mistakes) => tell_mistakes(mistakes, output),
     }
 }
@@ -188,7 +203,8 @@ mod tests {
     #[test]
     fn a_sound_configuration_is_summed_up_in_one_line() {
         let folder = Folder::with_clients(MAIN, &client("a", KEYS[0], ""));
-        let told = run_to_end(Format::Human, |output| run(&folder.main(), output));
+        let told =
+            run_to_end(Format::Human, |output| run(&folder.main(), &CheckArgs::default(), output));
         assert_eq!(told.result, Ok(()));
         assert_eq!(
             told.answer,
@@ -209,7 +225,8 @@ mod tests {
         let clients = client("a", KEYS[0], "expires = 2020-01-01T00:00:00Z")
             + &client("b", KEYS[1], "enabled = false");
         let folder = Folder::with_clients(&main, &clients);
-        let told = run_to_end(Format::Human, |output| run(&folder.main(), output));
+        let told =
+            run_to_end(Format::Human, |output| run(&folder.main(), &CheckArgs::default(), output));
         assert_eq!(told.result, Ok(()));
         for warning in [
             "clock-skew is 6h",
@@ -222,14 +239,16 @@ mod tests {
             assert!(told.notes.contains(warning), "{warning}: {}", told.notes);
         }
         let empty = Folder::new(MAIN);
-        let told = run_to_end(Format::Human, |output| run(&empty.main(), output));
+        let told =
+            run_to_end(Format::Human, |output| run(&empty.main(), &CheckArgs::default(), output));
         assert!(told.notes.contains("there is no client"), "{}", told.notes);
     }
 
     #[test]
     fn json_tells_mistakes_with_file_line_and_what_to_write_instead() {
         let folder = Folder::new(&format!("realm = 1\n{MAIN}"));
-        let told = run_to_end(Format::Json, |output| run(&folder.main(), output));
+        let told =
+            run_to_end(Format::Json, |output| run(&folder.main(), &CheckArgs::default(), output));
         assert_eq!(told.result.unwrap_err().exit, Exit::Config);
         let verdict: serde_json::Value = serde_json::from_str(&told.answer).unwrap();
         assert_eq!(verdict["ok"], false);
@@ -239,7 +258,8 @@ mod tests {
         assert_eq!(verdict["mistakes"][0]["instead"], "write realm = \"\"");
 
         let sound = Folder::new(MAIN);
-        let told = run_to_end(Format::Json, |output| run(&sound.main(), output));
+        let told =
+            run_to_end(Format::Json, |output| run(&sound.main(), &CheckArgs::default(), output));
         let verdict: serde_json::Value = serde_json::from_str(&told.answer).unwrap();
         assert_eq!((&verdict["ok"], &verdict["services"]), (&true.into(), &1.into()));
         assert_eq!(

@@ -5,18 +5,51 @@
 //!   is whole, and one that somebody else owns or can write to is not read.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
-use nix::{fcntl::OFlag, unistd::geteuid};
+use nix::unistd::geteuid;
 
-use crate::telemetry;
+use crate::{
+    config,
+    plain::{self, Links},
+    plan, telemetry,
+};
 
 /// Largest file that is read, in bytes: a table without elements is a few thousand.
 const MAX_LEN: u64 = 16 << 20;
+
+/// Where the units keep it.
+const FILE: &str = "/var/lib/knockd-firewall/table.nft";
+
+/// Has the file that the units keep follow a configuration that a running daemon has just applied, with so many
+/// clients: if this is the configuration that the units go by, and this user may. Nothing is made where none is.
+///
+/// # Errors
+/// What keeps it from being written, with what to do about it: then a boot with a wrong configuration puts an older
+/// table in.
+pub(super) fn follow(config: &Path, clients: usize) -> Result<(), String> {
+    let file = Path::new(FILE);
+    let is_theirs = config == Path::new(config::DEFAULT_PATH) && geteuid().is_root();
+    if is_theirs && fs::symlink_metadata(file).is_ok() {
+        return follow_at(file, config, clients);
+    }
+    Ok(())
+}
+
+fn follow_at(file: &Path, config: &Path, clients: usize) -> Result<(), String> {
+    let sound = config::load_without_clients(config).map_err(|mistakes| mistakes.to_string())?;
+    keep(file, &plan::ruleset(&sound, clients).script()).map_err(|error| {
+        let file = file.display();
+        format!(
+            "{file}, which goes in at a boot when the configuration is wrong, can't be written and is an older table: \
+             {error}; when that is mended: knockd firewall install --fallback {file}"
+        )
+    })
+}
 
 /// Keeps a table's script in this file. It isn't written if it is there already.
 ///
@@ -41,12 +74,7 @@ pub(super) fn keep(file: &Path, script: &str) -> io::Result<()> {
 /// # Errors
 /// If there is none that can be trusted.
 pub(super) fn read(file: &Path) -> io::Result<String> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(file)?;
-    let metadata = opened.metadata()?;
-    if !metadata.is_file() || metadata.len() > MAX_LEN {
-        return Err(io::Error::other("it isn't such a file"));
-    }
+    let (opened, metadata) = plain::open(file, MAX_LEN, Links::Refused)?;
     if metadata.uid() != 0 && metadata.uid() != geteuid().as_raw() {
         return Err(io::Error::other("it belongs to another user"));
     }
@@ -84,6 +112,20 @@ mod tests {
             assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_follows_a_changed_configuration_with_the_ports_that_it_guards_by_then() {
+        let folder = config::tests::Folder::new(config::tests::MAIN);
+        let file = folder.main().with_file_name("table.nft");
+        follow_at(&file, &folder.main(), 1).unwrap();
+        assert!(!read(&file).unwrap().contains("8884"));
+        folder.write("knockd.toml", &config::tests::MAIN.replace("8883", "8884"));
+        follow_at(&file, &folder.main(), 1).unwrap();
+        assert!(read(&file).unwrap().contains("8884"));
+        let nowhere = folder.main().with_file_name("none").join("table.nft");
+        let said = follow_at(&nowhere, &folder.main(), 1).unwrap_err();
+        assert!(said.contains("knockd firewall install --fallback"), "{said}");
     }
 
     #[test]

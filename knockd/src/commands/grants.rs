@@ -14,7 +14,11 @@ use crate::{
     },
     firewall::{Firewall as _, kernel::Kernel},
     gate::{clock::Now, grants::Door, policy::Service},
-    journal::held::{self, Found, StoredGrant},
+    journal::{
+        StateError,
+        held::{self, Found, StoredGrant},
+    },
+    plain::NotPlain,
     telemetry::rfc3339,
 };
 
@@ -50,9 +54,7 @@ pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
 fn without_a_daemon(config: &Path, output: &mut Output<'_>) -> Result<Vec<GrantRow>, Failure> {
     let config = config::load(config)?;
     let path = config.state.join(held::FILE_NAME);
-    let stored = match held::load(&path, None)
-        .map_err(|error| Failure::new(Exit::NoPerm, format!("{error}; run it as root")))?
-    {
+    let stored = match held::load(&path, None).map_err(|error| state_failure(&error))? {
         Found::Grants(grants) => grants,
         Found::None => Vec::new(),
         Found::Damaged => {
@@ -63,6 +65,16 @@ fn without_a_daemon(config: &Path, output: &mut Output<'_>) -> Result<Vec<GrantR
     let firewall_error = |error| Failure::new(firewall_exit(&error), error.to_string());
     let doors = Kernel::open().and_then(|mut kernel| kernel.doors()).map_err(firewall_error)?;
     Ok(rows(&stored, doors, &config.policy.services, clock::now()))
+}
+
+/// The failure of a state folder that can't be read.
+pub(super) fn state_failure(error: &StateError) -> Failure {
+    match error {
+        StateError::Io { path, error } if NotPlain::of(error).is_some() => {
+            Failure::new(Exit::DataErr, format!("{}: {error}", path.display()))
+        }
+        _ => Failure::new(Exit::NoPerm, format!("{error}; run it as root")),
+    }
 }
 
 /// A row for each grant that has a door in the kernel, and one for each door that has no grant.

@@ -22,7 +22,7 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod test_support;
 
-pub use output::{Format, Output};
+pub use output::{Format, Output, file_mode};
 
 /// How a command ends when it fails: the codes of sysexits.h, in its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     Exit, Failure, Format, Output,
     ask::{ask, unexpected},
+    fallback,
 };
 use crate::control::{
     Reply, Request,
@@ -26,10 +27,15 @@ struct NotReloaded<'a> {
 /// [`Exit::Config`] if it is refused; the one before is in force still. A [`Failure`] if no daemon runs.
 pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     match ask(config, &Request::Reload { cut: None })? {
-        Reply::Reloaded(reloaded) => match output.format() {
-            Format::Json => output.json(&reloaded),
-            Format::Human => tell(&reloaded, output),
-        },
+        Reply::Reloaded(reloaded) => {
+            if let Err(warning) = fallback::follow(config, reloaded.clients) {
+                output.note(format!("warning: {warning}"));
+            }
+            match output.format() {
+                Format::Json => output.json(&reloaded),
+                Format::Human => tell(&reloaded, output),
+            }
+        }
         Reply::NotReloaded(refused) => {
             if output.format() == Format::Json {
                 output.json(&NotReloaded { changed: false, refused: &refused })?;

@@ -1,6 +1,6 @@
 //! `knockd revoke`: ends live grants before their time.
 
-use std::{convert::Infallible, net::IpAddr, path::Path, str::FromStr};
+use std::{net::IpAddr, path::Path, str::FromStr};
 
 use clap::Args;
 use common::ServiceName;
@@ -9,7 +9,10 @@ use super::{
     Failure, Format, Output,
     ask::{ask, unexpected},
 };
-use crate::control::{Reply, Request, revoke::Revoke};
+use crate::{
+    control::{Reply, Request, revoke::Revoke},
+    gate::policy::{ClientName, InvalidClientName},
+};
 
 /// End the live grants of a client or an address
 ///
@@ -39,14 +42,37 @@ pub enum Whose {
     /// Those for an address.
     Address(IpAddr),
     /// Those of a client of this name.
-    Client(String),
+    Client(ClientName),
+}
+
+/// A text that is neither a client's name nor an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidWhose {
+    /// It looks like an address, and is none.
+    #[error(
+        "it looks like an address and is none: write it as 192.0.2.7, without leading zeros, or 2001:db8::7, without '%'"
+    )]
+    Address,
+    /// No client can have that name.
+    #[error("{0}")]
+    Name(InvalidClientName),
+}
+
+/// Four numbers with points between them, or anything with a colon.
+fn is_nearly_an_address(text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.contains(':') || (text.split('.').count() == 4 && text.split('.').all(is_number))
 }
 
 impl FromStr for Whose {
-    type Err = Infallible;
+    type Err = InvalidWhose;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(text.parse().map_or_else(|_| Self::Client(text.to_owned()), Self::Address))
+    fn from_str(text: &str) -> Result<Self, InvalidWhose> {
+        match text.parse() {
+            Ok(address) => Ok(Self::Address(address)),
+            Err(_) if is_nearly_an_address(text) => Err(InvalidWhose::Address),
+            Err(_) => text.parse().map(Self::Client).map_err(InvalidWhose::Name),
+        }
     }
 }
 
@@ -56,11 +82,10 @@ impl FromStr for Whose {
 /// A [`Failure`] if there is no such client, or no daemon runs.
 pub fn run(config: &Path, args: &RevokeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let (client, address, whose) = match &args.whose {
-        Whose::Client(name) => (Some(name.clone()), None, name.clone()),
-        Whose::Address(address) => (None, Some(address.to_string()), address.to_string()),
+        Whose::Client(name) => (Some(name.clone()), None, name.to_string()),
+        Whose::Address(address) => (None, Some(*address), address.to_string()),
     };
-    let service = args.service.map(|service| service.to_string());
-    let request = Request::Revoke(Revoke { client, address, service, cut: args.cut });
+    let request = Request::Revoke(Revoke { client, address, service: args.service, cut: args.cut });
     let Reply::Revoked(revoked) = ask(config, &request)? else { return Err(unexpected()) };
     if let Some(warning) = &revoked.warning {
         output.note(format!("warning: {warning}"));

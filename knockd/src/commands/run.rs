@@ -1,6 +1,8 @@
 //! `knockd run`
 
-use std::path::Path;
+use std::{io, path::Path};
+
+use tracing::warn;
 
 use super::{Exit, Failure};
 use crate::{
@@ -12,19 +14,19 @@ use crate::{
     signals, supervisor, telemetry,
 };
 
-/// Runs the daemon in the foreground until SIGTERM or SIGINT.
+/// Runs the daemon in the foreground until SIGTERM or SIGINT. `dumps` is whether dumps of its memory could be forbidden.
 ///
 /// # Errors
 /// A [`Failure`] if it can't start.
-pub fn run(config: &Path) -> Result<(), Failure> {
-    let run = start(config);
+pub fn run(config: &Path, dumps: io::Result<()>) -> Result<(), Failure> {
+    let run = start(config, dumps);
     if let Err(failure) = &run {
         supervisor::cannot_start(&failure.message);
     }
     run
 }
 
-fn start(config: &Path) -> Result<(), Failure> {
+fn start(config: &Path, dumps: io::Result<()>) -> Result<(), Failure> {
     let passed = Passed::take().map_err(|error| Failure::new(Exit::Config, error.to_string()))?;
     signals::hold_back_reloads()
         .map_err(|error| Failure::new(Exit::OsErr, format!("signals: {error}")))?;
@@ -36,6 +38,12 @@ fn start(config: &Path) -> Result<(), Failure> {
         .unwrap_or_default();
     let located = config::load_located(config, &environment)?;
     telemetry::start().map_err(|error| Failure::new(Exit::OsErr, error.to_string()))?;
+    if let Err(error) = dumps {
+        warn!(
+            event = "dumps-possible",
+            "dumps of this process' memory, which holds keys, can't be forbidden: {error} (prctl)"
+        );
+    }
     daemon::run(Start { located, path: config.to_owned(), stamps, passed })
         .map_err(|error| Failure::new(exit(&error), error.to_string()))
 }

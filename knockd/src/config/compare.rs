@@ -85,6 +85,7 @@ fn values(config: &Config) -> Vec<Value> {
         value("allow.networks", list(&allow.networks)),
         value("grant.open-for", duration(policy.grant.open_for)),
         value("grant.max", duration(policy.grant.max)),
+        value("grant.per-client", policy.grant.per_client.to_string()),
         value(
             "grant.sessions",
             match policy.grant.sessions {
@@ -181,7 +182,7 @@ mod tests {
         [[service]]\nname = \"mqtts\"\nports = [\"tcp/8883\", \"tcp/8884\"]\n\
         [[service]]\nname = \"coaps\"\nports = [\"udp/5684\"]\nto = [\"192.0.2.7\"]\n\
         [allow]\ninterfaces = [\"wg0\"]\nnetworks = [\"192.0.2.0/24\"]\n\
-        [grant]\nopen-for = \"1m\"\nmax = \"2h\"\nsessions = \"cut\"\n\
+        [grant]\nopen-for = \"1m\"\nmax = \"2h\"\nper-client = 5\nsessions = \"cut\"\n\
         [ban]\nfailures = 6\nwindow = \"1h\"\nduration = \"1d\"\nscope = \"host\"\nnever = [\"10.0.0.0/8\"]\n\
         [prefilter]\nmode = \"off\"\njunk-budget = 7\n[replay]\ncapacity = 5\nper-client = 5\n\
         [metrics]\nlisten = \"127.0.0.1:9162\"\nper-client = 5\n";
@@ -203,6 +204,7 @@ mod tests {
                 "allow.networks",
                 "grant.open-for",
                 "grant.max",
+                "grant.per-client",
                 "grant.sessions",
                 "ban.failures",
                 "ban.window",

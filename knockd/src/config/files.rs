@@ -18,6 +18,7 @@ use nix::{fcntl::OFlag, unistd::geteuid};
 use zeroize::Zeroizing;
 
 use super::mistake::{Mistake, MistakeKind};
+use crate::plain::{self, Links, NotPlain};
 
 /// Largest file that is read, in bytes: some 300,000 clients. It bounds the memory that a file put here
 /// by mistake can take.
@@ -25,7 +26,7 @@ pub(super) const MAX_LEN: usize = 64 << 20;
 
 /// What others could do with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Guard {
+pub(crate) enum Guard {
     /// It holds keys: its group may read it, and others may do nothing with it.
     Keys,
     /// It holds none: its group and others may read it, and not write to it.
@@ -44,11 +45,16 @@ impl Guard {
 
 /// Why a file or folder can't be trusted, and the command that mends it.
 fn fault(path: &Path, mode: u32, owner: u32, me: u32, guard: Guard) -> Option<(String, String)> {
-    let name = quoted(path);
     if owner != 0 && owner != me {
         let what = format!("its owner is the user {owner}, neither root nor the one who reads it");
-        return Some((what, format!("run `chown root {name}`")));
+        return Some((what, format!("run `chown root {}`", quoted(path))));
     }
+    exposure(path, mode, guard)
+}
+
+/// What others than a file's owner could do with it and mustn't, and the command that mends it.
+pub(crate) fn exposure(path: &Path, mode: u32, guard: Guard) -> Option<(String, String)> {
+    let name = quoted(path);
     let excess = mode & guard.forbidden();
     let can: Vec<_> = [
         (0o020, "its group can write to it"),
@@ -113,14 +119,16 @@ fn try_read(
     guard: Guard,
     mistakes: &mut Vec<Mistake>,
 ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    // Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        let instead = "move it away, or put a file in its place";
-        mistakes.push(Mistake::of_file(path, MistakeKind::Content, "it is not a file", instead));
-        return Ok(None);
-    }
+    // Links are an admin's: whoever can make one in these folders can write the files as well.
+    let opened = plain::open_with(OpenOptions::new().read(true), path, Links::Followed);
+    let (file, metadata) = match opened {
+        Err(error) if matches!(NotPlain::of(&error), Some(NotPlain::Kind(_))) => {
+            let (what, instead) = ("it is not a file", "move it away, or put a file in its place");
+            mistakes.push(Mistake::of_file(path, MistakeKind::Content, what, instead));
+            return Ok(None);
+        }
+        opened => opened?,
+    };
     if let Some((what, mend)) =
         fault(path, metadata.mode(), metadata.uid(), geteuid().as_raw(), guard)
     {
@@ -148,7 +156,10 @@ pub(super) fn judge_folder(path: &Path, mistakes: &mut Vec<Mistake>) -> Option<(
         Err(error) => {
             mistakes.push(if error.kind() == ErrorKind::NotFound {
                 let what = "the folder of the clients doesn't exist";
-                let instead = format!("run `mkdir -m 0750 {}`", quoted(path));
+                let instead = format!(
+                    "run `mkdir -m 0750 {}`; a copy of knockd.toml is checked by `knockd check COPY`",
+                    quoted(path)
+                );
                 Mistake::of_file(path, MistakeKind::Content, what, instead)
             } else if error.kind() == ErrorKind::NotADirectory {
                 let instead = "write the path of a folder as `clients` in knockd.toml";

@@ -24,6 +24,7 @@ pub(super) const NETWORKS: Key = Key::new("networks", r#"["192.0.2.0/24"]"#);
 pub(super) const GRANT: &str = "grant";
 pub(super) const OPEN_FOR: Key = Key::new("open-for", r#""30s""#);
 pub(super) const MAX: Key = Key::new("max", r#""1h""#);
+pub(super) const GRANT_PER_CLIENT: Key = Key::new("per-client", "64");
 pub(super) const SESSIONS: Key = Key::new("sessions", r#""keep" or "cut""#);
 
 pub(super) const BAN: &str = "ban";

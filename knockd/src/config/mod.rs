@@ -26,6 +26,7 @@ mod field;
 mod files;
 mod keys;
 mod listen;
+mod lookup;
 mod master;
 pub mod metrics;
 mod mistake;
@@ -42,8 +43,9 @@ mod source;
 pub(crate) mod tests;
 
 pub use allow::{Allow, InterfaceName, InvalidInterfaceName};
-pub(crate) use files::quoted;
+pub(crate) use files::{Guard, exposure, quoted};
 pub use listen::Listen;
+pub(crate) use lookup::{Found, Part, find};
 pub use metrics::Metrics;
 pub use mistake::{Mistake, MistakeKind, Mistakes};
 pub use prefilter::{AUTO_LIMIT, Prefilter, PrefilterMode};
@@ -51,7 +53,6 @@ pub use settings::Environment;
 pub use source::Origin;
 
 use clients::Clients;
-use files::Guard;
 use master::Master;
 use section::Section;
 use settings::Settings;
@@ -63,6 +64,9 @@ use crate::gate::policy::{Client, ClientName, Policy, Service};
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/knockd/knockd.toml";
+
+/// The file of the master key, where the main file names none.
+const MASTER_KEY: &str = "master.key";
 
 /// Largest file of clients that is read, in bytes.
 pub(crate) const CLIENTS_FILE_MAX: usize = files::MAX_LEN;
@@ -128,7 +132,21 @@ pub struct Located {
 pub fn load_located(path: &Path, environment: &Environment) -> Result<Located, Mistakes> {
     let mut mistakes = Vec::new();
     let located = try_load(path, environment, &mut mistakes);
+    // What reading keys has left there.
+    common::wipe_stack();
     sound(path, located, mistakes)
+}
+
+/// Loads the configuration at this path with what a copy of its main file says, which may have been changed: names of
+/// files in it are relative to where the copy is to go.
+///
+/// # Errors
+/// Every [`Mistake`] in it.
+pub fn load_copy(copy: &Path, path: &Path, environment: &Environment) -> Result<Located, Mistakes> {
+    let mut mistakes = Vec::new();
+    let located = read_settings_for(copy, path, environment, &mut mistakes)
+        .and_then(|settings| with_all_clients(settings, &mut mistakes));
+    sound(copy, located, mistakes)
 }
 
 /// A file that was read already.
@@ -150,7 +168,7 @@ pub fn parse(
     environment: &Environment,
 ) -> Result<Located, Mistakes> {
     let mut mistakes = Vec::new();
-    let settings = parse_settings(main, environment, &mut mistakes);
+    let settings = parse_settings(main, main.path, environment, &mut mistakes);
     let located = settings.and_then(|settings| {
         with_clients(settings, &mut mistakes, |read, _, mistakes| {
             read.master = Master::none();
@@ -263,6 +281,10 @@ fn try_load(
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Located> {
     let settings = read_settings(path, environment, mistakes)?;
+    with_all_clients(settings, mistakes)
+}
+
+fn with_all_clients(settings: Settings, mistakes: &mut Vec<Mistake>) -> Option<Located> {
     with_clients(settings, mistakes, |clients, folder, mistakes| {
         if let Some(folder) = folder {
             clients.read_folder(folder, mistakes);
@@ -307,16 +329,38 @@ fn read_settings(
     environment: &Environment,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Settings> {
+    read_settings_for(path, path, environment, mistakes)
+}
+
+/// What a main file says that is to be in this place.
+fn read_settings_for(
+    path: &Path,
+    place: &Path,
+    environment: &Environment,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Settings> {
     let bytes = files::read(path, Guard::Settings, mistakes)?;
-    parse_settings(FileContent { path, bytes: &bytes }, environment, mistakes)
+    let main = FileContent { path, bytes: &bytes };
+    let mut settings = parse_settings(main, place, environment, mistakes)?;
+    // A copy that is looked at elsewhere still names the clients' folder, and the master key lies beside that.
+    if let (Some(file), Some(clients)) = (&mut settings.master_key_file, &settings.clients_dir)
+        && let Some(beside) = clients.parent().map(|folder| folder.join(MASTER_KEY))
+        && *file == place.with_file_name(MASTER_KEY)
+        && !file.exists()
+        && beside.exists()
+    {
+        *file = beside;
+    }
+    Some(settings)
 }
 
 fn parse_settings(
     FileContent { path, bytes }: FileContent<'_>,
+    place: &Path,
     environment: &Environment,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Settings> {
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = place.parent().unwrap_or(Path::new(""));
     let text = match str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {

@@ -55,7 +55,7 @@ pub(super) fn parse(text: &str) -> Result<Secret, Wrong> {
         return Err(wrong(&format!("is too {}: it is {length} bytes", short_or_long(length))));
     }
     let bytes = decoded.first_chunk().ok_or_else(|| wrong("is not base64 of 32 bytes"))?;
-    Secret::new(*bytes).map_err(|_| wrong("is one byte 32 times, which isn't random"))
+    Secret::of(bytes).map_err(|_| wrong("is one byte 32 times, which isn't random"))
 }
 
 const fn short_or_long(length: usize) -> &'static str {

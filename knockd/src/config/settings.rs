@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    num::NonZeroU16,
+    num::{NonZeroU16, NonZeroU32},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,8 +16,9 @@ use super::{
     duration::{self, Written},
     field::{Field, Key},
     keys::{
-        ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, MASTER_KEY_FILE, MAX, METRICS,
-        OPEN_FOR, PER_CLIENT, PREFILTER, REALM, REPLAY, REPLY, REPLY_ENABLED, SESSIONS, STATE,
+        ALLOW, BAN, CAPACITY, CLIENTS, CLOCK_SKEW, CONTROL, GRANT, GRANT_PER_CLIENT,
+        MASTER_KEY_FILE, MAX, METRICS, OPEN_FOR, PER_CLIENT, PREFILTER, REALM, REPLAY, REPLY,
+        REPLY_ENABLED, SESSIONS, STATE,
     },
     listen::Listen,
     metrics::Metrics,
@@ -32,6 +33,8 @@ use crate::gate::policy::{ClockSkew, GrantPolicy, Policy, ReplayLimits, ReplyPol
 const GRANT_LIMIT: Duration = Duration::from_hours(30 * 24);
 /// The shortest time that a door can open for.
 const GRANT_LEAST: Duration = Duration::from_secs(1);
+/// The most addresses that one client can be allowed to hold doors for at once: a 256th of all grants.
+const GRANT_PER_CLIENT_LIMIT: u32 = 4_096;
 /// The most packets that can be remembered.
 const REPLAY_LIMIT: u32 = 16_777_216;
 /// The longest path of a Unix socket in bytes: sun_path without the zero byte at its end (unix(7)).
@@ -103,7 +106,12 @@ impl Settings {
             control: path(section, &CONTROL, folder, "/run/knockd/control.sock".into())
                 .and_then(|path| socket_path(section, path)),
             clients_dir: path(section, &CLIENTS, folder, folder.join("clients.d")),
-            master_key_file: path(section, &MASTER_KEY_FILE, folder, folder.join("master.key")),
+            master_key_file: path(
+                section,
+                &MASTER_KEY_FILE,
+                folder,
+                folder.join(super::MASTER_KEY),
+            ),
             policy: policy(section, listen.as_ref().map(Listen::port), allow.as_ref()),
             allow,
             prefilter: section.table(PREFILTER, Prefilter::read).flatten(),
@@ -218,6 +226,7 @@ fn grant(table: &mut Section<'_, '_, '_>) -> Option<GrantPolicy> {
         _ => Err(Wrong::new("is neither keep nor cut")),
     });
     let sessions = sessions.or(Sessions::Keep);
+    let per_client = table.number(&GRANT_PER_CLIENT, 1, GRANT_PER_CLIENT_LIMIT).or(64);
     let at = table.place_of(&OPEN_FOR);
     let (open_for, max) =
         (open_for.or(Duration::from_secs(30))?.value, max.or(Duration::from_hours(1))?.value);
@@ -228,7 +237,8 @@ fn grant(table: &mut Section<'_, '_, '_>) -> Option<GrantPolicy> {
         table.wrong(&OPEN_FOR, at, Wrong::with(what, instead));
         return None;
     }
-    Some(GrantPolicy { open_for, max, sessions: sessions?.value })
+    let per_client = NonZeroU32::new(per_client?.value)?;
+    Some(GrantPolicy { open_for, max, per_client, sessions: sessions?.value })
 }
 
 fn reply(table: &mut Section<'_, '_, '_>) -> Option<ReplyPolicy> {

@@ -11,11 +11,12 @@ use crate::{
     counts::Counts,
     firewall::Firewall,
     gate::{
-        bans::{BanKind, Bans},
+        bans::{BanKind, BanReason, Bans},
         clock::Now,
         grants::Door,
-        policy::Port,
-        source::{InvalidSource, Source},
+        policy::{ClientName, Port},
+        skews::Skew,
+        source::Source,
     },
     house::ClockSteps,
     telemetry::{self, rfc3339},
@@ -66,14 +67,14 @@ impl<F: Firewall> Parts<'_, F> {
     pub fn answer(&mut self, request: &Request, now: Now) -> Reply {
         let done = match request {
             Request::Status => Ok(Reply::Status(Box::new(self.status(now)))),
-            Request::Ban { source, for_ms, reason } => self.ban(source, *for_ms, reason, now),
+            Request::Ban { source, for_ms, reason } => self.ban(*source, *for_ms, reason, now),
             Request::Grants { after } => {
                 Ok(Reply::Grants(list::grants(self.admission, *after, now)))
             }
             Request::Bans { after } => {
                 Ok(Reply::Bans(list::bans(self.admission, after.as_ref(), now)))
             }
-            Request::Unban { source } => self.unban(source.as_deref(), now),
+            Request::Unban { source } => self.unban(*source, now),
             Request::Resync { client } => self.resync(client, now),
             Request::Skews { from } => Ok(Reply::Skews(self.skews(*from))),
             Request::Revoke(revoke) => self.revoke(revoke, now).map(Reply::Revoked),
@@ -136,19 +137,19 @@ impl<F: Firewall> Parts<'_, F> {
 
     fn ban(
         &mut self,
-        source: &str,
+        source: Source,
         for_ms: Option<u64>,
-        reason: &str,
+        reason: &BanReason,
         now: Now,
     ) -> Result<Reply, Refused> {
-        let source: Source = source.parse().map_err(|error: InvalidSource| bad(&error))?;
-        let reason = reason.parse().map_err(|error| bad(&error))?;
         let length = for_ms.map_or(self.admission.gate().ban_for(), Duration::from_millis);
         if length.is_zero() || length > BAN_LIMIT {
             return Err(bad(&"a ban lasts for at least a millisecond and at most ten years"));
         }
-        let ban =
-            self.admission.ban(source, length, reason, now).map_err(|error| failed(&error))?;
+        let ban = self
+            .admission
+            .ban(source, length, reason.clone(), now)
+            .map_err(|error| failed(&error))?;
         self.to_end = Some(ToEnd::Of(source));
         Ok(Reply::Banned(Banned {
             source: source.to_string(),
@@ -158,10 +159,8 @@ impl<F: Firewall> Parts<'_, F> {
         }))
     }
 
-    fn resync(&mut self, client: &str, now: Now) -> Result<Reply, Refused> {
-        let directory = self.admission.gate().directory();
-        let named = directory.clients().find(|(_, name)| *name == client).map(|(id, _)| id);
-        let Some(id) = named else {
+    fn resync(&mut self, client: &ClientName, now: Now) -> Result<Reply, Refused> {
+        let Some(id) = self.client_named(client) else {
             let message = format!(
                 "the daemon knows no client {client}: knockd client list tells who is in its files, and a reload loads them"
             );
@@ -181,22 +180,25 @@ impl<F: Firewall> Parts<'_, F> {
         let gate = self.admission.gate();
         let (skews, next) = gate.skews().page(from, SKEWS_AT_ONCE);
         let skews = skews
-            .map(|(client, skew)| SkewSeen {
-                client: gate.directory().name(client).to_owned(),
-                skew_ms: skew.difference_ms,
-                seen: rfc3339(skew.seen),
-            })
+            .map(|(client, skew)| SkewSeen::new(gate.directory().name(client), skew))
             .collect();
         Skews { skews, next }
     }
 
-    fn unban(&mut self, source: Option<&str>, now: Now) -> Result<Reply, Refused> {
+    fn unban(&mut self, source: Option<Source>, now: Now) -> Result<Reply, Refused> {
         let sources: Vec<Source> = match source {
-            Some(source) => vec![source.parse().map_err(|error: InvalidSource| bad(&error))?],
+            Some(source) => vec![source],
             None => self.admission.gate().bans().iter().map(|(source, _)| *source).collect(),
         };
         let lifted = self.admission.unban(&sources, now).map_err(|error| failed(&error))?;
         Ok(Reply::Unbanned(Unbanned { changed: lifted > 0, lifted }))
+    }
+}
+
+impl SkewSeen {
+    pub(super) fn new(client: &str, skew: Skew) -> Self {
+        let Skew { difference_ms, seen, .. } = skew;
+        Self { client: client.to_owned(), skew_ms: difference_ms, seen: rfc3339(seen) }
     }
 }
 

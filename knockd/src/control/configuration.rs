@@ -65,6 +65,9 @@ pub struct Reloaded {
     pub settings: Vec<Setting>,
     /// Keys that have changed, and take effect at a start alone.
     pub restart: Vec<Setting>,
+    /// How many clients there are.
+    #[serde(default)]
+    pub clients: usize,
     /// How many clients are new.
     pub added: usize,
     /// How many clients' entries have changed.

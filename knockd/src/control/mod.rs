@@ -2,21 +2,30 @@
 //! its reply; then the connection ends.
 //!
 //! # Security considerations
-//! - A Unix socket that root and the group `knockd` (where there is one) can connect to, nobody else: its
-//!   mode is 0660.
-//! - At most [`server::CONNECTIONS`] connections are served at once, each for [`server::PATIENCE`] at most
-//!   ([`Request::patience`] once it has asked) and with a request of [`REQUEST_MAX`] bytes at most; further ones
-//!   wait in the socket's backlog.
+//! - Two Unix sockets, each with the mode 0660: the control socket for operators (root and the group `knockd`), and
+//!   one beside it ([`read_path`]) for readers (the group `knockd-readers`), at which nothing can be changed
+//!   ([`Request::access`]). Who may connect to which is the kernel's to say. An operator may do all that root may
+//!   do here, lifting an admin's ban included; the event of each order says who gave it ([`Peer`]).
+//! - How many connections are served at once is bounded, for each user and for all, and root's places are apart
+//!   ([`places`]). Each is served for [`server::PATIENCE`] at most ([`Request::patience`] once it has asked), with a
+//!   request of [`REQUEST_MAX`] bytes at most.
+//! - Names and addresses are parsed where a request is read. What isn't one is refused, and is never repeated.
 
 pub mod answer;
+pub mod audit;
 pub mod client;
 pub mod configuration;
 pub mod list;
 pub mod look_up;
+pub mod places;
 pub mod revoke;
 pub mod server;
+mod text;
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +34,12 @@ use self::{
     list::{BanMark, BansPage, GrantMark, GrantsPage},
     revoke::{ClientState, Revoke, Revoked},
 };
-use crate::{counts::Counts, firewall::counters::RuleDrops, telemetry::LastError};
+use crate::{
+    counts::Counts,
+    firewall::counters::RuleDrops,
+    gate::{bans::BanReason, policy::ClientName, source::Source},
+    telemetry::LastError,
+};
 
 /// Longest request in bytes.
 pub const REQUEST_MAX: u64 = 4096;
@@ -42,6 +56,55 @@ impl Request {
             _ => server::PATIENCE,
         }
     }
+
+    /// What it takes to be allowed it.
+    #[must_use]
+    pub const fn access(&self) -> Access {
+        match self {
+            Self::Status
+            | Self::Client { .. }
+            | Self::Grants { .. }
+            | Self::Bans { .. }
+            | Self::Skews { .. } => Access::Read,
+            Self::Ban { .. }
+            | Self::Reload { .. }
+            | Self::Revoke(_)
+            | Self::Unban { .. }
+            | Self::Resync { .. } => Access::Operate,
+        }
+    }
+}
+
+/// What somebody may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// How things are.
+    Read,
+    /// That, and to have something done.
+    Operate,
+}
+
+/// Who asks: unix(7), SO_PEERCRED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The user.
+    pub uid: u32,
+    /// The process; 0 if it is none of this process namespace.
+    pub pid: i32,
+    /// What the socket that it came by allows.
+    pub access: Access,
+}
+
+/// Where readers ask: beside the control socket, with `-read` in its name.
+#[must_use]
+pub fn read_path(control: &Path) -> PathBuf {
+    let mut name = control.file_stem().unwrap_or_default().to_owned();
+    name.push("-read");
+    if let Some(extension) = control.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    control.with_file_name(name)
 }
 
 /// What the daemon is asked for.
@@ -54,23 +117,27 @@ pub enum Request {
     #[serde(rename_all = "kebab-case")]
     Ban {
         /// The source, as an admin writes it.
-        source: String,
+        #[serde(with = "text")]
+        source: Source,
         /// For how long, in milliseconds; for `ban.duration` if it isn't given.
         for_ms: Option<u64>,
         /// Why.
-        reason: String,
+        #[serde(with = "text")]
+        reason: BanReason,
     },
     /// To apply the changed configuration. The reply comes when that is done, or refused.
     Reload {
         /// The name of a client whose connections are to end with it; none if it isn't given.
-        cut: Option<String>,
+        #[serde(default, with = "text::option")]
+        cut: Option<ClientName>,
     },
     /// To end grants before their time.
     Revoke(Revoke),
     /// What there is of a client.
     Client {
         /// Its name.
-        name: String,
+        #[serde(with = "text")]
+        name: ClientName,
     },
     /// Who is in: a page of at most [`list::ROWS`].
     Grants {
@@ -85,12 +152,14 @@ pub enum Request {
     /// To lift bans.
     Unban {
         /// The source; all if it isn't given.
-        source: Option<String>,
+        #[serde(default, with = "text::option")]
+        source: Option<Source>,
     },
     /// To set the counter of a client without a clock anew.
     Resync {
         /// The client's name.
-        client: String,
+        #[serde(with = "text")]
+        client: ClientName,
     },
     /// How far clients' clocks were off.
     Skews {
@@ -322,6 +391,10 @@ pub enum RefusedKind {
     Impossible,
     /// The system failed it.
     Failed,
+    /// Who asks may not.
+    NotAllowed,
+    /// Too many ask at once; the same can succeed later.
+    Busy,
 }
 
 impl Refused {

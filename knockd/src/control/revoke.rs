@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use common::UnicastAddress;
+use common::{ServiceName, UnicastAddress};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Refused, RefusedKind,
+    Refused, RefusedKind, SkewSeen,
     answer::{Parts, ToEnd, bad},
+    text,
 };
 use crate::{
     admission::Whose,
@@ -15,6 +16,7 @@ use crate::{
     gate::{
         clock::Now,
         directory::{ClientId, ServiceId},
+        policy::ClientName,
     },
     telemetry::rfc3339,
 };
@@ -24,11 +26,13 @@ use crate::{
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Revoke {
     /// The client's name.
-    pub client: Option<String>,
+    #[serde(default, with = "text::option")]
+    pub client: Option<ClientName>,
     /// The address.
-    pub address: Option<String>,
+    pub address: Option<IpAddr>,
     /// The service; all of them if it isn't given.
-    pub service: Option<String>,
+    #[serde(default, with = "text::option")]
+    pub service: Option<ServiceName>,
     /// Whether connections are to end as well.
     pub cut: bool,
 }
@@ -58,6 +62,9 @@ pub struct ClientState {
     pub grants: Vec<LiveGrant>,
     /// How many more there are.
     pub more: usize,
+    /// How far its clock was off, if that was seen since the daemon started.
+    #[serde(default)]
+    pub skew: Option<SkewSeen>,
 }
 
 /// A live grant of a client.
@@ -79,14 +86,13 @@ pub const GRANTS_SHOWN: usize = 100;
 
 impl<F: Firewall> Parts<'_, F> {
     pub(super) fn revoke(&mut self, revoke: &Revoke, now: Now) -> Result<Revoked, Refused> {
-        let service = revoke.service.as_deref().map(|name| self.service(name)).transpose()?;
+        let service = revoke.service.map(|name| self.service(name)).transpose()?;
         let whose = match (&revoke.client, &revoke.address) {
             (Some(name), None) => {
                 let unknown = || unknown(format!("there is no client {name}"));
                 Whose::Client(self.client_named(name).ok_or_else(unknown)?)
             }
             (None, Some(address)) => {
-                let address: IpAddr = address.parse().map_err(|error| bad(&error))?;
                 Whose::Address(UnicastAddress::try_from(address.to_canonical()).map_err(|_| {
                     bad(&format!("{address} is no host's address: no door is open for it"))
                 })?)
@@ -105,9 +111,9 @@ impl<F: Firewall> Parts<'_, F> {
         })
     }
 
-    pub(super) fn client(&self, name: &str, now: Now) -> ClientState {
+    pub(super) fn client(&self, name: &ClientName, now: Now) -> ClientState {
         let Some(client) = self.client_named(name) else {
-            return ClientState { known: false, grants: Vec::new(), more: 0 };
+            return ClientState { known: false, grants: Vec::new(), more: 0, skew: None };
         };
         let directory = self.admission.gate().directory();
         let live = self.admission.grants().owners();
@@ -122,7 +128,9 @@ impl<F: Firewall> Parts<'_, F> {
                 remaining_s: until.since(now.uptime).as_secs(),
             })
             .collect();
-        ClientState { known: true, grants, more: live.count() }
+        let skew =
+            self.admission.gate().skews().of(client).map(|skew| SkewSeen::new(name.as_str(), skew));
+        ClientState { known: true, grants, more: live.count(), skew }
     }
 
     /// The connections that go with these grants, also those of grants that are over.
@@ -140,16 +148,13 @@ impl<F: Firewall> Parts<'_, F> {
     }
 
     /// Looks at every client: for an admin, never for a packet.
-    fn client_named(&self, name: &str) -> Option<ClientId> {
+    pub(super) fn client_named(&self, name: &ClientName) -> Option<ClientId> {
         let mut clients = self.admission.gate().directory().clients();
-        clients.find(|(_, known)| *known == name).map(|(client, _)| client)
+        clients.find(|(_, known)| *known == name.as_str()).map(|(client, _)| client)
     }
 
-    fn service(&self, name: &str) -> Result<ServiceId, Refused> {
-        let known = name
-            .parse()
-            .ok()
-            .and_then(|name| self.admission.gate().directory().service_named(name));
+    fn service(&self, name: ServiceName) -> Result<ServiceId, Refused> {
+        let known = self.admission.gate().directory().service_named(name);
         known.ok_or_else(|| unknown(format!("there is no service {name}")))
     }
 }

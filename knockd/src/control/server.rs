@@ -3,9 +3,11 @@
 use std::{
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        net,
+    },
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
@@ -13,30 +15,35 @@ use nix::unistd::{Group, chown};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 
 use tracing::warn;
 
-use super::{REQUEST_MAX, Refused, RefusedKind, Reply, Request, look_up};
+use super::{
+    Access, Peer, REQUEST_MAX, Refused, RefusedKind, Reply, Request, look_up,
+    places::{OF_ONE, Places},
+};
 
-/// Connections that are served at once.
-pub const CONNECTIONS: usize = 16;
 /// How long one may take to ask, and to take the reply.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// The group that may connect, beside root.
-const GROUP: &str = "knockd";
+/// The group of operators, who may connect beside root.
+const OPERATORS: &str = "knockd";
+/// The group of readers.
+const READERS: &str = "knockd-readers";
 const MODE: u32 = 0o660;
 /// How long to wait after a failure to accept, so that a lasting one doesn't take a whole core.
 const AFTER_A_FAILED_ACCEPT: Duration = Duration::from_millis(100);
 
-/// A request, and the way back.
+/// A request, who has made it, and the way back.
 #[derive(Debug)]
 pub struct Asked {
     /// What is asked for.
     pub request: Request,
+    /// Who asks.
+    pub by: Peer,
     reply: oneshot::Sender<Reply>,
 }
 
@@ -47,45 +54,73 @@ impl Asked {
         self.reply.is_closed()
     }
 
+    /// The refusal of a request that who asks may not make, by the socket that it came by.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refused> {
+        (self.by.access < self.request.access()).then(|| {
+            Refused::new(
+                RefusedKind::NotAllowed,
+                "readers may look and change nothing: run it as root, or as a member of the group knockd",
+            )
+        })
+    }
+
     /// Answers it. Whoever has gone meanwhile isn't told.
     pub fn answer(self, reply: Reply) {
         let _ = self.reply.send(reply);
     }
 }
 
-/// The control socket, served by tasks of their own.
+/// The control sockets, served by tasks of their own.
 pub struct Control {
     requests: mpsc::Receiver<Asked>,
 }
 
 impl Control {
-    /// Listens at this path, where an earlier run may have left its socket. Call it inside a tokio runtime.
+    /// Listens at this path, and for readers beside it, where an earlier run may have left its sockets. Call it
+    /// inside a tokio runtime.
     ///
     /// # Errors
-    /// What stands in the way of it.
+    /// What stands in the way of the control socket. That there is none for readers is told, and keeps nobody else
+    /// from asking.
     pub fn listen(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
         }
-        remove_what_nobody_listens_at(path)?;
-        let listener = UnixListener::bind(path)?;
-        give_to_the_group(path);
-        fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
-        Ok(Self::serve(listener))
+        let operate = bind(path, OPERATORS)?;
+        let read = super::read_path(path);
+        let read = bind(&read, READERS)
+            .inspect_err(|error| {
+                warn!(
+                    event = "no-readers",
+                    "the socket {} for readers can't be made, and they can't ask: {error}",
+                    read.display()
+                );
+            })
+            .ok();
+        Ok(Self::serve(operate, read))
     }
 
-    /// Listens at a socket that was passed on, whose owner and mode are its maker's. Call it inside a tokio runtime.
+    /// Listens at sockets that were passed on, whose owners and modes are their maker's. Call it inside a tokio
+    /// runtime.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn adopt(socket: std::os::unix::net::UnixListener) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self::serve(UnixListener::from_std(socket)?))
+    pub fn adopt(operate: net::UnixListener, read: Option<net::UnixListener>) -> io::Result<Self> {
+        let adopt = |socket: net::UnixListener| {
+            socket.set_nonblocking(true)?;
+            UnixListener::from_std(socket)
+        };
+        Ok(Self::serve(adopt(operate)?, read.map(adopt).transpose()?))
     }
 
-    fn serve(listener: UnixListener) -> Self {
+    fn serve(operate: UnixListener, read: Option<UnixListener>) -> Self {
         let (sender, requests) = mpsc::channel(1);
-        tokio::spawn(accept(listener, sender));
+        let places = Places::default();
+        if let Some(read) = read {
+            tokio::spawn(accept(read, Access::Read, places.clone(), sender.clone()));
+        }
+        tokio::spawn(accept(operate, Access::Operate, places, sender));
         Self { requests }
     }
 
@@ -95,16 +130,29 @@ impl Control {
     }
 }
 
-/// Gives a socket to the group that may connect to it, where there is one.
+fn bind(path: &Path, group: &str) -> io::Result<UnixListener> {
+    remove_what_nobody_listens_at(path)?;
+    let listener = UnixListener::bind(path)?;
+    give_to(group, path);
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+    Ok(listener)
+}
+
+/// Gives a socket to the group of operators, where there is one.
 pub(crate) fn give_to_the_group(path: &Path) {
-    if let Ok(Some(group)) = Group::from_name(GROUP)
+    give_to(OPERATORS, path);
+}
+
+/// Gives a socket to the group that may connect to it, where there is one.
+fn give_to(name: &str, path: &Path) {
+    if let Ok(Some(group)) = Group::from_name(name)
         // It is the daemon's own where that has one: then nothing is to be given away, nor might be.
         && fs::metadata(path).is_ok_and(|socket| socket.gid() != group.gid.as_raw())
         && let Err(error) = chown(path, None, Some(group.gid))
     {
         warn!(
             event = "socket-root-only",
-            "the socket {} can't be given to the group {GROUP}, so that root alone can connect: {error}",
+            "the socket {} can't be given to the group {name}, so that root alone can connect: {error}",
             path.display()
         );
     }
@@ -112,7 +160,7 @@ pub(crate) fn give_to_the_group(path: &Path) {
 
 /// Removes the socket of a daemon that is gone.
 pub(crate) fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
-    match std::os::unix::net::UnixStream::connect(path) {
+    match net::UnixStream::connect(path) {
         Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another program listens there")),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         // What is there is a socket: connecting to any other file fails alike, and must not remove it.
@@ -126,38 +174,66 @@ pub(crate) fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(
+    listener: UnixListener,
+    access: Access,
+    places: Places,
+    sender: mpsc::Sender<Asked>,
+) {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((connection, _)) => {
-                let sender = sender.clone();
-                tokio::spawn(async move {
-                    // One who is too slow, or gone, has no answer.
-                    let _ = serve(connection, sender).await;
-                    drop(place);
-                });
-            }
+        let accepted = listener.accept().await.and_then(|(connection, _)| {
+            let by = connection.peer_cred()?;
+            let by = Peer { uid: by.uid(), pid: by.pid().unwrap_or(0), access };
+            Ok((connection, by))
+        });
+        match accepted {
+            Ok((connection, by)) => match places.take(by.uid) {
+                Some(place) => {
+                    let sender = sender.clone();
+                    tokio::spawn(async move {
+                        // One who is too slow, or gone, has no answer.
+                        let _ = serve(connection, by, sender).await;
+                        drop(place);
+                    });
+                }
+                None => turn_away(&connection),
+            },
             Err(_) => sleep(AFTER_A_FAILED_ACCEPT).await,
         }
     }
 }
 
-async fn serve(mut connection: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()> {
+/// Says that there is no place, in a socket's empty buffer: it doesn't wait.
+fn turn_away(connection: &UnixStream) {
+    let busy = Refused::new(
+        RefusedKind::Busy,
+        format!(
+            "too many connections of one user at once, of which {OF_ONE} are served: try again"
+        ),
+    );
+    if let Ok(mut text) = serde_json::to_string(&Reply::Refused(busy)) {
+        text.push('\n');
+        let _ = connection.try_write(text.as_bytes());
+    }
+}
+
+async fn serve(
+    mut connection: UnixStream,
+    by: Peer,
+    sender: mpsc::Sender<Asked>,
+) -> io::Result<()> {
     let (reader, mut writer) = connection.split();
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line)).await??;
     let reply = match serde_json::from_str::<Request>(&line) {
         Ok(request) => {
-            timeout(request.patience(), async { looked_up(ask(request, &sender).await).await })
+            timeout(request.patience(), async { looked_up(ask(request, by, &sender).await).await })
                 .await?
         }
-        Err(error) => Reply::Refused(Refused::new(
+        // What can't be understood isn't repeated, and serde's error repeats parts of it.
+        Err(_) => Reply::Refused(Refused::new(
             RefusedKind::Request,
-            format!(
-                "this daemon doesn't understand the request: {error}; is it of another version?"
-            ),
+            "this daemon doesn't understand the request: it is of another version, or names what can't be a name",
         )),
     };
     let mut text = serde_json::to_string(&reply).map_err(io::Error::other)?;
@@ -176,10 +252,10 @@ async fn looked_up(reply: Reply) -> Reply {
     Reply::Status(complete.await.unwrap_or(known))
 }
 
-async fn ask(request: Request, sender: &mpsc::Sender<Asked>) -> Reply {
+async fn ask(request: Request, by: Peer, sender: &mpsc::Sender<Asked>) -> Reply {
     let (reply, answer) = oneshot::channel();
     let gone = || Reply::Refused(Refused::new(RefusedKind::Failed, "the daemon is ending"));
-    match sender.send(Asked { request, reply }).await {
+    match sender.send(Asked { request, by, reply }).await {
         Ok(()) => answer.await.unwrap_or_else(|_| gone()),
         Err(_) => gone(),
     }

@@ -13,6 +13,7 @@ use crate::{
     control::{
         Reply, Request, Table,
         answer::{Parts, ToEnd},
+        audit::Audit,
         server::{Asked, Control},
     },
     counts::Counts,
@@ -69,6 +70,7 @@ struct Daemon {
     clock: ClockWatch,
     reload: Reload,
     control: Control,
+    audit: Audit,
     telemetry: Telemetry,
     counts: Counts,
     clients: AllClients,
@@ -115,9 +117,12 @@ impl Daemon {
                 () = sleep_until(due) => {
                     due = Instant::now() + self.house.keep(&mut self.admission, &self.listener);
                     self.telemetry.sum_up();
+                    self.audit.sum_up();
                 }
                 read = self.reload.read() => {
                     self.reload.apply(read, &mut self.admission, &mut self.house);
+                    // Before the place of one that is gone is another's.
+                    self.clients.forget_who_is_gone(self.admission.gate().directory());
                     if let Err(error) = self.listener.keep_ways(self.reload.replies()) {
                         error!(event = "replies-failing", "replies can't be sent: {error}");
                     }
@@ -179,14 +184,20 @@ impl Daemon {
         if asked.is_given_up() {
             return;
         }
+        if let Some(refused) = asked.refusal() {
+            let reply = Reply::Refused(refused);
+            self.audit.report(&asked.request, &reply, asked.by);
+            return asked.answer(reply);
+        }
         if let Request::Reload { .. } = asked.request {
+            Audit::report_reload(asked.by);
             self.supervisor.reloads();
             return self.reload.begin(Some(asked));
         }
         let mut parts = self.parts();
         let reply = parts.answer(&asked.request, clock::now());
         let to_end = parts.to_end;
-        telemetry::report_order(&asked.request, &reply);
+        self.audit.report(&asked.request, &reply, asked.by);
         let mender = self.admission.firewall();
         match to_end {
             None => asked.answer(reply),

@@ -16,7 +16,7 @@ use crate::{
         AUTO_LIMIT, Config, Environment, Listen, Located, PrefilterMode,
         reload::{Places, Stamps},
     },
-    control::server::Control,
+    control::{audit::Audit, server::Control},
     counts::Counts,
     firewall::{
         FirewallError,
@@ -148,7 +148,7 @@ impl Daemon {
         house.let_all_tags_in(&mut admission)?;
 
         let control = match passed.control {
-            Some(socket) => Control::adopt(socket),
+            Some(socket) => Control::adopt(socket, passed.read),
             None => Control::listen(&control),
         }
         .map_err(|error| StartError::Control { path: control, error })?;
@@ -180,6 +180,7 @@ impl Daemon {
             clock: ClockWatch::start().map_err(system("a watch on the clock"))?,
             reload,
             control,
+            audit: Audit::default(),
             telemetry,
             counts: Counts::default(),
             clients: AllClients::new(if metrics.listen.is_some() { metrics.per_client } else { 0 }),

@@ -1,6 +1,6 @@
 //! PROTOCOL.md's ten checks, in their order.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use common::{
     Action, ClientAddress, Datagram, OpenError, ReplyKeys, ReplyWanted, Request, Timestamp,
@@ -14,6 +14,7 @@ use super::{
     directory::{ClientId, Entry, ServiceId},
     policy::{AddressPolicy, ClientClock, ReplyPolicy},
     replay::{NotNew, Remembered},
+    rights::uptime_of,
 };
 
 impl Gate {
@@ -68,7 +69,12 @@ impl Gate {
         };
         // 10. the packet is new
         let effect = match request.action {
-            Action::Open => Effect::Open(self.grant.duration(request.open_for)),
+            // No longer than the key and the entry are good: both are by now, which step 7 has checked.
+            Action::Open => {
+                let end = [entry.expires, good_until].into_iter().flatten().min();
+                let left = end.map_or(Duration::MAX, |end| uptime_of(end, now).since(now.uptime));
+                Effect::Open(self.grant.duration(request.open_for).min(left))
+            }
             Action::Close => Effect::Close,
         };
         let mac = datagram.mac();
@@ -159,7 +165,7 @@ fn check_entry(
     if good_until.is_some_and(|end| now >= end) {
         return Err(Reason::OldKeyExpired);
     }
-    if !entry.from.is_empty() && !entry.from.iter().any(|network| network.contains(&source)) {
+    if !entry.lets_in(source) {
         return Err(Reason::NetworkNotAllowed);
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! Today's come first when they are made, and another day's are only needed to tell a reason. The tags of clients
 //! without a clock never change, and are there from the moment that such a client is added.
 
-use std::{collections::HashMap, iter, ops::Range, sync::Arc};
+use std::{collections::HashMap, iter, mem, ops::Range, sync::Arc};
 
 use common::{ClientKeys, Day, Realm, ServiceName, Tag, Timestamp};
 use ipnet::IpNet;
@@ -29,7 +29,7 @@ impl ClientId {
         Self(number)
     }
 
-    /// The place's number, which no other client has for as long as the directory lives.
+    /// The place's number, which no other client has for as long as anything in the gate knows of this one.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0
@@ -102,12 +102,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether the client may hold this service's doors at this time.
-    #[must_use]
-    pub fn may_hold(&self, service: ServiceId, now: Timestamp) -> bool {
-        self.check_standing(now).is_ok() && self.services.contains(&service)
-    }
-
     /// The tags of its packets on a day: none on a day that they can't be of.
     pub fn tags(&self, day: Day) -> impl Iterator<Item = Tag> {
         let of_its_clock = self.clock.has_tag_on(day);
@@ -165,7 +159,8 @@ pub enum Progress {
     More,
 }
 
-/// A client's place. It is never another's: an id that is still around somewhere names nobody else.
+/// A client's place. When the client is gone it stays empty until nothing in the gate knows of that client any more,
+/// and is another's then: see [`Directory::free`].
 struct Place {
     /// Where its name is in the text of all names: a million names of their own would take several times
     /// the memory.
@@ -179,6 +174,10 @@ pub struct Directory {
     places: Vec<Place>,
     /// The names of all clients, one after another.
     names: String,
+    /// How many bytes of them are of clients that are gone.
+    unnamed: usize,
+    /// Places that can be another client's.
+    free: Vec<ClientId>,
     /// How many places have a client in them.
     len: usize,
     /// One that is gone keeps its place without ports: an id that is still around names no other.
@@ -229,6 +228,8 @@ impl Directory {
         let mut directory = Self {
             places: Vec::with_capacity(clients.len()),
             names: String::new(),
+            unnamed: 0,
+            free: Vec::new(),
             len: 0,
             services,
             lists: ServiceLists::new(),
@@ -238,6 +239,7 @@ impl Directory {
             directory.add(Enrolment::new(client, realm));
         }
         directory.names.shrink_to_fit();
+        common::wipe_stack();
         directory
     }
 
@@ -260,17 +262,51 @@ impl Directory {
     /// Adds a client, with its tags of the days that are there. The cost doesn't depend on how many others
     /// there are.
     pub fn add(&mut self, enrolment: Enrolment) -> ClientId {
-        let place = self.places.len();
-        // More than four thousand million places don't fit into any memory.
-        let id = ClientId(u32::try_from(place).unwrap_or(u32::MAX));
         let start = offset(&self.names);
         self.names.push_str(enrolment.client.name.as_str());
         let name = start..offset(&self.names);
         let entry = self.entry_of(enrolment);
+        self.len += 1;
+        let freed = self.free.pop();
+        if let Some(id) = freed
+            && let Some(place) = self.places.get_mut(id.index())
+        {
+            self.tags.put(id, id.index(), &entry);
+            *place = Place { name, entry: Some(entry) };
+            return id;
+        }
+        let place = self.places.len();
+        // More than four thousand million places don't fit into any memory.
+        let id = ClientId(u32::try_from(place).unwrap_or(u32::MAX));
         self.tags.put_behind(id, place, &entry);
         self.places.push(Place { name, entry: Some(entry) });
-        self.len += 1;
         id
+    }
+
+    /// Lets the place of a client that was removed be another's, once nothing knows of that client any more.
+    pub(super) fn free(&mut self, client: ClientId) {
+        let place = self.places.get_mut(client.index());
+        let Some(place) = place.filter(|place| place.entry.is_none() && !place.name.is_empty())
+        else {
+            return;
+        };
+        let name = mem::replace(&mut place.name, 0..0);
+        self.unnamed += name.len();
+        self.free.push(client);
+        if self.unnamed > self.names.len() / 2 {
+            self.forget_names();
+        }
+    }
+
+    /// Writes the names down anew, without those of clients that are gone.
+    fn forget_names(&mut self) {
+        let mut names = String::with_capacity(self.names.len() - self.unnamed);
+        for place in &mut self.places {
+            let start = offset(&names);
+            names.push_str(text_of(&self.names, place));
+            place.name = start..offset(&names);
+        }
+        (self.names, self.unnamed) = (names, 0);
     }
 
     /// Puts other entries in clients' places: their ids stay, and so do their grants. Keys may go from one to
@@ -309,7 +345,8 @@ impl Directory {
             || !enrolment.tags(Day::COUNTER).eq(entry.tags_of_keys(Day::COUNTER))
     }
 
-    /// Removes a client; its keys are wiped.
+    /// Removes a client; its keys are wiped, in the box in which they have stood from the first. Its place is nobody's
+    /// until the gate has forgotten the client ([`super::Gate::forget`]).
     pub fn remove(&mut self, client: ClientId) {
         let former = self.places.get_mut(client.index()).and_then(|place| place.entry.take());
         if let Some(former) = former {
@@ -427,7 +464,7 @@ impl Directory {
         self.places.get(client.index())?.entry.as_ref()
     }
 
-    /// A client's name, also after it was removed.
+    /// A client's name, also after it was removed, until the gate has forgotten it.
     ///
     /// # Panics
     /// If the id is of another directory, which is a mistake in this program.

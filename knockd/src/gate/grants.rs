@@ -8,11 +8,14 @@
 //!   neighbour behind the same address, shuts anybody out.
 //! - A door is by address and port. Services that share a port must lead to the same place, which the
 //!   configuration checks.
-//! - At most [`Grants::MAX`] owners: then nobody new is let in. What is held stays held.
+//! - A client holds doors for a bounded number of addresses (`grant.per-client`). At one more its own oldest gives way
+//!   ([`Grants::make_room`]), so that a device that moves about is always let in, and nobody fills what all share.
+//! - At most [`Grants::MAX`] owners, and as many doors: then who holds nothing yet isn't let in. What is held stays held.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
+    num::NonZeroU32,
     ops::Bound,
     time::Duration,
 };
@@ -23,6 +26,7 @@ use super::{
     clock::Uptime,
     directory::{ClientId, Directory, ServiceId},
     policy::Port,
+    shares::Shares,
     source::Source,
 };
 
@@ -41,6 +45,11 @@ impl Owner {
     /// Less than every owner of this address, or no other.
     const fn first_of(address: UnicastAddress) -> Self {
         Self { address, client: ClientId::FIRST, service: ServiceId::FIRST }
+    }
+
+    /// The owner that is this client at this address with the first of all services.
+    const fn first_of_client(client: ClientId, address: UnicastAddress) -> Self {
+        Self { address, client, service: ServiceId::FIRST }
     }
 }
 
@@ -87,22 +96,94 @@ pub struct Before {
     pub until: Option<Uptime>,
 }
 
-/// There are [`Grants::MAX`] owners already.
+/// There are [`Grants::MAX`] owners or doors already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} grants are held, and no more fit", Grants::MAX)]
+#[error("{} grants or doors are held, and no more fit", Grants::MAX)]
 pub struct TooMany;
 
 /// All grants that are live.
-#[derive(Default)]
 pub struct Grants {
     owners: BTreeMap<Owner, Uptime>,
     ends: BTreeSet<(Uptime, Owner)>,
     doors: HashMap<Door, Uptime>,
+    shares: Shares,
+    /// The most owners, and the most doors.
+    room: usize,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self::with_room(Self::MAX)
+    }
 }
 
 impl Grants {
-    /// The most owners that can hold doors at once; also the size of each of the kernel's sets.
+    /// The most owners that can hold doors at once, and the most doors; also the size of each of the kernel's sets of
+    /// doors, of which none can hold more than all doors together.
     pub const MAX: usize = 1 << 20;
+
+    /// No grants yet, and room for so many owners, and as many doors.
+    #[must_use]
+    pub fn with_room(room: usize) -> Self {
+        Self {
+            owners: BTreeMap::new(),
+            ends: BTreeSet::new(),
+            doors: HashMap::new(),
+            shares: Shares::default(),
+            room,
+        }
+    }
+
+    /// Makes room for a client that knocks from this address for these services. Where it holds `per_client` other
+    /// addresses, or no more fit at all, those of its own give way that it hasn't knocked from for the longest time.
+    /// The changes that follow for the kernel go to `changes`. Returns what has given way, to undo it by.
+    pub fn make_room(
+        &mut self,
+        client: ClientId,
+        address: UnicastAddress,
+        services: &[ServiceId],
+        per_client: NonZeroU32,
+        directory: &Directory,
+        changes: &mut Vec<Change>,
+    ) -> Vec<Before> {
+        let per_client = usize::try_from(per_client.get()).unwrap_or(usize::MAX);
+        let mut given_way = Vec::new();
+        while self.shares.beside(client, address) >= per_client
+            || !self.has_room_for(client, address, services, directory)
+        {
+            let Some(oldest) = self.shares.oldest_beside(client, address) else { break };
+            let held: Vec<Owner> = self
+                .owners
+                .range(Owner::first_of_client(client, oldest)..)
+                .map(|(owner, _)| *owner)
+                .take_while(|owner| owner.address == oldest && owner.client == client)
+                .collect();
+            given_way.extend(held.into_iter().map(|owner| self.close(owner, directory, changes)));
+        }
+        given_way
+    }
+
+    fn has_room_for(
+        &self,
+        client: ClientId,
+        address: UnicastAddress,
+        services: &[ServiceId],
+        directory: &Directory,
+    ) -> bool {
+        let owners = services.iter().map(|service| Owner { address, client, service: *service });
+        let (mut grants, mut doors) = (0, 0);
+        for owner in owners.filter(|owner| !self.owners.contains_key(owner)) {
+            grants += 1;
+            doors += directory.service(owner.service).ports.len();
+        }
+        self.owners.len() + grants <= self.room && self.doors.len() + doors <= self.room
+    }
+
+    /// The client that holds the most, and how many grants. Looks at every client that holds any.
+    #[must_use]
+    pub fn fullest(&self) -> Option<(ClientId, usize)> {
+        self.shares.fullest()
+    }
 
     /// Lets an owner hold its service's doors until then, or for as long as it does, whichever is longer.
     /// The changes that follow for the kernel go to `changes`.
@@ -117,12 +198,15 @@ impl Grants {
         changes: &mut Vec<Change>,
     ) -> Result<Before, TooMany> {
         let before = self.owners.get(&owner).copied();
-        if before.is_none() && self.owners.len() >= Self::MAX {
+        if before.is_none()
+            && !self.has_room_for(owner.client, owner.address, &[owner.service], directory)
+        {
             return Err(TooMany);
         }
         if before.is_none_or(|held| held < until) {
             self.set(owner, Some(until));
         }
+        self.shares.renew(owner);
         for port in &directory.service(owner.service).ports {
             let door = Door { address: owner.address, port: *port };
             let before = match self.doors.get(&door) {
@@ -149,6 +233,20 @@ impl Grants {
             self.settle(owner, directory, changes);
         }
         Before { owner, until: before }
+    }
+
+    /// Lets an owner hold its doors until then and no longer. Those that others hold stay open for as long as those do.
+    pub fn shorten(
+        &mut self,
+        owner: Owner,
+        until: Uptime,
+        directory: &Directory,
+        changes: &mut Vec<Change>,
+    ) {
+        if self.owners.get(&owner).is_some_and(|held| *held > until) {
+            self.set(owner, Some(until));
+            self.settle(owner, directory, changes);
+        }
     }
 
     /// Undoes a change that did not come to pass. What the kernel then holds is unchanged.
@@ -262,6 +360,11 @@ impl Grants {
             Some(until) => self.owners.insert(owner, until),
             None => self.owners.remove(&owner),
         };
+        match (before, until) {
+            (None, Some(_)) => self.shares.put(owner),
+            (Some(_), None) => self.shares.take(owner),
+            _ => {}
+        }
         if let Some(before) = before {
             self.ends.remove(&(before, owner));
         }

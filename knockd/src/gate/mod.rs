@@ -22,13 +22,15 @@ pub mod directory;
 pub mod grants;
 pub mod policy;
 pub mod replay;
+pub mod rights;
+mod shares;
 pub mod skews;
 pub mod source;
 pub mod strikes;
 mod tag_index;
 pub mod visits;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashSet, net::IpAddr, num::NonZeroU32, time::Duration};
 
 use common::{Day, Timestamp};
 
@@ -179,6 +181,12 @@ impl Gate {
         self.reply = reply;
     }
 
+    /// For how many addresses one client can hold doors at once.
+    #[must_use]
+    pub const fn per_client(&self) -> NonZeroU32 {
+        self.grant.per_client
+    }
+
     /// How long a source is banned that fails too often.
     #[must_use]
     pub const fn ban_for(&self) -> Duration {
@@ -213,11 +221,16 @@ impl Gate {
         &mut self.visits
     }
 
-    /// Forgets what is known of a client that is gone.
-    pub fn forget(&mut self, client: ClientId) {
-        self.denials.forget(client);
-        self.skews.forget(client);
-        self.visits.forget(client);
+    /// Forgets what is known of clients that were removed, and whose grants have ended: from then on their places can
+    /// be others'. What was accepted of them stays remembered, as nobody's.
+    pub fn forget(&mut self, clients: &HashSet<ClientId>) {
+        self.replay.disown(clients);
+        for client in clients {
+            self.denials.forget(*client);
+            self.skews.forget(*client);
+            self.visits.forget(*client);
+            self.directory.free(*client);
+        }
     }
 
     /// How far clients' clocks were off.

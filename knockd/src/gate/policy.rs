@@ -160,6 +160,8 @@ pub struct GrantPolicy {
     pub open_for: Duration,
     /// The longest that a door opens for one packet.
     pub max: Duration,
+    /// For how many addresses one client can hold doors at once.
+    pub per_client: NonZeroU32,
     /// What happens to established connections when a grant ends.
     pub sessions: Sessions,
 }
@@ -387,6 +389,7 @@ mod tests {
         let policy = GrantPolicy {
             open_for: Duration::from_secs(30),
             max: Duration::from_secs(3600),
+            per_client: NonZeroU32::MIN,
             sessions: Sessions::Keep,
         };
         for (asked, given) in [(0, 30), (1, 1), (3600, 3600), (3601, 3600), (u32::MAX, 3600)] {

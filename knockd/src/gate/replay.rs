@@ -139,6 +139,18 @@ impl ReplayMemory {
         }
     }
 
+    /// Counts what was accepted of these clients as nobody's: they are gone, and others can have their places. It
+    /// stays remembered. Looks at every packet, if any is theirs.
+    pub fn disown(&mut self, clients: &HashSet<ClientId>) {
+        let before = self.shares.len();
+        self.shares.retain(|client, _| !clients.contains(client));
+        if self.shares.len() < before {
+            for packet in &mut self.order {
+                packet.client = packet.client.filter(|client| !clients.contains(client));
+            }
+        }
+    }
+
     /// The newest stamp that may belong to a packet that was accepted and is not remembered, by the clock as it
     /// is now: nothing stamped at or before it is accepted.
     #[must_use]

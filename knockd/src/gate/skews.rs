@@ -70,6 +70,12 @@ impl Skews {
         self.0.remove(&client);
     }
 
+    /// How far the clock of this client was off.
+    #[must_use]
+    pub fn of(&self, client: ClientId) -> Option<Skew> {
+        self.0.get(&client).copied()
+    }
+
     /// At most `count` of them, from place `from` on, and where to go on if there are more.
     pub fn page(
         &self,

@@ -82,7 +82,11 @@ impl FromStr for Source {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::of(address));
         }
-        let network: IpNet = text.parse().map_err(|_| InvalidSource)?;
+        // Not the whole by ipnet, which takes 010 for 10.
+        let (address, length) = text.split_once('/').ok_or(InvalidSource)?;
+        let address: IpAddr = address.parse().map_err(|_| InvalidSource)?;
+        let length = length.parse().map_err(|_| InvalidSource)?;
+        let network = IpNet::new(address, length).map_err(|_| InvalidSource)?;
         let source = Self::of(network.addr());
         if network.trunc() == source.network() { Ok(source) } else { Err(InvalidSource) }
     }

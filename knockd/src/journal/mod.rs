@@ -11,6 +11,7 @@
 //! - Every file says which boot and which daemon wrote it. A file that is missing, damaged or of an
 //!   earlier boot is reported, and nothing stamped at or before *start + skew* is accepted.
 //! - What can't be written is refused: no door opens for a packet that is not recorded.
+//! - Root's commands read the folder, which is the daemon's user's: what isn't a plain file is refused ([`plain`]).
 //! - A file that somebody has removed or put another in the place of is put back as it was, before anything
 //!   else is written down.
 
@@ -29,6 +30,8 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, FileExt, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
+
+use crate::plain::{self, Links};
 
 /// A folder that systemd makes for the daemon, below /run. The state folder is in it until the next boot, if its own place
 /// is on a disk that can't be written.
@@ -195,8 +198,10 @@ impl StateFolder {
     #[must_use]
     pub fn is_in_use(path: &Path) -> bool {
         let is_locked = |folder: &Path| {
-            let lock = File::open(lock_path(folder));
-            lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+            let lock = plain::open(&lock_path(folder), u64::MAX, Links::Refused);
+            lock.is_ok_and(|(lock, _)| {
+                matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+            })
         };
         is_locked(path) || is_locked(&within(Path::new(VOLATILE)))
     }
@@ -248,13 +253,9 @@ impl<D: StateFile> StateFolder<D> {
         ready: impl FnOnce(&D) -> io::Result<()>,
     ) -> Result<D, StateError> {
         let fresh = path.with_extension("new");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&fresh)
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(true).read(true).write(true).mode(0o600);
+        let (file, _) = plain::open_with(&mut options, &fresh, Links::Refused)
             .map_err(StateError::io(&fresh))?;
         let file = (self.make)(path, file);
         file.write_all_at(content, 0)
@@ -320,13 +321,10 @@ fn lock_path(folder: &Path) -> PathBuf {
 fn lock(folder: &Path) -> Result<File, StateError> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(StateError::io(folder))?;
     let path = lock_path(folder);
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(StateError::io(&path))?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let (lock, _) =
+        plain::open_with(&mut options, &path, Links::Refused).map_err(StateError::io(&path))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(StateError::InUse { folder: folder.to_owned() }),

@@ -8,7 +8,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs::File,
     hash::Hash,
     io::{self, ErrorKind},
     os::unix::fs::FileExt,
@@ -19,15 +19,19 @@ use super::{
     BootId, DaemonId, StateError, StateFile, StateFolder, Writer,
     codec::{Decoder, Encoder},
 };
+use crate::plain;
 
 /// As long as a place, so that those behind it divide every page evenly.
 const HEADER_LEN: usize = PLACE_LEN;
 /// Length of a place in bytes, its checksum included.
 pub(super) const PLACE_LEN: usize = 128;
 
+/// Largest file that is read, in bytes: twice what a million grants take, which are as many as there can be.
+const FILE_MAX: u64 = 256 << 20;
+
 /// A file's content; `None` if there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
-    match fs::read(path) {
+    match plain::read(path, FILE_MAX) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StateError::Io { path: path.to_owned(), error }),

@@ -8,14 +8,17 @@
 
 use std::{
     fs::File,
-    io::{self, ErrorKind, Read as _},
+    io::{self, ErrorKind},
     os::unix::fs::FileExt,
 };
 
 use common::{Mac, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use crate::gate::{clock::Uptime, replay::Floor};
+use crate::{
+    gate::{clock::Uptime, replay::Floor},
+    plain,
+};
 
 use super::{
     BootId, DaemonId, StateError, StateFile, StateFolder, Writer,
@@ -25,6 +28,9 @@ use super::{
 
 /// The file's name in the state folder.
 pub const FILE_NAME: &str = "seen";
+
+/// Largest file that is read, in bytes: that of the largest `replay.capacity` is half of it.
+pub const FILE_MAX: u64 = 2 << 30;
 
 const MAGIC: &[u8; 16] = b"knockd seen v1\0\0";
 const HEADER_LEN: usize = 128;
@@ -197,9 +203,8 @@ pub enum Damage {
 /// If there is a file and it can't be read at all.
 pub fn load<D: StateFile>(folder: &StateFolder<D>, boot: BootId) -> Result<Found, StateError> {
     let path = folder.seen();
-    let mut bytes = Vec::new();
-    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-        Ok(_) => Ok(parse(&bytes, boot)),
+    match plain::read(&path, FILE_MAX) {
+        Ok(bytes) => Ok(parse(&bytes, boot)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Found {
             condition: Condition::Missing,
             packets: Vec::new(),

@@ -139,6 +139,11 @@ impl Page<'_> {
             "What was decided of packets that reached the daemon",
             others.into_iter().chain(refused),
         )?;
+        self.counter(
+            "grants_given_way",
+            "Addresses at which a client's own grants gave way to its newest",
+            counts.gave_way,
+        )?;
         self.counter("sources_banned", "Sources banned by their failures", counts.banned)?;
         self.counter(
             "sources_not_banned",

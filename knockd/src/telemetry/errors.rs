@@ -13,7 +13,7 @@ use tracing::{
 use tracing_subscriber::layer::{Context, Layer};
 
 use super::rfc3339;
-use crate::clock;
+use crate::{clock, escape};
 
 /// Longest message that is remembered, in bytes; of a longer one its beginning.
 pub(super) const MESSAGE_MAX: usize = 512;
@@ -24,7 +24,7 @@ pub(super) const MESSAGE_MAX: usize = 512;
 pub struct LastError {
     /// When: RFC 3339.
     pub at: String,
-    /// What it said: at most 512 bytes.
+    /// What it said, on one line ([`escape::line`]): at most 512 bytes.
     pub message: String,
 }
 
@@ -67,6 +67,7 @@ impl Visit for Message {
 
 impl fmt::Write for Message {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        let text = &*escape::line(text);
         let room = MESSAGE_MAX - self.0.len();
         let fits = text.floor_char_boundary(room.min(text.len()));
         self.0.push_str(text.get(..fits).unwrap_or_default());
@@ -87,9 +88,11 @@ mod tests {
             tracing::error!(reason = "x", "the first");
             tracing::warn!("no error");
             assert_eq!(errors().1.unwrap().message, "the first");
+            tracing::error!("{}", "\u{1b}[2J\nfake");
+            assert_eq!(errors().1.unwrap().message, "\\u{1b}[2J\\nfake");
             tracing::error!("{}", "ü".repeat(MESSAGE_MAX));
         });
         let (count, last) = errors();
-        assert_eq!((count, last.unwrap().message), (before + 2, "ü".repeat(MESSAGE_MAX / 2)));
+        assert_eq!((count, last.unwrap().message), (before + 3, "ü".repeat(MESSAGE_MAX / 2)));
     }
 }

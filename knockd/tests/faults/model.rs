@@ -184,6 +184,7 @@ impl Event {
             }
             Outcome::NotBanned(NoBan::Failed(_)) => Self::NotBanned,
             Outcome::Refused(_)
+            | Outcome::GaveWay { .. }
             | Outcome::Drifting { .. }
             | Outcome::NotBanned(NoBan::Spared(_)) => return None,
             Outcome::BanLifted { warning, .. } => {

@@ -8,7 +8,7 @@
 
 pub(crate) mod faults;
 
-use std::{cell::RefCell, io, net::IpAddr, path::Path, rc::Rc, time::Duration};
+use std::{cell::RefCell, io, net::IpAddr, num::NonZeroU32, path::Path, rc::Rc, time::Duration};
 
 use common::{
     Action, ClientAddress, ClientKeys, Day, Nonce, OpenFor, Realm, ReplyWanted, Request,
@@ -101,6 +101,7 @@ pub(crate) fn policy() -> Policy {
         grant: GrantPolicy {
             open_for: Duration::from_secs(60),
             max: Duration::from_hours(1),
+            per_client: NonZeroU32::new(64).unwrap(),
             sessions: Sessions::Keep,
         },
         services: vec![Service {
@@ -264,6 +265,7 @@ pub(crate) fn word(outcome: &Outcome) -> String {
         Outcome::Banned { warning: Some(failure), .. } => format!("banned, {}", failure.name()),
         Outcome::NotBanned(NoBan::Spared(_)) => "spared".to_owned(),
         Outcome::NotBanned(NoBan::Failed(failure)) => format!("not banned, {}", failure.name()),
+        Outcome::GaveWay { .. } => "gave way".to_owned(),
         Outcome::Drifting { .. } => "drifting".to_owned(),
         Outcome::BanLifted { warning: None, .. } => "ban lifted".to_owned(),
         Outcome::BanLifted { warning: Some(failure), .. } => {

@@ -3,6 +3,7 @@
 //! failed too often, and holds no door.
 
 mod bans;
+mod grants;
 mod oracle;
 mod world;
 
@@ -19,7 +20,8 @@ use knockd::gate::{
     Gate,
     bans::BanKind,
     clock::{Now, Uptime},
-    decision::{Accepted, Decision, Refusal},
+    counters::{Advance, Counter},
+    decision::{Accepted, Decision, Memory, Refusal},
     directory::{ClientId, Progress},
     grants::{Grants, Owner},
     replay::{Floor, ReplayMemory},
@@ -95,14 +97,18 @@ struct Story {
     sealed: Vec<Sealed>,
     /// Every packet ever accepted, in this run or before a restart.
     accepted: HashSet<Mac>,
-    /// The packet accepted last, if nothing happened since.
-    last: Option<Mac>,
+    /// The packet accepted last, if nothing happened since, and by whom.
+    last: Option<(Mac, Memory, usize)>,
+    /// The last number accepted of each of the cast that has no clock.
+    numbers: HashMap<usize, u64>,
     /// Which day the tags were made around, and whether all of them are.
     tags: (Day, Progress),
     capacity: usize,
     grants: Grants,
     /// Who holds which door, and until when.
     held: HashMap<Owner, Uptime>,
+    /// The addresses that each client holds doors for, in the order of its last knock from each.
+    visited: HashMap<ClientId, Vec<UnicastAddress>>,
     /// Who must be banned, by whom, and until when.
     banned: HashMap<Source, (BanKind, Uptime)>,
     /// When each source's failures are all refilled, in milliseconds of uptime.
@@ -122,10 +128,12 @@ impl Story {
             sealed: Vec::new(),
             accepted: HashSet::new(),
             last: None,
+            numbers: HashMap::new(),
             tags: (day, Progress::More),
             capacity: CAPACITY as usize,
             grants: Grants::default(),
             held: HashMap::new(),
+            visited: HashMap::new(),
             banned: HashMap::new(),
             refilled: HashMap::new(),
         };
@@ -147,8 +155,16 @@ impl Story {
             6 => now.saturating_add_signed(i64::from(input.number::<i32>())),
             _ => input.number(),
         };
+        let millis = match CAST[by].counts() {
+            true => {
+                let last = self.numbers.get(&by).copied().unwrap_or(1_000);
+                last.saturating_add_signed(i64::from(input.number::<i8>()))
+            }
+            false => millis,
+        };
         let timestamp = Timestamp::from_millis(millis);
         let day = match how >> 3 & 7 {
+            0..6 if CAST[by].counts() => None,
             0..6 => Day::of(timestamp),
             6 => Day::of(self.now.utc),
             _ => None,
@@ -232,6 +248,7 @@ impl Story {
             uptime: Uptime::from_millis(step(input, self.now.uptime.as_millis()).min(LATEST)),
         };
         self.last = None;
+        self.settle();
     }
 
     fn prepare(&mut self, input: &mut Input<'_>) {
@@ -253,9 +270,17 @@ impl Story {
 
     /// What was accepted last could not be written down, and so was not accepted.
     fn take_back(&mut self) {
-        if let Some(mac) = self.last.take() {
-            self.gate.replay_mut().take_back(1);
-            self.accepted.remove(&mac);
+        let Some((mac, memory, by)) = self.last.take() else { return };
+        self.accepted.remove(&mac);
+        match memory {
+            Memory::Mac => self.gate.replay_mut().take_back(1),
+            Memory::Counter(advance @ Advance { before, .. }) => {
+                self.gate.counters_mut().take_back(advance);
+                self.numbers.remove(&by);
+                if let Some(Counter::Last(last)) = before {
+                    self.numbers.insert(by, last);
+                }
+            }
         }
     }
 
@@ -296,12 +321,18 @@ impl Story {
             (Some(id), _) => {
                 directory.remove(id);
                 known.id = None;
+                self.settle();
+                // From here on its place is the next one's.
+                self.gate.forget(&[id].into());
+                self.visited.remove(&id);
+                return;
             }
             (None, _) if CAST[by].is_client() => {
                 known.id = Some(directory.add(enrolment(by, known.enabled)));
             }
             (None, _) => {}
         }
+        self.settle();
     }
 
     /// Sends a datagram, and compares what the gate says with what it must say.
@@ -309,6 +340,7 @@ impl Story {
         let forgotten = self.gate.replay().floor().forgotten;
         let next = self.next_number();
         let sealed = self.sealed.iter().find(|sealed| sealed.datagram == *datagram);
+        let sealed_by = sealed.map(|sealed| sealed.by);
         let must = sealed.map(|sealed| self.verdict(sealed, source.to_canonical()));
         let decision = self.gate.decide(datagram, source, self.now);
 
@@ -317,8 +349,13 @@ impl Story {
                 self.assert_drifts(accepted);
                 assert_eq!(Accepted { drift: None, ..accepted.clone() }, must);
                 assert!(self.accepted.insert(accepted.mac), "accepted twice: {accepted:?}");
-                assert_eq!(self.next_number(), next + 1);
-                self.last = Some(accepted.mac);
+                let remembered = u64::from(accepted.memory == Memory::Mac);
+                assert_eq!(self.next_number(), next + remembered);
+                let by = sealed_by.expect("somebody has sealed it");
+                if let Memory::Counter(Advance { to, .. }) = accepted.memory {
+                    self.numbers.insert(by, to);
+                }
+                self.last = Some((accepted.mac, accepted.memory, by));
             }
             (Decision::Refuse(Refusal { client, reason }), must) => {
                 assert_eq!(self.next_number(), next, "a refused packet was remembered");

@@ -1,6 +1,6 @@
 //! `knockd client add`: a new client, and its device's `knock.toml`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use common::{SECRET_LEN, Secret, ServiceName};
@@ -12,6 +12,7 @@ use super::{
     effect::Effect,
     entry::Entry,
     folder::Folder,
+    handover::Handover,
     profile::{self, Server},
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
         moment::{self, Moment},
         output::to_json,
     },
-    config::{self, Config, Located, network},
+    config::{self, Config, Found, network},
     gate::policy::{AddressPolicy, Client, ClientClock, ClientName, Standing},
 };
 
@@ -47,6 +48,10 @@ pub struct AddArgs {
     /// Where the device reaches knockd: it goes into the device's knock.toml
     #[arg(long, value_name = "HOST:PORT")]
     pub server: Option<Server>,
+    /// Write the device's knock.toml to FILE, which isn't there yet and is then for its owner alone; printed if it
+    /// isn't given
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// Succeed where there is a client of that name already, and leave it as it is; its key is not told again
     #[arg(long)]
     pub if_missing: bool,
@@ -94,29 +99,29 @@ struct Added<'a> {
     changed: bool,
     client: &'a str,
     file: String,
-    /// The device's knock.toml; null if the client was there already.
+    /// The device's knock.toml; null if it is in a file, or the client was there already.
     profile: Option<&'a str>,
+    /// The file that it is in.
+    out: Option<String>,
 }
 
-/// Makes a key, writes the client's entry, and prints the device's `knock.toml`.
+/// Makes a key, writes the client's entry, and hands out the device's `knock.toml`.
 ///
 /// # Errors
 /// [`Exit::Usage`] for a service that isn't there or a time that is past, [`Exit::CantCreat`] for a name
 /// that is taken, and whatever stands in the way of writing: nothing has changed then.
-pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let folder = Folder::lock(config)?;
-    let Located { config, origins } = &folder.located;
+pub(super) fn run(main: &Path, args: &AddArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let folder = Folder::lock(main)?;
+    let config = &folder.config;
     check_services(args, config)?;
     if args.expires.is_some_and(|expires| moment::now().is_ok_and(|now| expires <= now)) {
         return Err(Failure::new(Exit::Usage, "--expires is in the past: give a later time"));
     }
-    if let Some((_, origin)) =
-        config.clients.iter().zip(origins).find(|(client, _)| client.name == args.name)
-    {
+    if let Some(Found { origin, .. }) = folder.find(&args.name)? {
         if args.if_missing {
             let (file, control) = (origin.file.display().to_string(), config.control.clone());
             drop(folder);
-            return tell_present(&args.name, file, &control, output);
+            return tell_present(main, &args.name, file, &control, output);
         }
         let message = format!(
             "there is a client {} already, at {origin}: take another name, give it a new key \
@@ -128,7 +133,7 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
 
     let client = Client {
         name: args.name.clone(),
-        secret: new_secret(&config.clients)?,
+        secret: new_secret()?,
         services: args.services.as_slice().into(),
         from: args.from.clone(),
         address: args.address.into(),
@@ -148,28 +153,33 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
         &config.master_key_file,
     )?;
 
+    let handover = Handover::to(args.out.as_deref())?;
     let profile = profile::text(&client, args.server.as_ref(), config);
+    let printed = args.out.is_none().then_some(&**profile);
     let file = folder.create(&file_name, &text)?;
     let answer = match output.format() {
-        Format::Human => profile,
+        Format::Human => Zeroizing::new(printed.unwrap_or_default().to_owned()),
         Format::Json => {
             let (client, file) = (client.name.as_str(), file.display().to_string());
             let mut json = Zeroizing::new(to_json(&Added {
                 changed: true,
                 client,
                 file,
-                profile: Some(&profile),
+                profile: printed,
+                out: handover.file(),
             })?);
             json.push('\n');
             json
         }
     };
-    if let Err(error) = output.deliver(&answer) {
+    if let Err(error) = handover.deliver(&profile, &answer, output) {
         // The key is told once. Nobody got it, so nobody can use the entry.
         folder.remove(&file)?;
-        let message = format!("can't print the device's knock.toml ({error}): nothing was added");
+        let message =
+            format!("can't hand out the device's knock.toml ({error}): nothing was added");
         return Err(Failure::new(Exit::IoErr, message));
     }
+    handover.note(output);
     profile::warn_of_placeholder(args.server.as_ref(), output);
     if client.clock == ClientClock::Counter {
         output.note(
@@ -179,22 +189,24 @@ pub(super) fn run(config: &Path, args: &AddArgs, output: &mut Output<'_>) -> Res
     output.note(format!("{} is written to {}", client.name, file.display()));
     let control = config.control.clone();
     drop(folder);
-    Effect::take(&control, None)?.note(output);
+    Effect::take(main, &control, None)?.note(output);
     Ok(())
 }
 
 /// Tells that there is such a client already, and that nothing has changed.
 fn tell_present(
+    main: &Path,
     name: &ClientName,
     file: String,
     control: &Path,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
-    let effect = Effect::take(control, None)?;
+    let effect = Effect::take(main, control, None)?;
     match output.format() {
         Format::Human => output.note(format!("{name} is in {file} already: nothing has changed")),
         Format::Json => {
-            output.json(&Added { changed: false, client: name.as_str(), file, profile: None })?;
+            let client = name.as_str();
+            output.json(&Added { changed: false, client, file, profile: None, out: None })?;
         }
     }
     effect.note(output);
@@ -216,13 +228,11 @@ fn check_services(args: &AddArgs, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A secret that nobody has. That random bytes come a second time means that they aren't random.
-pub(super) fn new_secret(others: &[Client]) -> Result<Secret, Failure> {
+/// A secret that nobody has.
+pub(super) fn new_secret() -> Result<Secret, Failure> {
     let mut bytes = Zeroizing::new([0; SECRET_LEN]);
     getrandom::fill(bytes.as_mut_slice())
         .map_err(|error| Failure::new(Exit::OsErr, format!("can't get random bytes: {error}")))?;
     Secret::new(*bytes)
-        .ok()
-        .filter(|secret| !others.iter().any(|other| other.secret.is_same(secret)))
-        .ok_or_else(|| Failure::new(Exit::OsErr, "the kernel's random bytes aren't random"))
+        .map_err(|_| Failure::new(Exit::OsErr, "the kernel's random bytes aren't random"))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    commands::{Exit, Failure, Output, ask::no_answer, reload},
+    commands::{Exit, Failure, Output, ask::no_answer, fallback, reload},
     control::{Reply, Request, client, configuration::Reloaded},
     gate::policy::ClientName,
 };
@@ -17,13 +17,17 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    /// Has the daemon that listens there, if one does, apply what is in the files; and end the connections of a
-    /// client, if one is given.
+    /// Has the daemon that listens there, if one does, apply what is in the files of this configuration, and the table
+    /// that is kept for a boot follow; and end the connections of a client, if one is given.
     ///
     /// # Errors
     /// If the daemon refuses, or can't be asked: the files are changed then, and it doesn't go by them.
-    pub(super) fn take(control: &Path, cut: Option<&ClientName>) -> Result<Self, Failure> {
-        let request = Request::Reload { cut: cut.map(ToString::to_string) };
+    pub(super) fn take(
+        main: &Path,
+        control: &Path,
+        cut: Option<&ClientName>,
+    ) -> Result<Self, Failure> {
+        let request = Request::Reload { cut: cut.cloned() };
         let not_in_force = |failure: Failure| {
             let message = format!(
                 "{failure}\nThe clients' files are as you wanted them; they take effect with `knockd reload`, when that is mended"
@@ -31,7 +35,12 @@ impl Effect {
             Failure::new(failure.exit, message)
         };
         match client::ask(control, &request) {
-            Ok(Reply::Reloaded(reloaded)) => Ok(Self::InForce(reloaded)),
+            Ok(Reply::Reloaded(mut reloaded)) => {
+                if let Err(warning) = fallback::follow(main, reloaded.clients) {
+                    reloaded.warning.get_or_insert(warning);
+                }
+                Ok(Self::InForce(reloaded))
+            }
             Ok(Reply::NotReloaded(refusal)) => Err(not_in_force(reload::failure(&refusal))),
             Ok(Reply::Refused(refused)) => Err(not_in_force(refused.into())),
             Ok(_) => Err(not_in_force(crate::commands::ask::unexpected())),

@@ -17,12 +17,13 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::{
+    cut::cut,
     edit::{Edit, edit},
     show,
 };
 use crate::{
     commands::{Exit, Failure},
-    config::{self, Environment, Located, Origin},
+    config::{self, Config, Environment, Found, Part},
     gate::policy::{Client, ClientName},
 };
 
@@ -39,14 +40,15 @@ pub(super) struct Folder {
     path: PathBuf,
     /// Locked.
     folder: File,
-    pub(super) located: Located,
+    /// The main file, with no client.
+    pub(super) config: Config,
 }
 
 impl Folder {
-    /// Locks the folder, and loads the configuration.
+    /// Locks the folder, and loads the main file.
     ///
     /// # Errors
-    /// The configuration's mistakes; [`Exit::TempFail`] if another command is at work and stays so.
+    /// The main file's mistakes; [`Exit::TempFail`] if another command is at work and stays so.
     pub(super) fn lock(config: &Path) -> Result<Self, Failure> {
         let environment = Environment::of_process();
         // Only the folder's name is needed yet; all else is read once nobody can change it any more.
@@ -60,61 +62,90 @@ impl Folder {
             }
         };
         wait_for(&folder, &path)?;
-        let located = config::load_located(config, &environment)?;
-        Ok(Self { path, folder, located })
+        Ok(Self { path, folder, config: config::load_without_clients(config)? })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it held before this command changed it; others may change it from now on.
-    pub(super) fn into_located(self) -> Located {
-        self.located
-    }
-
-    /// The client of this name, and where it is.
+    /// The client of this name, if there is one.
     ///
     /// # Errors
-    /// [`Exit::NoInput`] if there is none.
-    pub(super) fn client(&self, name: &ClientName) -> Result<(&Client, &Origin), Failure> {
-        let Located { config, origins } = &self.located;
-        let mut all = config.clients.iter().zip(origins);
-        all.find(|(client, _)| client.name == *name).ok_or_else(|| show::unknown(name))
+    /// Mistakes in its entry, and files that can't be read or trusted.
+    pub(super) fn find(&self, name: &ClientName) -> Result<Option<Found>, Failure> {
+        Ok(config::find(&self.config, name)?)
     }
 
-    /// Changes keys of the entry of a client, who is then as `is_right` says; all else in its file stays as it is,
-    /// to the byte.
+    /// The client of this name.
+    ///
+    /// # Errors
+    /// As of [`Self::find`]; [`Exit::NoInput`] if there is none.
+    pub(super) fn client(&self, name: &ClientName) -> Result<Found, Failure> {
+        self.find(name)?.ok_or_else(|| show::unknown(name))
+    }
+
+    /// Changes keys of a client's entry, who is then as `is_right` says; all else in its file stays as it is, to the
+    /// byte.
     ///
     /// # Errors
     /// [`Exit::DataErr`] if that can't be done by changing its text, [`Exit::CantCreat`] if it can't be written:
     /// nothing has changed then.
     pub(super) fn edit(
         &self,
-        name: &ClientName,
+        found: &Found,
         edits: &[Edit<'_>],
         is_right: impl Fn(&Client) -> bool,
     ) -> Result<(), Failure> {
-        let (_, origin) = self.client(name)?;
+        let Found { client, origin, entry, .. } = found;
         let by_hand = || {
             let message = format!("{origin} can't be changed in its file: change it by hand");
             Failure::new(Exit::DataErr, message)
         };
-        let text = config::read_clients_text(&origin.file)?;
-        let text = str::from_utf8(&text).map_err(|_| by_hand())?;
-        let edited = edit(text, name.as_str(), edits).ok_or_else(by_hand)?;
-        let clients = config::check_clients(
-            &origin.file,
-            &edited,
-            &self.located.config.policy.services,
-            &self.located.config.master_key_file,
-        )?;
-        let same = self.located.origins.iter().filter(|it| it.file == origin.file).count();
-        let is_edited = clients.iter().any(|client| client.name == *name && is_right(client));
-        if clients.len() != same || !is_edited {
+        let text = found.text.get(entry.range.clone()).ok_or_else(by_hand)?;
+        let edited = edit(text, client.name.as_str(), edits).ok_or_else(by_hand)?;
+        let clients = self.check(found, &edited)?;
+        let is_edited = |it: &Client| it.name == client.name && is_right(it);
+        if clients.len() != entry.clients || !clients.iter().any(is_edited) {
             return Err(by_hand());
         }
-        self.replace(&origin.file, edited.as_bytes())
+        self.put(found, entry, &edited)
+    }
+
+    /// Takes a client's entry out of its file; the file as well where no other client is in it.
+    ///
+    /// # Errors
+    /// As of [`Self::edit`].
+    pub(super) fn take_out(&self, found: &Found) -> Result<(), Failure> {
+        let Found { client, origin, around, .. } = found;
+        if found.is_alone {
+            return self.remove(&origin.file);
+        }
+        let by_hand = || {
+            let message = format!("{origin} can't be cut out of its file: remove it by hand");
+            Failure::new(Exit::DataErr, message)
+        };
+        let text = found.text.get(around.range.clone()).ok_or_else(by_hand)?;
+        let rest = cut(text, client.name.as_str()).ok_or_else(by_hand)?;
+        // What is left must be what it was but for one client.
+        if self.check(found, &rest)?.len() + 1 != around.clients {
+            return Err(by_hand());
+        }
+        self.put(found, around, &rest)
+    }
+
+    /// The clients in a changed part of a file.
+    fn check(&self, found: &Found, part: &str) -> Result<Vec<Client>, Failure> {
+        let Config { policy, master_key_file, .. } = &self.config;
+        Ok(config::check_clients(&found.origin.file, part, &policy.services, master_key_file)?)
+    }
+
+    /// Writes a file with another text in place of a part of it.
+    fn put(&self, found: &Found, part: &Part, text: &str) -> Result<(), Failure> {
+        let (old, Part { range, .. }) = (&found.text, part);
+        let before = old.get(..range.start).unwrap_or_default();
+        let behind = old.get(range.end..).unwrap_or_default();
+        self.replace_with(&found.origin.file, &[before, text, behind])
     }
 
     /// Makes a file of this name and text, which isn't there yet.
@@ -152,13 +183,19 @@ impl Folder {
     ///
     /// # Errors
     /// [`Exit::CantCreat`] if it can't be written.
-    pub(super) fn replace(&self, path: &Path, text: &[u8]) -> Result<(), Failure> {
+    pub(super) fn replace(&self, path: &Path, text: &str) -> Result<(), Failure> {
+        self.replace_with(path, &[text])
+    }
+
+    fn replace_with(&self, path: &Path, parts: &[&str]) -> Result<(), Failure> {
         let replace = || -> io::Result<()> {
             // What a link leads to is replaced, and not the link.
             let path = fs::canonicalize(path)?;
             let old: Metadata = fs::metadata(&path)?;
             let mut file = hidden(path.parent().unwrap_or(&self.path))?;
-            file.write_all(text)?;
+            for part in parts {
+                file.write_all(part.as_bytes())?;
+            }
             fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
             file.as_file().set_permissions(old.permissions())?;
             file.as_file().sync_all()?;

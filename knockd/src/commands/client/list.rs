@@ -136,7 +136,7 @@ pub(super) fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure>
 
 /// How far clients' clocks were off, by their names, as the running daemon has seen it; none if no daemon answers:
 /// who is listed doesn't depend on it.
-pub(super) fn skews(control: &Path) -> HashMap<String, SkewSeen> {
+fn skews(control: &Path) -> HashMap<String, SkewSeen> {
     let mut seen = HashMap::new();
     let mut from = Some(0);
     while let Some(place) = from {

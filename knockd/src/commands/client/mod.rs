@@ -1,7 +1,8 @@
 //! `knockd client`: enrol a client, list them, change or remove one.
 //!
-//! Each needs a sound configuration to begin with, and leaves a sound one behind. A running daemon is asked to
-//! apply it; without one, it takes effect when the daemon starts.
+//! Each needs a sound main file, and a sound entry of the client that it is about, and leaves sound ones behind; other
+//! clients' entries aren't looked at, however many there are, but by `import`, `export` and `list`. A running daemon is
+//! asked to apply it; without one, it takes effect when the daemon starts.
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ mod effect;
 mod entry;
 mod export;
 mod folder;
+mod handover;
 mod import;
 mod list;
 mod profile;
@@ -40,11 +42,11 @@ pub use switch::{DisableArgs, EnableArgs};
 /// What to do with the clients.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Make a key for a new client, and print the device's whole knock.toml
+    /// Make a key for a new client, and hand out the device's whole knock.toml
     ///
     /// The client's entry goes into a file of its own in the folder of the clients, which its owner can
-    /// write and its group can read. The device's knock.toml, with the key in it, is printed once and
-    /// kept nowhere.
+    /// write and its group can read. The device's knock.toml, with the key in it, goes to the file that --out names,
+    /// for its owner alone, or is printed; it is kept nowhere else.
     #[command(after_help = ADD_HELP)]
     Add(AddArgs),
     /// List the clients, without their keys
@@ -53,7 +55,7 @@ pub enum ClientCommand {
     /// Show one client, without its keys, and who is in by it
     #[command(after_help = "Example:\n  knockd client show press-17 --json")]
     Show(ShowArgs),
-    /// Make a new key for a client, and print the device's whole new knock.toml
+    /// Make a new key for a client, and hand out the device's whole new knock.toml
     ///
     /// The old key stays good for as long as --overlap says, so that the device can have the new one within that
     /// time. A key that somebody else may have is ended at once with --overlap 0s. While an older key is still
@@ -119,17 +121,17 @@ Exit status: 74 the table can't be written, 78 the configuration is wrong";
 
 const ADD_HELP: &str = "\
 Examples:
-  knockd client add press-17 --service mqtts --server broker.example.com > knock.toml
+  knockd client add press-17 --service mqtts --server broker.example.com --out press-17.toml
   knockd client add gate-3 --service mqtts --from 10.3.0.0/16 --expires 2027-12-31
 
-Exit status: 64 no such service, 73 the name is taken, 75 another knockd client is at work";
+Exit status: 64 no such service, 73 the name is taken or FILE is there, 75 another knockd client is at work";
 
 const ROTATE_HELP: &str = "\
 Examples:
-  knockd client rotate press-17 --server broker.example.com > knock.toml
-  knockd client rotate press-17 --overlap 0s --server broker.example.com > knock.toml
+  knockd client rotate press-17 --server broker.example.com --out press-17.toml
+  knockd client rotate press-17 --overlap 0s --server broker.example.com --out press-17.toml
 
-Exit status: 66 no such client, 75 an older key is still good";
+Exit status: 66 no such client, 73 FILE is there, 75 an older key is still good";
 
 /// Runs one of them.
 ///

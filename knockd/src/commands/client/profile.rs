@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    net::{Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU16,
     str::FromStr,
 };
@@ -26,8 +26,8 @@ pub struct Server {
 /// A text that is no server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a server is written broker.example.com:62201, 192.0.2.7:62201 or [2001:db8::7]:62201; without a \
-     port it is the one that knockd listens at"
+    "a server is written broker.example.com:62201, 192.0.2.7:62201 (no leading zeros) or [2001:db8::7]:62201; \
+     without a port it is the one that knockd listens at"
 )]
 pub struct InvalidServer;
 
@@ -59,6 +59,19 @@ impl FromStr for Server {
         };
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let of_good_length = (1..=Self::HOST_MAX).contains(&host.len());
+        // What ends in a number is read as an IPv4 address, with leading zeros as octal by some (RFC 6943, section
+        // 3.1.1): one that is none would lead elsewhere.
+        let is_number = |label: &str| {
+            let digits = label.strip_prefix("0x").or(label.strip_prefix("0X"));
+            match digits {
+                Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                None => !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit()),
+            }
+        };
+        let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
+        if is_number(last) && host.parse::<Ipv4Addr>().is_err() {
+            return Err(InvalidServer);
+        }
         if of_good_length && host.bytes().all(good) {
             Ok(Self { host: host.to_owned(), port })
         } else {
@@ -153,7 +166,25 @@ mod tests {
             assert_eq!(text.parse(), Ok(Server { host: host.into(), port }), "{text}");
         }
         for text in [
-            "", ":1", "a:", "a:0", "a:+1", "a:65536", "a b", "a\"b", "[::1]:0", "a:1:2", "http://a",
+            "",
+            ":1",
+            "a:",
+            "a:0",
+            "a:+1",
+            "a:65536",
+            "a b",
+            "a\"b",
+            "[::1]:0",
+            "a:1:2",
+            "http://a",
+            "192.168.010.005",
+            "10.0.0.08:700",
+            "0x7f.1",
+            "127.1",
+            "3232235777",
+            "0x7f000001",
+            "10.0.0.256",
+            "[fe80::1%eth0]",
         ] {
             assert_eq!(text.parse::<Server>(), Err(InvalidServer), "{text}");
         }

@@ -40,7 +40,7 @@ pub(super) fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let client = args.name.as_str();
-    let request = Request::Resync { client: client.to_owned() };
+    let request = Request::Resync { client: args.name.clone() };
     let Reply::Resynced(Resynced { counter }) = ask(config, &request)? else {
         return Err(unexpected());
     };

@@ -1,6 +1,9 @@
 //! `knockd client rotate`: a new key for a client, and its device's new `knock.toml`.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use common::Timestamp;
@@ -12,6 +15,7 @@ use super::{
     edit::Edit,
     effect::Effect,
     folder::Folder,
+    handover::Handover,
     profile::{self, Server},
 };
 use crate::{
@@ -20,7 +24,7 @@ use crate::{
         moment::{self, Moment},
         output::to_json,
     },
-    config::{self, duration::Written, secret},
+    config::{self, Found, duration::Written, secret},
     gate::policy::{Client, ClientName},
 };
 
@@ -41,6 +45,10 @@ pub struct RotateArgs {
     /// Where the device reaches knockd: it goes into the device's knock.toml
     #[arg(long, value_name = "HOST:PORT")]
     pub server: Option<Server>,
+    /// Write the device's knock.toml to FILE, which isn't there yet and is then for its owner alone; printed if it
+    /// isn't given
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 fn overlap(text: &str) -> Result<Duration, String> {
@@ -59,10 +67,13 @@ struct Rotated<'a> {
     client: &'a str,
     file: String,
     old_key_until: Option<String>,
-    profile: &'a str,
+    /// The device's knock.toml; null if it is in a file.
+    profile: Option<&'a str>,
+    /// The file that it is in.
+    out: Option<String>,
 }
 
-/// Makes a new key, writes it into the client's entry, and prints the device's `knock.toml`.
+/// Makes a new key, writes it into the client's entry, and hands out the device's `knock.toml`.
 ///
 /// # Errors
 /// [`Exit::NoInput`] if there is no such client, [`Exit::TempFail`] if an older key is still good, and whatever
@@ -73,7 +84,8 @@ pub(super) fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let folder = Folder::lock(config)?;
-    let (client, origin) = folder.client(&args.name)?;
+    let found = folder.client(&args.name)?;
+    let Found { client, origin, .. } = &found;
     let now = Timestamp::from(moment::now()?).as_millis();
     if let Some(old) = &client.old_key
         && old.until.as_millis() > now
@@ -89,13 +101,10 @@ pub(super) fn run(
         return Err(Failure::new(Exit::TempFail, message));
     }
     let until = (!args.overlap.is_zero()).then(|| end(now, args.overlap));
-    let rotated = Client {
-        secret: new_secret(&folder.located.config.clients)?,
-        old_key: None,
-        ..client.clone()
-    };
+    let rotated = Client { secret: new_secret()?, old_key: None, ..client.clone() };
+    let handover = Handover::to(args.out.as_deref())?;
     let new = quoted(&rotated);
-    let below = if folder.located.config.derived.contains_key(&args.name) { "name" } else { "key" };
+    let below = if found.generation.is_some() { "name" } else { "key" };
     let (former, until_text) = (quoted(client), until.map(|until| Moment::from(until).to_string()));
     // A derived key can't be made anew at random: the client gets one of its own.
     let mut edits = vec![
@@ -110,37 +119,39 @@ pub(super) fn run(
         ]),
         None => edits.extend([Edit::Remove("old-key"), Edit::Remove("old-key-until")]),
     }
-    let before = config::read_clients_text(&origin.file)?;
-    folder.edit(&args.name, &edits, |edited| {
+    folder.edit(&found, &edits, |edited| {
         let old = edited.old_key.as_deref();
         edited.secret.is_same(&rotated.secret)
             && old.map(|old| old.until) == until
             && old.is_none_or(|old| old.secret.is_same(&client.secret))
     })?;
 
-    let profile = profile::text(&rotated, args.server.as_ref(), &folder.located.config);
+    let profile = profile::text(&rotated, args.server.as_ref(), &folder.config);
+    let printed = args.out.is_none().then_some(&**profile);
     let file = origin.file.display().to_string();
     let answer = match output.format() {
-        Format::Human => profile,
+        Format::Human => Zeroizing::new(printed.unwrap_or_default().to_owned()),
         Format::Json => {
             let mut json = Zeroizing::new(to_json(&Rotated {
                 changed: true,
                 client: args.name.as_str(),
                 file: file.clone(),
                 old_key_until: until_text.clone(),
-                profile: &profile,
+                profile: printed,
+                out: handover.file(),
             })?);
             json.push('\n');
             json
         }
     };
-    if let Err(error) = output.deliver(&answer) {
+    if let Err(error) = handover.deliver(&profile, &answer, output) {
         // The key is told once. Nobody got it, and no daemon knows it yet: the device keeps the one it has.
-        folder.replace(&origin.file, &before)?;
+        folder.replace(&origin.file, &found.text)?;
         let message =
-            format!("can't print the device's knock.toml ({error}): its key is as it was");
+            format!("can't hand out the device's knock.toml ({error}): its key is as it was");
         return Err(Failure::new(Exit::IoErr, message));
     }
+    handover.note(output);
     profile::warn_of_placeholder(args.server.as_ref(), output);
     output.note(match &until_text {
         Some(until) => format!("{} has a new key in {file}; its old one is good until {until}", args.name),
@@ -149,9 +160,9 @@ pub(super) fn run(
             args.name, args.name
         ),
     });
-    let control = folder.located.config.control.clone();
+    let control = folder.config.control.clone();
     drop(folder);
-    Effect::take(&control, None)?.note(output);
+    Effect::take(config, &control, None)?.note(output);
     Ok(())
 }
 

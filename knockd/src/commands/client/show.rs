@@ -5,10 +5,10 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::list::{Listed, skews};
+use super::list::Listed;
 use crate::{
     commands::{Exit, Failure, Format, Output, ask::ask},
-    config::{self, Environment},
+    config,
     control::{Reply, Request, revoke::ClientState},
     gate::policy::ClientName,
 };
@@ -34,13 +34,9 @@ struct Shown<'a> {
 /// # Errors
 /// The configuration's mistakes; [`Exit::NoInput`] if there is no such client.
 pub(super) fn run(config: &Path, args: &ShowArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let located = config::load_located(config, &Environment::of_process())?;
-    let mut all = located.config.clients.iter().zip(&located.origins);
-    let entry = all.find(|(client, _)| client.name == args.name);
-    let (client, origin) = entry.ok_or_else(|| unknown(&args.name))?;
-    let entry =
-        Listed::new(client, origin, skews(&located.config.control).get(client.name.as_str()));
-    let asked = ask(config, &Request::Client { name: args.name.to_string() });
+    let settings = config::load_without_clients(config)?;
+    let found = config::find(&settings, &args.name)?.ok_or_else(|| unknown(&args.name))?;
+    let asked = ask(config, &Request::Client { name: args.name.clone() });
     let daemon = match asked {
         Ok(Reply::Client(state)) => Some(state),
         Ok(_) => None,
@@ -51,6 +47,8 @@ pub(super) fn run(config: &Path, args: &ShowArgs, output: &mut Output<'_>) -> Re
             None
         }
     };
+    let skew = daemon.as_ref().and_then(|state| state.skew.as_ref());
+    let entry = Listed::new(&found.client, &found.origin, skew);
     match output.format() {
         Format::Json => output.json(&Shown { entry: &entry, daemon: daemon.as_ref() }),
         Format::Human => tell(&entry, daemon.as_ref(), output),
@@ -72,7 +70,7 @@ fn tell(
     for (name, text) in entry.lines() {
         line(name, &text)?;
     }
-    let Some(ClientState { known, grants, more }) = daemon else {
+    let Some(ClientState { known, grants, more, .. }) = daemon else {
         return line("grants", "unknown: no daemon runs");
     };
     if !known {

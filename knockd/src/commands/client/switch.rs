@@ -68,19 +68,20 @@ fn switch(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let folder = Folder::lock(config)?;
-    let (client, origin) = folder.client(name)?;
-    let (changed, file) = (client.standing != to, origin.file.display().to_string());
+    let found = folder.client(name)?;
+    let (changed, file) = (found.client.standing != to, found.origin.file.display().to_string());
     let (value, how) = match to {
         Standing::Enabled => ("true", "enabled"),
         Standing::Disabled => ("false", "disabled"),
     };
     if changed {
-        let edit = Edit::Set { key: "enabled", value, below: "key" };
-        folder.edit(name, &[edit], |client| client.standing == to)?;
+        let below = if found.generation.is_some() { "key-from" } else { "key" };
+        let edit = Edit::Set { key: "enabled", value, below };
+        folder.edit(&found, &[edit], |client| client.standing == to)?;
     }
-    let control = folder.located.config.control.clone();
+    let control = folder.config.control.clone();
     drop(folder);
-    let effect = Effect::take(&control, cut)?;
+    let effect = Effect::take(config, &control, cut)?;
     match output.format() {
         Format::Human if changed => output.line(format!("{name} is {how} in {file}"))?,
         Format::Human => output.line(format!("{name} is {how} already"))?,

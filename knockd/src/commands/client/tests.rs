@@ -127,10 +127,68 @@ fn what_cannot_be_added_changes_nothing() {
         let words = std::iter::once("client").chain(words.split_whitespace());
         assert!(Line::try_parse_from(words).is_err());
     }
-    folder.write("clients.d/broken.toml", "x = 1");
+    assert_eq!(fs::read_dir(folder.clients_dir()).unwrap().count(), 0);
+    folder.write("knockd.toml", "x = 1");
     let failure = knockd(&folder, Format::Human, "add a --service mqtts").result.unwrap_err();
     assert_eq!(failure.exit, Exit::Config);
-    assert_eq!(fs::read_dir(folder.clients_dir()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(folder.clients_dir()).unwrap().count(), 0);
+}
+
+#[test]
+fn mistakes_in_the_entries_of_others_keep_nobody_from_being_added_and_are_told_by_a_check() {
+    let folder = Folder::new(&main_file());
+    folder.write("clients.d/broken.toml", "x = 1");
+    assert_eq!(knockd(&folder, Format::Human, "add a --service mqtts").result, Ok(()));
+    assert_eq!(folder.mistakes().len(), 1);
+}
+
+#[test]
+fn a_profile_for_a_file_is_for_its_owner_alone_and_replaces_none_that_is_there() {
+    let folder = Folder::new(&main_file());
+    let out = folder.main().with_file_name("press-17.toml");
+    let words = format!("add press-17 --service mqtts --server b --out {}", out.display());
+    let told = knockd(&folder, Format::Json, &words);
+    assert_eq!(told.result, Ok(()));
+    let key = key_of(&folder, "press-17");
+    assert!(!told.answer.contains(&key) && !told.notes.contains(&key));
+    let answer: serde_json::Value = serde_json::from_str(&told.answer).unwrap();
+    assert_eq!((&answer["profile"], &answer["out"]), (&().into(), &out.to_str().unwrap().into()));
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o7777, 0o600);
+    let profile = fs::read_to_string(&out).unwrap();
+    assert!(profile.contains(&key), "the key");
+
+    let rotate = format!("rotate press-17 --server b --out {}", out.display());
+    for words in [&words.replace("press-17 ", "gate-3 "), &rotate] {
+        let failure = knockd(&folder, Format::Human, words).result.unwrap_err();
+        assert_eq!(failure.exit, Exit::CantCreat, "{words}: {failure}");
+    }
+    assert_eq!(fs::read_to_string(&out).unwrap(), profile);
+    assert_eq!(names(&folder), ["press-17"]);
+    assert_eq!(key_of(&folder, "press-17"), key);
+    fs::remove_file(&out).unwrap();
+    assert_eq!(knockd(&folder, Format::Human, &rotate).result, Ok(()));
+    assert!(fs::read_to_string(&out).unwrap().contains(&key_of(&folder, "press-17")));
+}
+
+#[test]
+fn a_key_that_is_printed_into_a_file_that_others_can_read_is_warned_of() {
+    let folder = Folder::new(&main_file());
+    for (name, mode, warned) in
+        [("a", Some(0o644), true), ("b", Some(0o600), false), ("c", None, false)]
+    {
+        let words = format!("add {name} --service mqtts --server b");
+        let line = std::iter::once("client").chain(words.split_whitespace());
+        let command = Line::try_parse_from(line).unwrap().command;
+        let (mut answer, mut notes) = (Vec::new(), Vec::new());
+        let mut output = Output::new(&mut answer, &mut notes, Format::Human).to_file(mode);
+        run(&command, &folder.main(), &mut output).unwrap();
+        let notes = String::from_utf8(notes).unwrap();
+        assert_eq!(
+            notes.contains("others can read it") && notes.contains("--out"),
+            warned,
+            "{notes}"
+        );
+    }
 }
 
 #[test]

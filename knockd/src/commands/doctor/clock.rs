@@ -1,6 +1,6 @@
 //! The clock, by which every packet is judged.
 
-use std::{fs, io::ErrorKind};
+use std::io::ErrorKind;
 
 use super::{
     Examined,
@@ -11,6 +11,7 @@ use crate::{
     clock,
     control::look_up,
     journal::{BootId, seen},
+    plain,
     telemetry::rfc3339,
 };
 
@@ -81,7 +82,7 @@ pub(super) fn against_memory(
 ) -> Result<(), Unable> {
     let config = examined.config()?;
     let path = config.state.join(seen::FILE_NAME);
-    let bytes = match fs::read(&path) {
+    let bytes = match plain::read(&path, seen::FILE_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),

@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use data_encoding::HEXLOWER;
 
 use super::*;
+use crate::config::load_copy;
 
 /// The first vector of `common/vectors/derived-1.json`.
 const MASTER: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
@@ -68,4 +69,28 @@ fn a_key_comes_from_one_place() {
         assert_eq!(mistakes.len(), 1, "{mistakes:?}");
         assert!(mistakes[0].contains(what), "{what}: {mistakes:?}");
     }
+}
+
+#[test]
+fn a_copy_elsewhere_finds_the_master_key_beside_the_folder_of_the_clients() {
+    let real = Folder::with_clients(MAIN, &derived("press-17", ""));
+    real.write("master.key", MASTER);
+    let copy = Folder::new(&format!("clients = \"{}\"\n{MAIN}", real.clients_dir().display()));
+    assert_eq!(copy.mistakes(), [""; 0]);
+    // What lies beside the copy goes first.
+    copy.write("master.key", "correct horse\n");
+    assert!(copy.mistakes()[0].contains("the master key is not base64"));
+}
+
+#[test]
+fn a_copy_is_checked_as_if_it_were_where_it_is_to_go() {
+    let real = Folder::with_clients(MAIN, &derived("press-17", ""));
+    real.write("master.key", MASTER);
+    let elsewhere =
+        Folder::new(&format!("clients = \"clients.d\"\nmaster-key-file = \"master.key\"\n{MAIN}"));
+    let load = || load_copy(&elsewhere.main(), &real.main(), &Environment::default());
+    assert_eq!(load().unwrap().config.clients.len(), 1);
+    elsewhere.write("knockd.toml", "x = 1\n");
+    let mistakes = load().err().unwrap();
+    assert!(mistakes.iter().all(|mistake| mistake.file == elsewhere.main()));
 }

@@ -120,17 +120,17 @@ fn banned(plan: &Plan<'_>) -> Chain {
         "IPv6 neighbours find each other",
         "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept",
     ));
-    rules.extend(granted("counter accept"));
+    rules.extend(granted("grants", "", "counter accept"));
     rules.extend(banned_sources("banned by its failures, from everything", BAN4, BAN6));
     Chain { name: "banned", base: Some(Base { hook: "prerouting", priority: BEFORE_ALL }), rules }
 }
 
-/// What is done with packets of live grants.
-fn granted(verdict: &str) -> [Rule; 2] {
-    [
-        rule("IPv4 grants", format!("ip saddr . meta l4proto . th dport @{DOOR4} {verdict}")),
-        rule("IPv6 grants", format!("ip6 saddr . meta l4proto . th dport @{DOOR6} {verdict}")),
-    ]
+/// What is done with packets of live grants, those that this matches.
+fn granted(purpose: &str, matches: &str, verdict: &str) -> [Rule; 2] {
+    [("IPv4", "ip", DOOR4), ("IPv6", "ip6", DOOR6)].map(|(family, ip, doors)| {
+        let door = format!("{ip} saddr . meta l4proto . th dport @{doors}");
+        rule(&format!("{family} {purpose}"), format!("{matches}{door} {verdict}"))
+    })
 }
 
 /// Who needs no knock.
@@ -213,7 +213,13 @@ fn gate(sessions: Sessions) -> Chain {
             "ct state invalid counter drop",
         )],
     });
-    rules.extend(granted(&format!("counter ct label set {LABEL} accept")));
+    // The first packet of a handshake has no label: one that is finished when the grant is over is no connection.
+    rules.extend(granted(
+        "a handshake begins",
+        "tcp flags & (syn | ack) == syn ",
+        "counter accept",
+    ));
+    rules.extend(granted("grants", "", &format!("counter ct label set {LABEL} accept")));
     rules.push(rule("everybody else", "counter drop"));
     Chain { name: "gate", base: None, rules }
 }

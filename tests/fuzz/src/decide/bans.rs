@@ -5,8 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use knockd::gate::{
     bans::{Ban, BanChange, BanKind, BanReason, Bans},
     clock::Uptime,
-    decision::{Accepted, Effect, Refusal},
-    grants::Owner,
+    decision::{Accepted, Refusal},
     source::Source,
 };
 
@@ -44,23 +43,7 @@ impl Story {
 
     /// An accepted packet opens or closes doors, and lifts a ban by failures.
     pub(super) fn admit(&mut self, accepted: &Accepted, from: IpAddr) {
-        for service in accepted.services.iter().copied() {
-            let owner = Owner { address: accepted.address, client: accepted.client, service };
-            let directory = self.gate.directory();
-            match accepted.effect {
-                Effect::Open(time) => {
-                    let until = self.now.uptime + time;
-                    let opened = self.grants.open(owner, until, directory, &mut Vec::new());
-                    assert!(opened.is_ok());
-                    let held = self.held.entry(owner).or_insert(until);
-                    *held = until.max(*held);
-                }
-                Effect::Close => {
-                    let _ = self.grants.close(owner, directory, &mut Vec::new());
-                    self.held.remove(&owner);
-                }
-            }
-        }
+        self.hold(accepted);
         let source = Source::of(from);
         let is_by_failures =
             self.banned.get(&source).is_some_and(|(kind, _)| *kind == BanKind::Failures);

@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use common::{Action, ClientAddress, Day, Request, Timestamp, UnicastAddress};
 use knockd::gate::{
+    counters::{Advance, Counter},
     decision::{Accepted, Effect, Memory},
     directory::ClientId,
     policy::AddressPolicy,
@@ -24,8 +25,13 @@ impl Story {
         let (Some(client), Some(entry)) = (known.id, &CAST[sealed.by].entry) else {
             return Err((None, "unknown-tag"));
         };
+        let counts = CAST[sealed.by].counts();
         let today = self.tags.0;
-        if ![Some(today), today.previous(), today.next()].contains(&Some(sealed.day)) {
+        let has_tag = match counts {
+            true => sealed.day == Day::COUNTER,
+            false => [Some(today), today.previous(), today.next()].contains(&Some(sealed.day)),
+        };
+        if !has_tag {
             return Err((None, "unknown-tag"));
         }
         let told_until = Timestamp::from_millis(OLD_KEY_UNTIL_MS + OLD_KEY_TOLD_MS);
@@ -43,8 +49,13 @@ impl Story {
             let lost = self.now.utc_of(lost).as_millis();
             stamp.as_millis() <= lost.saturating_add(SKEW_MS)
         });
-        if stamp.as_millis().abs_diff(now.as_millis()) > SKEW_MS || is_forgotten || is_lost {
+        let is_off = stamp.as_millis().abs_diff(now.as_millis()) > SKEW_MS;
+        if !counts && (is_off || is_forgotten || is_lost) {
             return refused("stale");
+        }
+        let last = self.numbers.get(&sealed.by).copied();
+        if counts && last.is_some_and(|last| stamp.as_millis() <= last) {
+            return refused("counter-behind");
         }
         if !known.enabled {
             return refused("client-disabled");
@@ -79,15 +90,20 @@ impl Story {
             .into_iter()
             .filter_map(|name| self.gate.directory().service_named(name))
             .collect();
-        if self.accepted.contains(&sealed.mac()) {
+        if !counts && self.accepted.contains(&sealed.mac()) {
             return refused("replayed");
         }
         let seconds = match request.open_for.as_secs() {
             0 => GRANT.open_for.as_secs(),
             asked => u64::from(asked).min(GRANT.max.as_secs()),
         };
+        let old_end = sealed.is_old.then_some(Timestamp::from_millis(OLD_KEY_UNTIL_MS));
+        let end = entry.expires.into_iter().chain(old_end).min();
+        let left = end.map_or(u64::MAX, |end| end.as_millis() - now.as_millis());
         let effect = match request.action {
-            Action::Open => Effect::Open(Duration::from_secs(seconds)),
+            Action::Open => {
+                Effect::Open(Duration::from_secs(seconds).min(Duration::from_millis(left)))
+            }
             Action::Close => Effect::Close,
         };
         let mac = sealed.mac();
@@ -98,7 +114,14 @@ impl Story {
             effect,
             mac,
             timestamp: stamp,
-            memory: Memory::Mac,
+            memory: match counts {
+                false => Memory::Mac,
+                true => Memory::Counter(Advance {
+                    key: CAST[sealed.by].keys().tag(Day::COUNTER),
+                    to: stamp.as_millis(),
+                    before: last.map(Counter::Last),
+                }),
+            },
             // When it is told depends on what was told before.
             drift: None,
             reply: None,

@@ -28,6 +28,8 @@ pub(super) const OLD_KEY_TOLD_MS: u64 = 7 * 86_400_000;
 pub(super) const CAPACITY: u32 = 6;
 /// Those of one client.
 pub(super) const PER_CLIENT: usize = 3;
+/// Addresses that one client can hold doors for: few, so that a story has some give way.
+pub(super) const ADDRESSES: usize = 2;
 
 /// Failures that are tolerated at once: few, so that a story can ban somebody.
 pub(super) const FAILURES: u32 = 2;
@@ -64,12 +66,24 @@ impl Actor {
         self
     }
 
+    fn without_a_clock(mut self) -> Self {
+        if let Some(entry) = &mut self.entry {
+            entry.clock = ClientClock::Counter;
+        }
+        self
+    }
+
+    /// Whether its packets carry a number in place of the time.
+    pub(super) fn counts(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.clock == ClientClock::Counter)
+    }
+
     pub(super) fn is_client(&self) -> bool {
         self.entry.is_some()
     }
 }
 
-pub(super) static CAST: LazyLock<[Actor; 7]> = LazyLock::new(|| {
+pub(super) static CAST: LazyLock<[Actor; 8]> = LazyLock::new(|| {
     let both = ["mqtts", "coaps"].as_slice();
     let networks = ["10.3.0.0/16", "2001:db8::/32"].map(|it| it.parse::<IpNet>().unwrap());
     let expires = Some(Timestamp::from_millis(START_MS + 20_000));
@@ -80,6 +94,7 @@ pub(super) static CAST: LazyLock<[Actor; 7]> = LazyLock::new(|| {
         actor("networks", &["coaps"], &networks, AddressPolicy::Observed, None),
         actor("other", both, &[], AddressPolicy::Observed, expires),
         actor("rotated", both, &[], AddressPolicy::Strict, None).with_an_old_key(),
+        actor("counting", both, &[], AddressPolicy::Observed, None).without_a_clock(),
         Actor { entry: None, ..actor("stranger", both, &[], AddressPolicy::Observed, None) },
     ]
 });
@@ -127,6 +142,7 @@ pub(super) fn limits(capacity: usize) -> ReplayLimits {
 pub(super) const GRANT: GrantPolicy = GrantPolicy {
     open_for: Duration::from_secs(30),
     max: Duration::from_secs(3_600),
+    per_client: NonZeroU32::new(ADDRESSES as u32).unwrap(),
     sessions: Sessions::Keep,
 };
 

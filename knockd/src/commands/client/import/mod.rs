@@ -4,8 +4,9 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    io::{ErrorKind, IsTerminal as _},
+    fs::OpenOptions,
+    io::{self, ErrorKind, IsTerminal as _, Read},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -20,14 +21,16 @@ use super::{
     profile::{self, Server},
 };
 use crate::{
-    commands::{Exit, Failure, Format, Output},
-    config::{self, Environment, Located, Mistakes},
+    commands::{Exit, Failure, Format, Output, file_mode},
+    config::{self, Environment, Guard, Located, Mistakes, exposure},
     gate::policy::ClientName,
+    plain::{self, Links, NotPlain},
 };
 
 mod complaints;
 mod plan;
 mod profiles;
+mod spreadsheet;
 pub(super) mod table;
 #[cfg(test)]
 mod tests;
@@ -46,7 +49,7 @@ const MAX_LEN: u64 = 128 << 20;
 /// What to import.
 #[derive(Args, Clone, Debug)]
 pub struct ImportArgs {
-    /// The table: CSV, or JSON lines
+    /// The table: CSV, or JSON lines; - for standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// How FILE is written, where its name doesn't end in .csv, .jsonl, .ndjson or .json
@@ -92,24 +95,26 @@ pub(super) fn run(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let format = format_of(args)?;
-    let bytes = read(&args.file)?;
+    let table = Table::read(&args.file)?;
     if let Some(profiles) = &args.profiles {
         Profiles::judge(profiles)?;
     }
     let folder = Folder::lock(config)?;
+    let known = config::load_located(config, &Environment::of_process())?;
     let target = folder.path().join(format!("{}.toml", args.into));
     let mut complaints = Complaints::default();
-    let records = table::read(&bytes, format, &mut complaints);
-    let planned = plan::plan(&records, &folder.located, &target, &mut complaints)?;
+    let records = table::read(&table.bytes, format, &mut complaints);
+    table.judge(&args.file, holds_keys(&records))?;
+    let planned = plan::plan(&records, &known, &target, &mut complaints)?;
     complaints.or_fail(&args.file)?;
-    drop((records, bytes));
+    drop((records, table));
     let count = |change| planned.iter().filter(|it| it.change == change).count();
     let (added, updated) = (count(Change::Added), count(Change::Updated));
 
     let change = (added + updated > 0)
-        .then(|| checked(config, &folder, &target, &planned, &args.file))
+        .then(|| checked(config, &known, &target, &planned, &args.file))
         .transpose()?;
-    let control = folder.located.config.control.clone();
+    let control = folder.config.control.clone();
     let mut profiles_written = 0;
     let effect = if args.dry_run {
         None
@@ -118,19 +123,17 @@ pub(super) fn run(
         let profiles = args.profiles.as_deref().map(Profiles::open).transpose()?;
         if let Some((text, _)) = &change {
             if target.exists() {
-                folder.replace(&target, text.text.as_bytes())?;
+                folder.replace(&target, &text.text)?;
             } else {
                 folder.create(&format!("{}.toml", args.into), &text.text)?;
             }
         }
+        drop(folder);
         let located = match change {
-            Some((_, located)) => {
-                drop(folder);
-                located
-            }
-            None => folder.into_located(),
+            Some((_, located)) => located,
+            None => known,
         };
-        let effect = Effect::take(&control, None)?;
+        let effect = Effect::take(config, &control, None)?;
         if let Some(profiles) = profiles {
             let written = write_profiles(&profiles, &planned, &located, args.server.as_ref());
             profiles_written = written.map_err(|failure| {
@@ -181,27 +184,85 @@ fn format_of(args: &ImportArgs) -> Result<TableFormat, Failure> {
     }
 }
 
-fn read(path: &Path) -> Result<plan::Bytes, Failure> {
-    let shown = path.display();
-    let length = fs::metadata(path).map(|metadata| metadata.len());
-    if length.as_ref().is_ok_and(|length| *length > MAX_LEN) {
-        let message = format!("{shown} is larger than {} MiB: split it", MAX_LEN >> 20);
-        return Err(Failure::new(Exit::DataErr, message));
+/// A table as it was read, and who else can use its file.
+struct Table {
+    bytes: Zeroizing<Vec<u8>>,
+    /// The mode of the file that it is from; none where it came by a pipe.
+    mode: Option<u32>,
+}
+
+impl Table {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let shown = path.display();
+        let read = if path == Path::new("-") { Self::of_stdin() } else { Self::of_file(path) };
+        let table = read.map_err(|error| {
+            let exit = match error.kind() {
+                ErrorKind::NotFound => Exit::NoInput,
+                ErrorKind::PermissionDenied => Exit::NoPerm,
+                ErrorKind::InvalidData => Exit::DataErr,
+                _ => Exit::IoErr,
+            };
+            let what = match NotPlain::of(&error) {
+                Some(NotPlain::Kind(kind)) => format!(
+                    "it is {kind} and no file: give what comes by a pipe on standard input, with - as FILE and --format"
+                ),
+                _ => error.to_string(),
+            };
+            Failure::new(exit, format!("can't read {shown}: {what}"))
+        })?;
+        if table.bytes.len() as u64 > MAX_LEN {
+            let message = format!("{shown} is larger than {} MiB: split it", MAX_LEN >> 20);
+            return Err(Failure::new(Exit::DataErr, message));
+        }
+        Ok(table)
     }
-    length.and_then(|_| fs::read(path)).map(Zeroizing::new).map_err(|error| {
-        let exit = match error.kind() {
-            ErrorKind::NotFound => Exit::NoInput,
-            ErrorKind::PermissionDenied => Exit::NoPerm,
-            _ => Exit::IoErr,
+
+    fn of_file(path: &Path) -> io::Result<Self> {
+        let (file, metadata) =
+            plain::open_with(OpenOptions::new().read(true), path, Links::Followed)?;
+        Self::of(file, metadata.len(), Some(metadata.mode()))
+    }
+
+    fn of_stdin() -> io::Result<Self> {
+        let stdin = io::stdin();
+        let mode = file_mode(&stdin);
+        Self::of(stdin.lock(), 0, mode)
+    }
+
+    fn of(from: impl Read, length: u64, mode: Option<u32>) -> io::Result<Self> {
+        // With room for all of a file from the start, the text never moves and leaves a copy behind.
+        let room = usize::try_from(length.min(MAX_LEN) + 1).unwrap_or(0);
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+        from.take(MAX_LEN + 1).read_to_end(&mut bytes)?;
+        Ok(Self { bytes, mode })
+    }
+
+    /// Refuses a table that others can write, who would say with it who gets in, and one with keys that others can
+    /// read.
+    fn judge(&self, path: &Path, holds_keys: bool) -> Result<(), Failure> {
+        let guard = if holds_keys { Guard::Keys } else { Guard::Settings };
+        let Some((what, mend)) = self.mode.and_then(|mode| exposure(path, mode, guard)) else {
+            return Ok(());
         };
-        Failure::new(exit, format!("can't read {shown}: {error}"))
-    })
+        let why = if holds_keys {
+            "it holds keys: whoever has read it has them"
+        } else {
+            "whoever can write to it says who gets in"
+        };
+        let message = format!("{}: {what}, and {why}; {mend}", path.display());
+        Err(Failure::new(Exit::NoPerm, message))
+    }
+}
+
+/// Whether a table has a key in it.
+fn holds_keys(records: &[table::Record]) -> bool {
+    records.iter().any(|record| record.fields.get("key").is_some_and(|key| !key.is_empty()))
 }
 
 /// The new text of the file of clients, and the configuration with it, which is sound.
 fn checked(
     config: &Path,
-    folder: &Folder,
+    known: &Located,
     target: &Path,
     planned: &[Planned],
     file: &Path,
@@ -213,7 +274,7 @@ fn checked(
         );
         Failure::new(Exit::DataErr, message)
     };
-    let Located { config: known, origins } = &folder.located;
+    let Located { config: known, origins } = known;
     let before = if target.exists() { Some(config::read_clients_text(target)?) } else { None };
     let before = before.as_deref().map(|text| str::from_utf8(text)).transpose();
     let before = before.map_err(|_| by_hand())?;
@@ -278,7 +339,7 @@ fn write_profiles(
 
 /// A bar for people who wait; nothing where standard error isn't a terminal.
 fn progress(length: usize) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(u64::try_from(length).unwrap_or(u64::MAX));

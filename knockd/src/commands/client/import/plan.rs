@@ -3,7 +3,6 @@
 use std::{collections::HashMap, num::NonZeroU32, path::Path, str::FromStr};
 
 use ipnet::IpNet;
-use zeroize::Zeroizing;
 
 use super::{
     super::{
@@ -72,7 +71,7 @@ pub(super) fn plan(
             Some((client, _)) => Entry::of(client, config),
             None => Entry {
                 name,
-                key: EntryKey::Own(new_secret(&[])?),
+                key: EntryKey::Own(new_secret()?),
                 old_key: None,
                 services: Vec::new(),
                 from: Vec::new(),
@@ -155,7 +154,7 @@ impl Reader<'_> {
         if let Some(expires) = self.one("expires", Moment::from_str) {
             entry.expires = expires.map(Into::into);
         }
-        let address = self.one("address", |text| match text {
+        let address = self.one("address", |text| match &*text.to_ascii_lowercase() {
             "strict" => Ok(AddressPolicy::Strict),
             "observed" => Ok(AddressPolicy::Observed),
             _ => Err("write strict or observed"),
@@ -163,7 +162,7 @@ impl Reader<'_> {
         if let Some(address) = address {
             entry.address = address.unwrap_or(AddressPolicy::Strict);
         }
-        let clock = self.one("clock", |text| match text {
+        let clock = self.one("clock", |text| match &*text.to_ascii_lowercase() {
             "utc" => Ok(ClientClock::Utc),
             "counter" => Ok(ClientClock::Counter),
             _ => Err("write utc or counter"),
@@ -171,9 +170,9 @@ impl Reader<'_> {
         if let Some(clock) = clock {
             entry.clock = clock.unwrap_or(ClientClock::Utc);
         }
-        let enabled = self.one("enabled", |text| match text {
-            "true" | "yes" => Ok(Standing::Enabled),
-            "false" | "no" => Ok(Standing::Disabled),
+        let enabled = self.one("enabled", |text| match &*text.to_ascii_lowercase() {
+            "true" | "yes" | "1" => Ok(Standing::Enabled),
+            "false" | "no" | "0" => Ok(Standing::Disabled),
             _ => Err("write true or false"),
         });
         if let Some(enabled) = enabled {
@@ -216,13 +215,17 @@ impl Reader<'_> {
             .one("key", |text| secret::of_text(text).map_err(|what| format!("it {what}")))
             .flatten();
         let from_master = self
-            .one("key-from", |text| match text {
+            .one("key-from", |text| match &*text.to_ascii_lowercase() {
                 "own" => Ok(false),
                 "master" => Ok(true),
                 _ => Err("write own or master"),
             })
             .flatten();
-        let generation = self.one("key-generation", NonZeroU32::from_str).flatten();
+        let generation = self
+            .one("key-generation", |text| {
+                text.parse::<NonZeroU32>().map_err(|_| "write a whole number from 1 on")
+            })
+            .flatten();
         let is_derived = matches!(entry.key, EntryKey::Master(_));
         let former = std::mem::replace(&mut entry.key, EntryKey::Master(NonZeroU32::MIN));
         entry.key = match (key, from_master.unwrap_or(is_derived)) {
@@ -238,7 +241,7 @@ impl Reader<'_> {
                 };
                 EntryKey::Master(generation.unwrap_or(before))
             }
-            (None, false) if is_derived => EntryKey::Own(new_secret(&[])?),
+            (None, false) if is_derived => EntryKey::Own(new_secret()?),
             (None, false) => former,
         };
         if generation.is_some_and(|it| it != NonZeroU32::MIN)
@@ -249,6 +252,3 @@ impl Reader<'_> {
         Ok(())
     }
 }
-
-/// What was read, wiped where it is dropped.
-pub(super) type Bytes = Zeroizing<Vec<u8>>;

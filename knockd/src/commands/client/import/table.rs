@@ -1,5 +1,7 @@
 //! The table that is imported: CSV (RFC 4180) or JSON lines, as records of texts.
 //!
+//! What a spreadsheet makes of a table is read as well, where it can mean one thing only (`spreadsheet`).
+//!
 //! # Security considerations
 //! A table may hold keys: what it says is never shown, but for the names of its columns where they are known. The
 //! readers of CSV and JSON make copies that aren't wiped; who doesn't give keys has none in them.
@@ -10,7 +12,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::complaints::Complaints;
+use super::{complaints::Complaints, spreadsheet};
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,18 +48,24 @@ pub(super) struct Record {
     pub(super) fields: HashMap<&'static str, Vec<Zeroizing<String>>>,
 }
 
-/// The field of this name.
+/// The field of this name, however a spreadsheet has it: in capitals, with a space or a low line in it.
 fn field(name: &str) -> Option<&'static str> {
-    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
+    let name = spreadsheet::bare(name).to_ascii_lowercase().replace([' ', '_'], "-");
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(&*name, |(_, name)| name);
     FIELDS.into_iter().find(|field| *field == name)
 }
 
-fn unknown() -> String {
-    format!("there is an unknown field; the fields are {}", FIELDS.join(", "))
+fn unknown(which: &str) -> String {
+    format!("{which} is none of the fields, which are {}", FIELDS.join(", "))
 }
 
 /// Reads all records.
 pub(super) fn read(bytes: &[u8], format: TableFormat, complaints: &mut Complaints) -> Vec<Record> {
+    if spreadsheet::is_utf16(bytes) {
+        complaints.add(1, format!("this is UTF-16: {}", spreadsheet::SAVE_AS));
+        return Vec::new();
+    }
+    let bytes = bytes.strip_prefix(spreadsheet::MARK).unwrap_or(bytes);
     match format {
         TableFormat::Csv => read_csv(bytes, complaints),
         TableFormat::Jsonl => read_json(bytes, complaints),
@@ -65,41 +73,68 @@ pub(super) fn read(bytes: &[u8], format: TableFormat, complaints: &mut Complaint
 }
 
 fn read_csv(bytes: &[u8], complaints: &mut Complaints) -> Vec<Record> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-    let mut columns = Vec::new();
-    match reader.headers() {
-        Ok(headers) => {
-            for header in headers {
-                match field(header) {
-                    Some(field) if columns.contains(&field) => {
-                        complaints.add(1, format!("there are two columns of {field}"));
-                    }
-                    Some(field) => columns.push(field),
-                    None => complaints.add(1, unknown()),
-                }
-            }
+    let (delimiter, before, bytes) = spreadsheet::delimiter(bytes);
+    let mut reader =
+        csv::ReaderBuilder::new().trim(csv::Trim::All).delimiter(delimiter).from_reader(bytes);
+    let columns = match reader.headers() {
+        Ok(headers) => columns(headers, 1 + before, complaints),
+        Err(error) => {
+            complaints.add(1 + before, csv_mistake(&error));
+            Vec::new()
         }
-        Err(error) => complaints.add(1, csv_mistake(&error)),
-    }
+    };
     if !complaints.is_empty() {
         return Vec::new();
     }
     let mut records = Vec::new();
     for record in reader.records() {
         match record {
+            // A row that was emptied, and not deleted.
+            Ok(record) if record.iter().all(|cell| spreadsheet::bare(cell).is_empty()) => {}
             Ok(record) => {
-                let line = record.position().map_or(0, csv::Position::line);
-                let cells = columns.iter().copied().zip(&record);
-                let fields = cells.map(|(field, cell)| (field, values(field, cell))).collect();
+                let line = before + record.position().map_or(0, csv::Position::line);
+                let mut fields = HashMap::new();
+                for (number, (field, cell)) in (1..).zip(columns.iter().zip(&record)) {
+                    match field {
+                        Some(field) => drop(fields.insert(*field, values(field, cell))),
+                        None if spreadsheet::bare(cell).is_empty() => {}
+                        None => complaints.add(
+                            line,
+                            format!(
+                                "column {number} has something in it, and no name in the first line"
+                            ),
+                        ),
+                    }
+                }
                 records.push(Record { line, fields });
             }
             Err(error) => {
-                let line = error.position().map_or(0, csv::Position::line);
+                let line = before + error.position().map_or(0, csv::Position::line);
                 complaints.add(line, csv_mistake(&error));
             }
         }
     }
     records
+}
+
+/// The field of each column; none of one without a name.
+fn columns(
+    headers: &csv::StringRecord,
+    line: u64,
+    complaints: &mut Complaints,
+) -> Vec<Option<&'static str>> {
+    let mut columns = Vec::new();
+    for (number, header) in (1..).zip(headers) {
+        let field = field(header);
+        if field.is_some() && columns.contains(&field) {
+            let name = field.unwrap_or_default();
+            complaints.add(line, format!("column {number} is a second one of {name}"));
+        } else if field.is_none() && !spreadsheet::bare(header).is_empty() {
+            complaints.add(line, unknown(&format!("the name of column {number}")));
+        }
+        columns.push(field);
+    }
+    columns
 }
 
 /// What is wrong, without a part of the text.
@@ -108,7 +143,10 @@ fn csv_mistake(error: &csv::Error) -> String {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("there are {len} fields, and {expected_len} columns")
         }
-        csv::ErrorKind::Utf8 { .. } => "there is a byte that isn't UTF-8 text".to_owned(),
+        csv::ErrorKind::Utf8 { err, .. } => {
+            let column = err.field() + 1;
+            format!("column {column} has a byte that isn't UTF-8 text: {}", spreadsheet::SAVE_AS)
+        }
         _ => "this isn't CSV".to_owned(),
     }
 }
@@ -117,8 +155,11 @@ fn csv_mistake(error: &csv::Error) -> String {
 fn values(field: &str, cell: &str) -> Vec<Zeroizing<String>> {
     let text = |value: &str| Zeroizing::new(value.to_owned());
     if matches!(field, "services" | "networks") {
-        return cell.split([' ', ';', ',']).filter(|value| !value.is_empty()).map(text).collect();
+        let between = |character: char| character.is_whitespace() || ";,".contains(character);
+        let values = cell.split(between).map(spreadsheet::bare);
+        return values.filter(|value| !value.is_empty()).map(text).collect();
     }
+    let cell = spreadsheet::bare(cell);
     (!cell.is_empty()).then(|| text(cell)).into_iter().collect()
 }
 
@@ -129,13 +170,13 @@ fn read_json(bytes: &[u8], complaints: &mut Complaints) -> Vec<Record> {
             continue;
         }
         let Ok(Value::Object(object)) = serde_json::from_slice(text) else {
-            complaints.add(line, "this isn't a JSON object".to_owned());
+            complaints.add(line, "this isn't a JSON object: write one on each line");
             continue;
         };
         let mut fields = HashMap::new();
         for (name, value) in object {
             let Some(field) = field(&name) else {
-                complaints.add(line, unknown());
+                complaints.add(line, unknown("the name of a field"));
                 continue;
             };
             match json_values(value).map(|values| fields.insert(field, values)) {

@@ -163,3 +163,99 @@ proptest! {
         prop_assert_eq!(knockd(&other, &["export", "--format", format]).answer, exported);
     }
 }
+
+/// What an import says on failing.
+fn said(told: Told, exit: Exit) -> String {
+    let failure = told.result.unwrap_err();
+    assert_eq!(failure.exit, exit, "{failure}");
+    failure.message
+}
+
+#[test]
+fn a_table_that_went_through_a_spreadsheet_is_read() {
+    let folder = Folder::new(&main_file());
+    let tables = [
+        (
+            "a.csv",
+            "\u{feff}Name;Services;Enabled;Networks\r\npress-1;mqtts;TRUE;10.3.0.0/16\r\n;;;\r\n",
+        ),
+        ("b.csv", "\"NAME\"\t\"Services\"\t\"Key From\"\npress-2\t\"mqtts\ncoap\"\tOwn\n"),
+        ("c.csv", "sep=;\nname;services;enabled;;\n\u{a0}'press-3;mqtts\u{a0}coap;FALSE;;\n"),
+        ("d.csv", "name,services,expires\n\u{201c}press-4\u{201d},mqtts;coap,2099-12-31\n"),
+        ("e.jsonl", "\u{feff}{\"Name\": \"press-5\", \"services\": [\"mqtts\"]}\r\n"),
+    ];
+    for (name, table) in tables {
+        assert_eq!(counts(&import(&folder, name, table, &[])), [1, 0, 0], "{name}");
+    }
+    let clients = folder.load().unwrap().config.clients;
+    let services: Vec<_> = clients.iter().map(|client| client.services.len()).collect();
+    assert_eq!(services, [1, 2, 2, 2, 1]);
+    assert_eq!(clients[2].standing, crate::gate::policy::Standing::Disabled);
+}
+
+#[test]
+fn what_a_spreadsheet_has_spoilt_is_refused_with_its_line_its_column_and_what_to_write() {
+    let folder = Folder::new(&main_file());
+    for (table, at, what) in [
+        ("name;services;Freigabe\na;mqtts;x\n", ":1: ", "column 3 is none of the fields"),
+        ("name;services;\na;mqtts;x\n", ":2: ", "column 3 has something in it"),
+        ("Name;name\n", ":1: ", "column 2 is a second one of name"),
+        ("name;services;enabled\na;mqtts;WAHR\n", ":2: ", "enabled is wrong: write true or false"),
+        ("name;services;expires\na;mqtts;31.12.2027\n", ":2: ", "2027-12-31 for the start"),
+        ("name;services;expires\na;mqtts;46752\n", ":2: ", "expires is wrong"),
+        (
+            "name;services\nPress-17;mqtts\n",
+            ":2: ",
+            "name is wrong: a client's name is 1 to 64 of a-z",
+        ),
+        ("sep=;\nname;services;networks\na;mqtts;192.168.010.005/32\n", ":3: ", "leading zeros"),
+        ("name;services;key-from;key-generation\na;mqtts;own;1,5\n", ":2: ", "whole number"),
+    ] {
+        let said = said(import(&folder, "t.csv", table, &[]), Exit::DataErr);
+        assert!(said.contains(at) && said.contains(what), "{table}: {said}");
+    }
+    let utf16: Vec<u8> = "\u{feff}name\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let latin = b"name,services\nm\xfcller,mqtts\n".to_vec();
+    for (bytes, what) in [(utf16, "this is UTF-16"), (latin, "column 1 has a byte")] {
+        let file = folder.write("t.csv", "");
+        fs::write(&file, bytes).unwrap();
+        let said = said(knockd(&folder, &["import", file.to_str().unwrap()]), Exit::DataErr);
+        assert!(said.contains(what) && said.contains("CSV UTF-8"), "{said}");
+    }
+}
+
+#[test]
+fn a_table_with_keys_that_others_can_read_and_any_table_that_others_can_write_is_refused() {
+    let folder = Folder::new(&main_file());
+    let with_key = format!("name,services,key\na,mqtts,{}\n", KEYS[0]);
+    let without = "name,services\nb,mqtts\n".to_owned();
+    let emptied = "name,services,key\nc,mqtts,\n".to_owned();
+    for (table, mode, refused) in [
+        (&with_key, 0o644, true),
+        (&with_key, 0o666, true),
+        (&without, 0o666, true),
+        (&without, 0o664, true),
+        (&without, 0o644, false),
+        (&emptied, 0o644, false),
+        (&with_key, 0o640, false),
+    ] {
+        let file = folder.write("t.csv", table);
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let told = knockd(&folder, &["import", file.to_str().unwrap()]);
+        if refused {
+            let said = said(told, Exit::NoPerm);
+            assert!(said.contains("run `chmod") && !said.contains(KEYS[0]), "{said}");
+        } else {
+            assert_eq!(counts(&told), [1, 0, 0], "{mode:o}");
+        }
+    }
+}
+
+#[test]
+fn a_pipe_in_place_of_a_table_is_refused_at_once() {
+    let folder = Folder::new(&main_file());
+    let pipe = folder.main().with_file_name("t.csv");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let said = said(knockd(&folder, &["import", pipe.to_str().unwrap()]), Exit::DataErr);
+    assert!(said.contains("on standard input"), "{said}");
+}
