@@ -39,6 +39,9 @@ impl Elsewhere {
         });
         let other = Self { machine };
         other.until_reachable();
+        wait("the server listens", || {
+            !other.machine.run(&["ss", "-Hltn", "sport = :8883"]).stdout.is_empty()
+        });
         other
     }
 
