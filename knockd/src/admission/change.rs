@@ -50,7 +50,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// where they have not, the kernel is in doubt, and it is tried again.
     pub fn settle_services(&mut self, now: Now) -> (usize, Result<(), FirewallError>) {
         let mut changes = Vec::new();
-        let ended = self.settle(|_| true, now, &mut changes);
+        let ended = self.restrict(|_| true, now, &mut changes);
         self.grants.follow(self.gate.directory(), &mut changes);
         (ended, self.change_doors_if_any(&changes, now))
     }

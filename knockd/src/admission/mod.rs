@@ -317,7 +317,10 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         let results = self.hear(heard, now);
         for mut packet in self.parked.go_on(&results) {
             match shut_out_meanwhile(&mut packet, &self.gate, now) {
-                Some(refusal) => tell(&Outcome::Refused(refusal), packet.source, &self.gate),
+                Some(refusal) => {
+                    let refused = Outcome::Refused { refusal, packet: Some(packet.accepted.mac) };
+                    tell(&refused, packet.source, &self.gate);
+                }
                 None => ready.push(packet),
             }
         }

@@ -76,7 +76,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         now: Now,
     ) -> Result<usize, FirewallError> {
         let mut changes = Vec::new();
-        let ended = self.settle(|owner| clients.contains(&owner.client), now, &mut changes);
+        let ended = self.restrict(|owner| clients.contains(&owner.client), now, &mut changes);
         self.change_doors_if_any(&changes, now).map(|()| ended)
     }
 
@@ -86,12 +86,12 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
     /// [`FirewallError`] if the kernel did not shut their doors.
     pub fn follow_the_clock(&mut self, now: Now) -> Result<usize, FirewallError> {
         let mut changes = Vec::new();
-        let ended = self.settle(|_| true, now, &mut changes);
+        let ended = self.restrict(|_| true, now, &mut changes);
         self.change_doors_if_any(&changes, now).map(|()| ended)
     }
 
     /// Makes grants what may be held now; returns how many have ended. What the kernel is to change goes to `changes`.
-    pub(super) fn settle(
+    pub(super) fn restrict(
         &mut self,
         is_meant: impl Fn(&Owner) -> bool,
         now: Now,

@@ -39,7 +39,7 @@ pub(super) fn restore(config: &Config) -> Result<(), String> {
         Ok(held::Found::None | held::Found::Damaged) => return Ok(()),
         Err(error) => return Err(error.to_string()),
     };
-    let mut bans = Bans::new(config.policy.ban.never.clone());
+    let mut bans = Bans::new(&config.policy.ban);
     let found = banned::load(&config.state.join(BANS), boot, now);
     if let banned::Found::Bans(found) = found.map_err(|error| error.to_string())? {
         for (source, ban) in found {

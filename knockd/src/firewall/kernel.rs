@@ -207,7 +207,7 @@ pub fn read_door(key: &[u8]) -> Option<Door> {
 #[must_use]
 pub fn read_ban(set: &str, key: &[u8]) -> Option<(Source, BanKind)> {
     let (_, kind) = BAN_SETS.into_iter().find(|(name, _)| *name == set)?;
-    Some((Source::of(read_address(key)?), kind))
+    Some((Source::from_first(read_address(key)?), kind))
 }
 
 /// Doors and bans as elements of a table that is made anew.

@@ -358,6 +358,13 @@ fn disk_has_unit(disk: &std::path::Path, name: &str) -> bool {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        // With users of its own it would outlive systemd-nspawn.
+        if let Some(leader) = self.leader().and_then(|leader| i32::try_from(leader).ok()) {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(leader),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
         if let Some(mut nspawn) = self.nspawn.take() {
             // It ends its machine with it: the first process of a process namespace.
             let _ = nspawn.kill();

@@ -41,8 +41,14 @@ const PACKAGES: &[&str] = &[
     "ufw",
 ];
 /// And in Debian 13, where the scenes with a container engine and with Debian's own knockd play.
-const PACKAGES_13: &[&str] =
-    &["busybox-static", "docker.io", "libpcap0.8t64", "logrotate", "systemd-timesyncd"];
+const PACKAGES_13: &[&str] = &[
+    "busybox-static",
+    "docker-cli",
+    "docker.io",
+    "libpcap0.8t64",
+    "logrotate",
+    "systemd-timesyncd",
+];
 
 /// Debian's own package `knockd`, which ours takes the place of: its file in there.
 pub(crate) const OTHER: &str = "/srv/other/package.deb";

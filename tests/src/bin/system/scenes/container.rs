@@ -17,7 +17,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
     let report = &mut *stage.report;
     let booted = report.check("a container with users of its own boots, with the package in it", || {
         let setup = Setup { users: Users::Own, ..Setup::of(Release::Trixie) };
-        let other = Elsewhere::boot(setup, |machine| {
+        let other = Elsewhere::boot("contained", setup, |machine| {
             Elsewhere::in_image(machine);
             machine.in_image("systemctl --quiet disable knockd.service knockd.socket knockd-firewall.service");
         });

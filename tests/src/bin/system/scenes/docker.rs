@@ -138,6 +138,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         saw(host.sh("docker version --format '{{.Server.Version}}'").trim());
         host.sh(IMAGE);
         host.sh(RUN);
+        lan::device(&["ip", "neigh", "flush", "all"]);
         wait("the port is open", || Host::found() == Found::Open);
         host
     });

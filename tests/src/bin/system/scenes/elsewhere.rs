@@ -4,10 +4,11 @@
 use e2e::Output;
 use e2e::door::write_private;
 
-use crate::lan::{self, Found, MQTTS, OTHER_BROKER};
+use crate::lan::{self, Found, MQTTS, OTHER_BROKER, UNGUARDED};
 use crate::machine::{Machine, Setup};
 use crate::packages::{DAEMON, Packages, Version};
 use crate::scenes::install::file;
+use crate::wait::wait;
 
 /// Accepts connections to the guarded port, over IPv4 and IPv6, from early on.
 const SERVER: &str = "[Unit]
@@ -28,15 +29,29 @@ pub(crate) struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// Boots it, with the server, and after `before` has seen its disk.
+    /// Boots it under a name that no other has, with the server, and after `before` has seen its disk.
     #[track_caller]
-    pub(crate) fn boot(setup: Setup, before: impl FnOnce(&Machine)) -> Self {
-        let machine = Machine::boot_as(setup, "other", OTHER_BROKER, |machine| {
+    pub(crate) fn boot(name: &'static str, setup: Setup, before: impl FnOnce(&Machine)) -> Self {
+        let machine = Machine::boot_as(setup, name, OTHER_BROKER, |machine| {
             machine.write("/etc/systemd/system/server.service", SERVER);
             machine.in_image("systemctl --quiet enable server.service");
             before(machine);
         });
-        Self { machine }
+        let other = Self { machine };
+        other.until_reachable();
+        wait("the server listens", || {
+            !other.machine.run(&["ss", "-Hltn", "sport = :8883"]).stdout.is_empty()
+        });
+        other
+    }
+
+    /// Waits until its network is up, so that silence says something: another one had these addresses before.
+    #[track_caller]
+    pub(crate) fn until_reachable(&self) {
+        wait("a port without a door answers", || {
+            lan::device(&["ip", "neigh", "flush", "all"]);
+            lan::other_broker().map(|to| lan::connect(to, UNGUARDED)) == [Found::Refused; 2]
+        });
     }
 
     /// Installs the daemon's package in an image, without /proc, enrols the device and enables the units. The folders

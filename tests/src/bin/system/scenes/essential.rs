@@ -40,7 +40,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
     let report = &mut *stage.report;
     let booted =
         report.check("Debian 12 boots, with a ruleset and a drop-in of the admin's", || {
-            let other = Elsewhere::boot(Setup::of(Release::Bookworm), |machine| {
+            let other = Elsewhere::boot("twelve", Setup::of(Release::Bookworm), |machine| {
                 machine.write("/etc/firewall/site.nft", RULESET);
                 machine.write("/etc/systemd/system/nftables.service.d/10-site.conf", DROP_IN);
                 machine.in_image("systemctl --quiet enable nftables; rm /etc/nftables.conf");
@@ -88,6 +88,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
     });
     report.check("a reboot shows the port to nobody after the network is up", || {
         let took = other.machine.reboot();
+        other.until_reachable();
         saw(&format!("rebooted in {:.1} s", took.as_secs_f64()));
         other.is(Found::Silence);
         site_is_in(&other);
@@ -102,7 +103,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         assert!(!tables.contains("knockd"), "{tables}");
         let left = machine.sh(
             "find / -xdev \\( -path /srv -o -path /proc -o -path /var/log -o -path /var/cache \\) -prune -o -iname '*knock*' -print; \
-             getent passwd knockd; getent group knockd knockd-keys; true",
+             getent passwd knockd; getent group knockd knockd-keys knockd-readers; true",
         );
         assert_eq!(left, "", "left behind");
     });

@@ -67,6 +67,9 @@ pub(crate) enum Scene {
     Docker,
 }
 
+/// What is shown only where it is named.
+const ON_REQUEST: [Scene; 4] = [Scene::Essential, Scene::Unkept, Scene::Container, Scene::Docker];
+
 /// What the scenes share.
 pub(crate) struct Stage<'a> {
     pub(crate) report: &'a mut Report,
@@ -76,7 +79,10 @@ pub(crate) struct Stage<'a> {
 
 /// Plays them.
 pub(crate) fn play(report: &mut Report, chosen: &[Scene]) {
-    let is_chosen = |scene| chosen.is_empty() || chosen.contains(&scene);
+    let is_chosen = |scene| match chosen {
+        [] => !ON_REQUEST.contains(&scene),
+        chosen => chosen.contains(&scene),
+    };
     report.scene("A fresh Debian 13, and the packages");
     let booted = report.check("a fresh Debian boots, with a network of its own", || {
         lan::make();

@@ -83,7 +83,8 @@ pub(crate) fn compare(before: &BTreeSet<String>, after: &BTreeSet<String>, packe
     assert!(gone.is_empty(), "this is otherwise than it was: {gone:#?}");
     let own: BTreeSet<&str> = packed.lines().collect();
     let is_own = |fact: &str| {
-        let named = ["user: knockd:", "group: knockd:", "group: knockd-keys:"];
+        let named =
+            ["user: knockd:", "group: knockd:", "group: knockd-keys:", "group: knockd-readers:"];
         let path = fact.rsplit(' ').next().unwrap_or_default();
         let is_file = fact.starts_with("file: ") || fact.starts_with("content: ");
         let made = ["/etc/knockd/clients.d", "/var/lib/knockd", "/var/lib/knockd-firewall"];
