@@ -10,6 +10,7 @@ mod host;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
+    num::NonZeroU32,
     time::Duration,
 };
 
@@ -56,6 +57,7 @@ fn with_grants(numbers: impl Iterator<Item = u32>, now: Now) -> Host {
     let mut host = Host::new();
     host.policy.replay.capacity = 2 * MANY;
     host.policy.replay.per_client = 2 * MANY;
+    host.policy.grant.per_client = NonZeroU32::new(MANY).unwrap();
     host.start_with(at(0), vec![Client { address: AddressPolicy::Observed, ..client() }]);
     for number in numbers {
         let packet = knock(number, now);

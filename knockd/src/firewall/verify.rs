@@ -313,9 +313,9 @@ mod tests {
                 rules.push(rules[0].clone());
             },
             |listing| listing.chains.get_mut("gate").unwrap().rules.swap(0, 1),
-            |listing| listing.chains.get_mut("door").unwrap().definition[1] = policy(0),
-            |listing| listing.chains.get_mut("door").unwrap().definition[0] = hook(0, 0),
-            |listing| listing.chains.get_mut("door").unwrap().definition.push((7, b"nat".into())),
+            |listing| listing.chains.get_mut("input").unwrap().definition[1] = policy(0),
+            |listing| listing.chains.get_mut("input").unwrap().definition[0] = hook(0, 0),
+            |listing| listing.chains.get_mut("input").unwrap().definition.push((7, b"nat".into())),
             |listing| drop(listing.chains.insert("mine".to_owned(), ListedChain::default())),
         ];
         for (at, tamper) in tampered.into_iter().enumerate() {
