@@ -74,7 +74,7 @@ struct Journald(UnixDatagram);
 
 impl Journald {
     /// The socket, and what has a daemon take it for journald's.
-    fn new(world: &World) -> (PathBuf, String) {
+    fn place(world: &World) -> (PathBuf, String) {
         let path = world.dir().join("journal.sock");
         let stream = "export JOURNAL_STREAM=$(stat --dereference --format=%d:%i /proc/self/fd/2)";
         let link = format!("ln -s '{}' /run/systemd/journal/socket", path.display());
@@ -137,7 +137,7 @@ fn a_journald_that_does_not_read_delays_no_start_and_no_knock_and_hears_all_of_i
     let world = World::new();
     let door = Door::new(&world, &settings());
     let mut fleet = fleet(&door, &world);
-    let (path, prepare) = Journald::new(&world);
+    let (path, prepare) = Journald::place(&world);
     let journald = Journald(full_socket(&path));
     let mut daemon = start(&world, &door, &prepare, &[]);
     ready(&door);
@@ -159,7 +159,7 @@ fn a_journald_that_does_not_read_delays_no_start_and_no_knock_and_hears_all_of_i
 fn a_daemon_whose_journald_never_reads_again_ends_all_the_same() {
     let world = World::new();
     let door = Door::new(&world, &settings());
-    let (path, prepare) = Journald::new(&world);
+    let (path, prepare) = Journald::place(&world);
     let _journald = full_socket(&path);
     let mut daemon = start(&world, &door, &prepare, &[]);
     ready(&door);
@@ -172,7 +172,7 @@ fn without_a_journald_the_daemon_starts_and_opens_and_one_that_comes_later_hears
     let world = World::new();
     let door = Door::new(&world, &settings());
     let mut fleet = fleet(&door, &world);
-    let (path, prepare) = Journald::new(&world);
+    let (path, prepare) = Journald::place(&world);
     let daemon = start(&world, &door, &prepare, &[]);
     ready(&door);
     all_get_in(&door, &mut fleet);
@@ -191,7 +191,7 @@ fn what_no_more_fits_for_want_of_a_reader_is_counted_and_told_and_no_warning_is_
         &Settings { tables: "[prefilter]\nmode = \"off\"\n[ban]\nfailures = 1000\n", ..settings() },
     );
     let mut fleet = fleet(&door, &world);
-    let (path, prepare) = Journald::new(&world);
+    let (path, prepare) = Journald::place(&world);
     let journald = Journald(full_socket(&path));
     // At debug a line for each packet of a stranger's.
     let daemon = start(&world, &door, &prepare, &[("KNOCKD_LOG", "debug")]);
