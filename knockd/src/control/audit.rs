@@ -2,7 +2,7 @@
 //!
 //! # Security considerations
 //! - Orders that are carried out are all told. Of those that fail, which cost nothing to give, a user other than root
-//!   has [`FAILURES_PER_MINUTE`] told, all such users together; the rest is summed up.
+//!   has ten a minute told, all such users together; the rest is summed up.
 //! - What is told was parsed before: a client's or a service's name, an address, a reason without control characters.
 
 use std::num::NonZeroU32;

@@ -4,7 +4,7 @@
 //! [`Mender`] is the kernel as the daemon uses it. When the watch has seen something, [`mend`] looks; a
 //! change of elements that finds the table gone has it put in at once, and [`mend`] does the rest. Looking and putting
 //! in takes milliseconds and no program, whatever is in the sets: elements that were touched are known from the watch,
-//! and a large set is put in again ([`refill`]) rather than read.
+//! and a large set is put in again (module `refill`) rather than read.
 //!
 //! Each repair is one event at warn:
 //!

@@ -17,7 +17,7 @@ use knockd::gate::{
 
 use super::{
     Story,
-    world::{CAST, ADDRESSES},
+    world::{ADDRESSES, CAST},
 };
 
 impl Story {

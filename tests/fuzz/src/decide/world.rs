@@ -12,6 +12,7 @@ use knockd::gate::{
         ReplayLimits, Service, Sessions, Standing,
     },
     replay::{Floor, ReplayMemory},
+    source::Translators,
 };
 
 use super::Known;
@@ -167,6 +168,7 @@ pub(super) fn gate() -> (Gate, Vec<Known>) {
         duration: Duration::from_millis(BAN_MS),
         scope: BanScope::Knock,
         never: vec!["10.3.0.0/16".parse().unwrap()],
+        translators: Translators::default(),
     };
     let mut gate = Gate::new(directory, replay, GRANT, &ban, skew());
     let own = ["::1", "fe80::99"].map(|own| own.parse().unwrap());

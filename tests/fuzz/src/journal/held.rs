@@ -140,7 +140,7 @@ impl Story {
             until,
         };
         self.tried.push(stored.clone());
-        if self.file.hold(*owner, grant).is_ok() {
+        if self.file.hold(*owner, grant.encode()).is_ok() {
             self.holds.insert(*owner, stored);
             self.torn.remove(owner);
         } else {
