@@ -322,11 +322,11 @@ fn behind_a_translator_a_ban_of_one_address_shuts_out_no_other() {
     let to = server.parse().expect("an address");
     let hosts = [world.client(), world.attacker()];
     for host in hosts {
-        device.knock(host, &["--server", server, "--wait=20s"]).success();
+        device.knock(host, &["--server", "[64:ff9b::1]", "--wait=20s"]).success();
     }
     door.run(&["ban", other]).success();
     assert_eq!(hosts.map(|host| host.tcp(to, MQTTS)), [State::Open, State::Filtered]);
-    device.knock(world.client(), &["--server", server, "--wait=20s"]).success();
+    device.knock(world.client(), &["--server", "[64:ff9b::1]", "--wait=20s"]).success();
     // All of them at once are never meant.
     door.run(&["ban", "64:ff9b::/64"]).exits(65).says("64:ff9b::/96");
 }

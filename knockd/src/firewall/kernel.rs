@@ -97,11 +97,11 @@ impl Kernel {
         &mut self,
         template: &Template,
         found: Option<&Listing>,
-        elements: Vec<Vec<Element>>,
+        elements: &[Vec<Element>],
     ) -> Result<(), FirewallError> {
         let mut batch = self.netlink.batch();
         template.put_in(&mut batch, found);
-        self.commit_all(batch, &elements).map_err(FirewallError::Refused)
+        self.commit_all(batch, elements).map_err(FirewallError::Refused)
     }
 
     /// Does what is in a batch and adds these elements: as one, or where only root of the whole host may send that much

@@ -72,7 +72,7 @@ pub fn install(kernel: &mut Kernel, template: &Template) -> Result<(), FirewallE
         Some(_) => kernel.kept(&template.emptied(found.as_ref()), CARRIED)?,
         None => Vec::new(),
     };
-    match kernel.put_in(template, found.as_ref(), carried) {
+    match kernel.put_in(template, found.as_ref(), &carried) {
         // A kernel that doesn't take back what it has given.
         Err(FirewallError::Refused(error))
             if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>

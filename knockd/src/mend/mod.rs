@@ -185,7 +185,7 @@ impl Mender {
         if let Some(template) = template {
             let found = self.kernel.table(template.ruleset())?;
             let emptied = template.emptied(found.as_ref());
-            self.kernel.put_in(&template, found.as_ref(), Vec::new())?;
+            self.kernel.put_in(&template, found.as_ref(), &[])?;
             self.template = template;
             if emptied.contains(&TAGS) {
                 tags = Tags::Gone;
@@ -318,7 +318,7 @@ impl Mender {
         };
         let is_of_these = |element: &Element| emptied.contains(&element.set);
         elements.retain(|elements| elements.first().is_some_and(is_of_these));
-        self.kernel.put_in(&self.template, found.as_ref(), elements)?;
+        self.kernel.put_in(&self.template, found.as_ref(), &elements)?;
         case.shut = Some(clock::now().uptime);
         let kept = emptied.iter().filter(|set| keeps_doors_or_bans(set)).count();
         case.emptied |= complete == Complete::No && kept > 0;
@@ -370,7 +370,7 @@ impl Mender {
         let found = self.kernel.table(self.template.ruleset())?;
         // As if it slept: then all of it goes.
         let found = found.map(|found| Listing { flags: 1, ..found });
-        self.kernel.put_in(&self.template, found.as_ref(), Vec::new())?;
+        self.kernel.put_in(&self.template, found.as_ref(), &[])?;
         let case = self.open_case();
         (case.emptied, case.lacks_tags) = (true, true);
         Ok(true)
