@@ -2,9 +2,9 @@
 # Sets up a device whose MQTT client stands before a door: puts the profile in place, knocks once to see that it
 # works, and has systemd keep the door open from then on.
 #
-#   (umask 077; knockd client add press-17 --service mqtts --server broker.example.com >press-17.toml)   # on the broker's host
-#   scp press-17.toml knock-spa_*.deb provision-device.sh press-17:                           # by a way you trust
-#   ssh press-17 sudo sh provision-device.sh press-17.toml knock-spa_*.deb                    # on the device
+#   knockd client add press-17 --service mqtts --server broker.example.com --out press-17.toml   # on the broker's host
+#   scp press-17.toml knock-spa_*.deb provision-device.sh press-17:                              # by a way you trust
+#   ssh press-17 sudo sh provision-device.sh press-17.toml knock-spa_*.deb                       # on the device
 #
 # The second argument may be left out where `knock` is installed. Run again, it changes nothing that is right already.
 set -eu

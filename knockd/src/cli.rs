@@ -83,7 +83,7 @@ const AFTER_HELP: &str = "\
 Examples:
   knockd check
   knockd doctor
-  knockd client add press-17 --service mqtts --server broker.example.com > knock.toml
+  knockd client add press-17 --service mqtts --server broker.example.com --out press-17.toml
   knockd firewall install
   knockd grants
   knockd ban 198.51.100.7 --for 2d

@@ -107,7 +107,7 @@ fn every_attribute_of_sets_chains_and_rules_that_is_changed_is_found_and_put_rig
         ("timeout 30s;", "timeout 1h;", "set door4 has another type"),
         ("timeout 6h;", "timeout 7h;", "set ban4 has another type"),
         ("flags timeout;", "flags timeout,dynamic;", "has another type, size or timeout"),
-        ("priority -155", "priority -154", "chain door hooks in elsewhere"),
+        ("priority -300", "priority -299", "chain early hooks in elsewhere"),
         ("198.51.100.0/24", "198.51.0.0/16", "does something else"),
         ("\"wg1\"", "\"eth0\"", "does something else"),
         ("limit rate over", "limit rate", "\"the junk budget"),
