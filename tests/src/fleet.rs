@@ -113,7 +113,8 @@ impl Fleet {
 }
 
 /// Lets six packets in a row without a tag reach the daemon.
-const TABLES: &str = "[prefilter]\njunk-budget = 1000000\n";
+/// Each client knocks from more addresses than it may hold at once by default.
+const TABLES: &str = "[prefilter]\njunk-budget = 1000000\n[grant]\nper-client = 4096\n";
 
 /// What a test with a fleet has to say about knockd.toml.
 pub fn settings() -> Settings<'static> {

@@ -120,7 +120,7 @@ fn what_depends_on_the_sender_may_drop_and_is_no_fault() {
     assert_eq!(ids(&found), ["firewall-may-drop"], "{found:#?}");
     let may = the(&found, "firewall-may-drop");
     assert_eq!(may["severity"], "warning");
-    assert!(may["what"].as_str().expect("text").contains("the sender's address"), "{may}");
+    assert!(may["what"].as_str().expect("text").contains("the device's address"), "{may}");
 
     world.broker().nft(&format!("delete table inet filter\n{SOUND}"));
     world.broker().nft(

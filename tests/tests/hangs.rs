@@ -188,7 +188,10 @@ fn what_no_more_fits_for_want_of_a_reader_is_counted_and_told_and_no_warning_is_
     let world = World::new();
     let door = Door::new(
         &world,
-        &Settings { tables: "[prefilter]\nmode = \"off\"\n[ban]\nfailures = 1000\n", ..settings() },
+        &Settings {
+            tables: "[prefilter]\nmode = \"off\"\n[ban]\nfailures = 1000\n[grant]\nper-client = 4096\n",
+            ..settings()
+        },
     );
     let mut fleet = fleet(&door, &world);
     let (path, prepare) = Journald::place(&world);
@@ -264,7 +267,7 @@ fn a_manager_that_does_not_read_what_it_is_told_delays_no_start_and_no_knock() {
 #[test]
 fn a_port_for_figures_that_somebody_else_has_ends_no_start_is_told_and_taken_when_it_is_free() {
     let world = World::new();
-    let tables = "[prefilter]\njunk-budget = 1000000\n[metrics]\nlisten = \"127.0.0.1:9162\"\n";
+    let tables = "[prefilter]\njunk-budget = 1000000\n[grant]\nper-client = 4096\n[metrics]\nlisten = \"127.0.0.1:9162\"\n";
     let door = Door::new(&world, &Settings { tables, ..settings() });
     let mut fleet = fleet(&door, &world);
     let somebody = Echo::start(world.broker(), &["tcp/9162"]);
@@ -291,8 +294,7 @@ fn a_port_for_figures_that_somebody_else_has_ends_no_start_is_told_and_taken_whe
 #[test]
 fn a_full_run_ends_no_start_and_delays_no_knock() {
     let world = World::new();
-    let tables =
-        "[prefilter]\njunk-budget = 1000000\n[metrics]\nlisten = \"unix:/run/metrics.sock\"\n";
+    let tables = "[prefilter]\njunk-budget = 1000000\n[grant]\nper-client = 4096\n[metrics]\nlisten = \"unix:/run/metrics.sock\"\n";
     let door = Door::new(&world, &Settings { tables, ..settings() });
     door.set("control", "\"/run/knockd/control.sock\"");
     let mut fleet = fleet(&door, &world);

@@ -57,7 +57,7 @@ fn configuration(door: &Door<'_>) -> Value {
 fn under_a_stream_of_knocks_no_reload_of_any_kind_loses_one() {
     let world = World::new();
     let door = Door::new(&world, &fleet::settings());
-    let mut fleet = Fleet::new(&door, &world, 10, 100);
+    let mut fleet = Fleet::new(&door, &world, 17, 60);
     let daemon = fleet::ready(&door);
     let done = AtomicBool::new(false);
     scope(|scope| {

@@ -59,7 +59,8 @@ impl Case {
     }
 
     pub(super) fn add(&mut self, Reconciled { doors, stray, bans, .. }: &Reconciled) {
-        if self.sighting.touched_elements_of(TAGS) {
+        // A table that took the place of ours brought its tags along.
+        if self.sighting.touched_elements_of(TAGS) && !self.sighting.replaced_table() {
             self.miss("tags of clients".to_owned());
         }
         if *doors > 0 {
