@@ -89,7 +89,6 @@ fn on_a_full_disk_grants_and_bans_are_made_told_as_not_written_and_written_when_
 
     broker.run(&["rm", &filler]).success();
     fleet.gets_in(&daemon);
-    daemon.tells(&["state-written"]);
     daemon.kill9();
     let daemon = door.start();
     assert_eq!(held(&door).len(), IN_A_PAGE + 5);

@@ -146,7 +146,7 @@ fn a_door_comes_back_by_itself_after_the_brokers_host_was_restarted_with_its_mem
         // As a boot does it: the table comes in new, and its ports are shut before anybody runs.
         world.broker().nft("delete table inet knockd");
         door.run(&["firewall", "install"]).success();
-        assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
+        assert_eq!(world.attacker().tcp(broker4(&world), MQTTS), State::Filtered);
         let broker = Mosquitto::start(world.broker());
         daemon = door.start();
         world.client().tcp_until(broker4(&world), MQTTS, State::Open);

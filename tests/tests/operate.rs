@@ -276,7 +276,7 @@ fn while_another_user_holds_all_connections_that_it_can_root_bans_at_once() {
     }
     let mut silent = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
-        .args(["python3", "-c", SILENT])
+        .args(["/usr/bin/python3", "-c", SILENT])
         .arg(&socket)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -299,7 +299,7 @@ fn orders_that_fail_fill_no_log_and_whoever_gave_one_is_told() {
     let_all_connect(&world, &door.control());
     let socket = door.control();
     let socket = socket.to_str().expect("a path in UTF-8");
-    let Some(orders) = as_nobody(&["python3", "-c", ORDERS, socket], "") else { return };
+    let Some(orders) = as_nobody(&["/usr/bin/python3", "-c", ORDERS, socket], "") else { return };
     assert!(orders.status.success(), "{orders:?}");
     daemon.tells(&["order-failed", "nobody-0", "uid=65534"]);
     let told = daemon.log().matches("order-failed").count();

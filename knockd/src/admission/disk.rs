@@ -16,7 +16,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{self, Receiver, Sender},
+        mpsc::{self, Receiver, Sender, TryRecvError},
     },
     thread,
     time::Duration,
@@ -33,6 +33,9 @@ const WAITING: usize = 1 << 16;
 const AT_ONCE: usize = 1 << 10;
 /// How long who asks the daemon for something waits for the disk, and the daemon with it.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a batch of packets waits for what is written of it. Once the disk has not answered in that time, nobody
+/// waits again before it has.
+const A_WHILE: Duration = Duration::from_millis(50);
 /// How long the daemon's end waits for the disk: less than the service manager does for the daemon.
 const AT_THE_END: Duration = Duration::from_secs(8);
 
@@ -66,6 +69,8 @@ pub(super) struct Disk<D = File> {
     hand: Hand<D>,
     next: u64,
     refusal: Option<io::Error>,
+    /// An answer that did not come in time.
+    late: Option<Receiver<()>>,
 }
 
 enum Hand<D> {
@@ -88,7 +93,7 @@ impl<D: StateFile> Disk<D> {
     /// Each order is done when it is given.
     pub(super) fn here(files: Files<D>) -> Self {
         let hand = Hand::Here { files: Box::new(files), done: VecDeque::new() };
-        Self { hand, next: 0, refusal: None }
+        Self { hand, next: 0, refusal: None, late: None }
     }
 
     /// Why the disk refuses what it is told; `None` if it takes it, or hasn't answered yet.
@@ -132,6 +137,29 @@ impl<D: StateFile> Disk<D> {
         if !next.is_empty() {
             let jobs = mem::take(next);
             self.send(Order { what: What::Do(jobs), ticket: None });
+        }
+    }
+
+    /// Has what was ordered since the last time done before anything that relies on it, and waits for that a while: a
+    /// daemon that is killed then has it in its files.
+    pub(super) fn have_it_done(&mut self) {
+        let Hand::Thread { next, .. } = &mut self.hand else { return };
+        if next.is_empty() {
+            return;
+        }
+        let _ = self.late.take_if(|late| late.try_recv() != Err(TryRecvError::Empty));
+        if self.late.is_some() {
+            return self.hand_over();
+        }
+        let (tell, answer) = mpsc::sync_channel(1);
+        next.push(Box::new(move |_| {
+            // Whoever has waited may be gone.
+            let _ = tell.send(());
+            Ok(())
+        }));
+        self.hand_over();
+        if answer.recv_timeout(A_WHILE).is_err() {
+            self.late = Some(answer);
         }
     }
 
@@ -243,7 +271,7 @@ impl<D: StateFile + Send + 'static> Disk<D> {
             .name("disk".to_owned())
             .spawn(move || serve(*files, &ordered, &tell, &counted))?;
         let hand = Hand::Thread { orders, next: Vec::new(), waiting };
-        Ok((Self { hand, next: self.next, refusal: self.refusal }, done))
+        Ok((Self { hand, next: self.next, refusal: self.refusal, late: None }, done))
     }
 }
 

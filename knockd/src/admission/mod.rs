@@ -379,6 +379,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
             self.hold(packet, now);
         }
+        self.disk.have_it_done();
         self.open(&mut pending, now);
         let sources: Vec<IpAddr> = pending.iter().map(|packet| packet.source).collect();
         for mut packet in pending {

@@ -5,7 +5,7 @@
 //!   has ten a minute told, all such users together; the rest is summed up.
 //! - What is told was parsed before: a client's or a service's name, an address, a reason without control characters.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tracing::{error, info, warn};
@@ -17,6 +17,9 @@ use super::{
 
 /// Orders of users other than root that failed, told one by one in a minute.
 const FAILURES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
+/// How long after them failed orders are summed up at most.
+const SUMMED_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// Tells of orders, within a bound.
 pub struct Audit {
@@ -115,6 +118,12 @@ impl Audit {
             event = "reload-asked",
             uid, pid, "the changed configuration is asked for by the user {uid}"
         );
+    }
+
+    /// In what time [`Self::sum_up`] has something to tell, if it has.
+    #[must_use]
+    pub const fn sums_up_in(&self) -> Option<Duration> {
+        if self.held_back > 0 { Some(SUMMED_UP_AFTER) } else { None }
     }
 
     /// Tells how many failed orders were not told one by one, if any.

@@ -102,6 +102,9 @@ impl Daemon {
             if let Some(wait) = self.telemetry.sums_up_in(clock::now().uptime) {
                 due = due.min(Instant::now() + wait);
             }
+            if let Some(wait) = self.audit.sums_up_in() {
+                due = due.min(Instant::now() + wait);
+            }
             if let Some(ceiling) = self.admission.ceiling_due_in(clock::now()) {
                 due = due.min(Instant::now() + ceiling);
             }
