@@ -246,6 +246,38 @@ fn a_device_whose_clock_is_too_far_off_is_told_apart_with_the_difference() {
 }
 
 #[test]
+fn a_full_disk_refuses_knocks_with_an_event_and_opens_nothing_unrecorded() {
+    let world = World::new();
+    let _echo = Echo::start(world.broker(), &["tcp/8883"]);
+    let door = Door::new(&world, &SETTINGS);
+    let device = door.enrol("press-17");
+    let state = door.state().display().to_string();
+    let broker = world.broker();
+    broker.run(&["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", &state]).success();
+    let daemon = door.ready_for_ahead();
+    // Knocks, and says whether that was granted.
+    let knock = || {
+        let (granted, refused) = (daemon.granted(), refusals(&daemon));
+        Foreign(world.client()).knock(&device, &[&AHEAD[..], &["--open-for", "1"]].concat());
+        e2e::until("it is decided", || daemon.granted() + refusals(&daemon) > granted + refused);
+        daemon.granted() > granted
+    };
+    assert!(knock());
+    world.client().tcp_until(broker4(&world), MQTTS, State::Open);
+
+    let filler = format!("{state}/filler");
+    broker.run(&["dd", "if=/dev/zero", &format!("of={filler}"), "bs=4k"]).exits(1);
+    // What is left of the file's last block takes a few packets more, 64 at most.
+    let more = (0..70).take_while(|_| knock()).count();
+    assert!(more < 70, "so many can't have been recorded");
+    daemon.tells(&["ERROR", "client=press-17", "decision=\"refused\"", "No space left"]);
+
+    broker.run(&["rm", &filler]).success();
+    assert!(knock());
+    world.client().tcp_until(broker4(&world), MQTTS, State::Open);
+}
+
+#[test]
 fn a_daemon_that_cannot_write_its_state_says_so_and_leaves_the_door_shut() {
     let world = World::new();
     let _echo = Echo::start(world.broker(), &["tcp/8883"]);

@@ -314,6 +314,8 @@ fn carry_out<D: StateFile>(
                     let done = job(files);
                     result = result.and(done);
                 }
+                // What else was written says nothing of the packets that could not be.
+                let result = result.and_then(|()| files.check_owed());
                 tell(Done { ticket, result });
             }
             What::Sync(sync) => {

@@ -30,6 +30,10 @@ pub struct Files<D = File> {
     pub banned: BannedFile<D>,
     /// Accepted packets that could not be written, oldest first: they come before the next ones.
     owed: Vec<Record>,
+    /// What is remembered with them.
+    owed_with: Option<Span>,
+    /// Why they could not be.
+    owed_why: Option<io::Error>,
 }
 
 /// What must be on the disk before a packet has its effect.
@@ -50,7 +54,16 @@ impl<D: StateFile> Files<D> {
         held: HeldFile<D>,
         banned: BannedFile<D>,
     ) -> Self {
-        Self { folder, seen, counted, held, banned, owed: Vec::new() }
+        Self {
+            folder,
+            seen,
+            counted,
+            held,
+            banned,
+            owed: Vec::new(),
+            owed_with: None,
+            owed_why: None,
+        }
     }
 
     /// Writes down that packets were accepted, behind those that could not be written before. `span` is what is
@@ -66,8 +79,30 @@ impl<D: StateFile> Files<D> {
         let remembered = usize::try_from(span.next - span.oldest).unwrap_or(usize::MAX);
         let forgotten = self.owed.len().saturating_sub(remembered);
         self.owed.drain(..forgotten);
-        self.seen.append(&self.owed, span)?;
+        self.owed_with = Some(span);
+        self.accept_owed()
+    }
+
+    /// Whether all accepted packets are written down.
+    ///
+    /// # Errors
+    /// What the disk said when the last of them could not be written.
+    pub fn check_owed(&self) -> io::Result<()> {
+        self.owed_why.as_ref().map_or(Ok(()), |why| Err(super::disk::copy(why)))
+    }
+
+    /// Writes down the accepted packets that could not be written before.
+    ///
+    /// # Errors
+    /// What the disk says; they are owed still.
+    pub fn accept_owed(&mut self) -> io::Result<()> {
+        let Some(span) = self.owed_with else { return Ok(()) };
+        if let Err(error) = self.seen.append(&self.owed, span) {
+            self.owed_why = Some(super::disk::copy(&error));
+            return Err(error);
+        }
         self.owed = Vec::new();
+        (self.owed_with, self.owed_why) = (None, None);
         Ok(())
     }
 

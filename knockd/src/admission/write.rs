@@ -135,7 +135,8 @@ impl<F, D: StateFile> Admission<F, D> {
     pub fn keep_files(&mut self) -> io::Result<()> {
         self.disk.order(|files| {
             files.keep_in_place()?;
-            files.catch_up()
+            let packets = files.accept_owed();
+            files.catch_up().and(packets)
         })?;
         self.disk_is_well()
     }
