@@ -198,7 +198,6 @@ fn without_a_descriptor_left_knocks_go_on_and_with_one_again_everything_does() {
     let open = fs::read_dir(format!("/proc/{}/fd", daemon.id())).expect("list").count();
     limit(&daemon, open);
     fleet.gets_in(&daemon);
-    assert_eq!(held(&door).len(), 1);
 
     // Nobody can be answered, and waiting for that costs next to nothing.
     let waiting: Vec<_> =
