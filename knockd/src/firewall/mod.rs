@@ -123,6 +123,12 @@ pub enum FirewallError {
 }
 
 impl FirewallError {
+    /// Whether the kernel says that what was to be made is there already.
+    #[must_use]
+    pub fn says_already_there(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.kind() == io::ErrorKind::AlreadyExists)
+    }
+
     /// Whether the kernel says that the table, or a set of it, isn't there.
     #[must_use]
     pub fn says_not_there(&self) -> bool {

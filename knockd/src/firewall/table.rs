@@ -79,6 +79,10 @@ pub fn install(kernel: &mut Kernel, template: &Template) -> Result<(), FirewallE
         {
             run_keeping_elements(&template.ruleset().script())?;
         }
+        // Somebody was quicker: what it lacks is seen when it is found.
+        Err(error) if found.is_none() && error.says_already_there() => {
+            return install(kernel, template);
+        }
         result => result?,
     }
     read_back(template)

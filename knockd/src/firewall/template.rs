@@ -13,7 +13,7 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 
 use super::{
     FirewallError,
@@ -134,16 +134,17 @@ impl Template {
     }
 
     /// Adds to a batch what makes the table that was found this one. Elements of the sets that are as they ought to be
-    /// stay.
+    /// stay. Where none was found, the kernel refuses the batch (`AlreadyExists`) if there is one by then: its rules
+    /// would stay beside ours.
     pub fn put_in(&self, batch: &mut Batch, found: Option<&Listing>) {
         let emptied = self.emptied(found);
         match found {
             Some(found) if found.flags == 0 => make_room(batch, found, &emptied, &self.fixed()),
             Some(_) => {
                 delete_table(batch, TABLE_NAME);
-                add_table(batch);
+                add_table(batch, 0);
             }
-            None => add_table(batch),
+            None => add_table(batch, NLM_F_EXCL),
         }
         for (number, name) in (1..).zip(&emptied) {
             if let Some(set) = self.listing.sets.get(*name) {
@@ -227,8 +228,8 @@ pub(super) fn delete(table: &str) -> Result<(), FirewallError> {
     }
 }
 
-fn add_table(batch: &mut Batch) {
-    batch.push(Kind::NewTable, NLM_F_CREATE, |table| {
+fn add_table(batch: &mut Batch, exclusive: u16) {
+    batch.push(Kind::NewTable, NLM_F_CREATE | exclusive, |table| {
         table.put_text(OF_TABLE, TABLE_NAME).put(TABLE_FLAGS, &0_u32.to_be_bytes());
     });
 }

@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Case {
     pub(super) sighting: Sighting,
     pub(super) missing: Vec<String>,
+    /// The table was there again when it was to be put in.
+    pub(super) came_back: bool,
     /// When the table was put in again.
     pub(super) shut: Option<Uptime>,
     /// It was put in with sets that are empty, or lack something.
@@ -32,6 +34,7 @@ impl Case {
         Self {
             sighting,
             missing: Vec::new(),
+            came_back: false,
             shut: None,
             emptied: false,
             is_known: false,
@@ -49,7 +52,7 @@ impl Case {
     pub(super) fn saw_its_table_go(&self) -> bool {
         let Notice { touched, incomplete, .. } = &self.sighting.notice;
         let was_put_in = |it: &Touched| it.object == Object::Table && it.deed == Deed::Added;
-        self.lost_its_table() && !incomplete && !touched.iter().any(was_put_in)
+        self.lost_its_table() && !self.came_back && !incomplete && !touched.iter().any(was_put_in)
     }
 
     pub(super) fn miss(&mut self, missing: String) {

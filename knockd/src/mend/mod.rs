@@ -318,7 +318,13 @@ impl Mender {
         };
         let is_of_these = |element: &Element| emptied.contains(&element.set);
         elements.retain(|elements| elements.first().is_some_and(is_of_these));
-        self.kernel.put_in(&self.template, found.as_ref(), &elements)?;
+        let put_in = self.kernel.put_in(&self.template, found.as_ref(), &elements);
+        if put_in.as_ref().is_err_and(FirewallError::says_already_there) {
+            // What it lacks is seen by the next look, which finds it.
+            case.came_back = true;
+            case.missing.clear();
+        }
+        put_in?;
         case.shut = Some(clock::now().uptime);
         let kept = emptied.iter().filter(|set| keeps_doors_or_bans(set)).count();
         case.emptied |= complete == Complete::No && kept > 0;
@@ -388,7 +394,7 @@ impl Mender {
             Ok(Looked::Later) => false,
             Err(error) => {
                 self.fail(&error);
-                false
+                error.says_already_there()
             }
         }
     }
@@ -408,7 +414,10 @@ impl Mender {
     fn fail(&mut self, error: &FirewallError) {
         self.repairs.failing = Some(error.to_string());
         // Somebody was quicker: at once again, as often as looks are allowed.
-        if error.says_not_there() || matches!(error, FirewallError::ReadBack(_)) {
+        if error.says_not_there()
+            || error.says_already_there()
+            || matches!(error, FirewallError::ReadBack(_))
+        {
             debug!(
                 event = "table-changed-again",
                 "table {TABLE} was changed again while it was put right: {error}"
