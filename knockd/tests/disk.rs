@@ -14,6 +14,8 @@ use std::{
     os::unix::fs::FileExt,
     path::Path,
     sync::{Arc, Condvar, Mutex},
+    thread::{self, sleep},
+    time::Duration,
 };
 
 use common::{
@@ -40,6 +42,8 @@ enum State {
     Answers,
     /// What is to be synced waits.
     Hangs,
+    /// What is to be synced takes a moment.
+    Slow,
     /// Whatever is written waits, as on a file system that is frozen.
     Frozen,
     Full,
@@ -76,7 +80,9 @@ impl FileExt for Slow {
 
 impl StateFile for Slow {
     fn sync(&self) -> io::Result<()> {
-        self.1.wait_while(|state| matches!(state, State::Hangs | State::Frozen));
+        if self.1.wait_while(|state| matches!(state, State::Hangs | State::Frozen)) == State::Slow {
+            sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 
@@ -279,4 +285,26 @@ fn the_end_waits_for_what_was_ordered_and_for_a_disk_that_hangs_no_longer_than_i
     host.disk.is(State::Hangs);
     assert_eq!(host.admission.close(at(1)).unwrap_err().kind(), io::ErrorKind::TimedOut);
     host.disk.is(State::Answers);
+}
+
+#[test]
+fn what_waits_for_the_disk_when_the_daemon_ends_is_told_by_then_and_has_its_effect() {
+    let mut host = Host::warmed_up(true);
+    host.disk.is(State::Hangs);
+    let now = at(16);
+    assert_eq!(host.send(&[counted(1)], now), [""; 0], "the disk is at it");
+    sleep(Duration::from_millis(50));
+    assert_eq!(host.send(&[open(2, now)], now), [""; 0], "and has one more to sync");
+    let disk = host.disk.clone();
+    let answers = thread::spawn(move || {
+        sleep(Duration::from_millis(50));
+        disk.is(State::Slow);
+    });
+    assert!(host.admission.close(now).is_ok());
+    let mut told = Vec::new();
+    while let Ok(done) = host.hearing.try_recv() {
+        host.admission.disk_has_done(vec![done], now, |outcome, _, _| told.push(word(outcome)));
+    }
+    assert_eq!(told, ["granted"; 2]);
+    answers.join().unwrap();
 }

@@ -57,6 +57,8 @@ type Job<D> = Box<dyn FnOnce(&mut Files<D>) -> io::Result<()> + Send>;
 enum What<D> {
     Do(Vec<Job<D>>),
     Sync(Sync),
+    /// When all that was to be synced before it is, and is told.
+    Last(Job<D>),
 }
 
 struct Order<D> {
@@ -184,10 +186,10 @@ impl<D: StateFile> Disk<D> {
         &mut self,
         job: impl FnOnce(&mut Files<D>) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        self.wait(job, PATIENCE)
+        self.wait(job, |told| What::Do(vec![told]), PATIENCE)
     }
 
-    /// The last order: has this done, and waits for it longer.
+    /// The last order: has this done when everything else is, which [`Hearing`] has told by then, and waits for it longer.
     ///
     /// # Errors
     /// As those of [`Self::order_and_wait`].
@@ -195,7 +197,7 @@ impl<D: StateFile> Disk<D> {
         &mut self,
         job: impl FnOnce(&mut Files<D>) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        self.wait(job, AT_THE_END)
+        self.wait(job, What::Last, AT_THE_END)
     }
 
     /// What has been done by now and not been told yet, where there is no thread.
@@ -214,6 +216,7 @@ impl<D: StateFile> Disk<D> {
     fn wait(
         &mut self,
         job: impl FnOnce(&mut Files<D>) -> io::Result<()> + Send + 'static,
+        what: impl FnOnce(Job<D>) -> What<D>,
         patience: Duration,
     ) -> io::Result<()> {
         if let Hand::Here { .. } = self.hand {
@@ -227,7 +230,7 @@ impl<D: StateFile> Disk<D> {
             result
         };
         self.hand_over();
-        self.send(Order { what: What::Do(vec![Box::new(told)]), ticket: None });
+        self.send(Order { what: what(Box::new(told)), ticket: None });
         hear.recv_timeout(patience).unwrap_or_else(|_| {
             let text = "the disk doesn't answer; it is written when it does";
             Err(io::Error::new(io::ErrorKind::TimedOut, text))
@@ -304,7 +307,7 @@ fn carry_out<D: StateFile>(
     orders: Vec<Order<D>>,
     mut tell: impl FnMut(Done),
 ) {
-    let (mut all, mut tickets) = (Sync::default(), Vec::new());
+    let (mut all, mut tickets, mut last) = (Sync::default(), Vec::new(), Vec::new());
     for Order { what, ticket } in orders {
         match what {
             What::Do(jobs) => {
@@ -323,14 +326,18 @@ fn carry_out<D: StateFile>(
                 all.ceiling = all.ceiling.max(sync.ceiling);
                 tickets.push(ticket);
             }
+            What::Last(job) => last.push((job, ticket)),
         }
     }
-    if tickets.is_empty() {
-        return;
+    if !tickets.is_empty() {
+        let synced = files.sync(&all);
+        for ticket in tickets {
+            tell(Done { ticket, result: copy_of(&synced) });
+        }
     }
-    let synced = files.sync(&all);
-    for ticket in tickets {
-        tell(Done { ticket, result: copy_of(&synced) });
+    for (job, ticket) in last {
+        let result = job(files);
+        tell(Done { ticket, result });
     }
 }
 
