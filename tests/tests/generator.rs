@@ -137,3 +137,11 @@ fn a_drop_in_that_is_masked_doesnt_count_and_a_unit_that_is_masked_or_missing_ge
     symlink("/dev/null", units.path("etc/ufw.service")).expect("make a link");
     assert_eq!(units.drop_in("ufw.service"), None);
 }
+
+#[test]
+fn what_it_has_made_before_is_not_read_as_an_admins_own() {
+    let units = Units::new(true);
+    let first = units.drop_in("nftables.service").expect("a drop-in");
+    units.write("etc/nftables.service.d/zz-knockd.conf", &first);
+    assert_eq!(units.drop_in("nftables.service"), Some(first));
+}
