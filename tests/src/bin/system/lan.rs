@@ -135,6 +135,13 @@ pub(crate) fn connect(to: IpAddr, port: u16) -> Found {
     connect_from(None, to, port)
 }
 
+/// The hardware's address that an address on the wire had last, as the devices' host knows it.
+pub(crate) fn card(address: IpAddr) -> Option<String> {
+    let said = device(&["ip", "neigh", "show", &address.to_string()]).stdout;
+    let (_, rest) = said.split_once("lladdr ")?;
+    rest.split_whitespace().next().map(str::to_owned)
+}
+
 /// Both addresses of the broker's machine.
 pub(crate) fn broker() -> [IpAddr; 2] {
     [v4(BROKER).into(), v6(BROKER).into()]

@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use e2e::Output;
@@ -244,6 +245,17 @@ impl Machine {
         start.elapsed()
     }
 
+    /// What it is called.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The hardware's address of its network card, by which its answers are known.
+    #[track_caller]
+    pub(crate) fn card(&self) -> String {
+        self.sh("cat /sys/class/net/host0/address").trim().to_owned()
+    }
+
     /// Runs a command in it.
     pub(crate) fn run(&self, argv: &[&str]) -> Output {
         self.run_with(argv, "")
@@ -350,7 +362,7 @@ impl Machine {
 }
 
 /// Whether a unit of this name, a service unless it says otherwise, is on a disk.
-fn disk_has_unit(disk: &std::path::Path, name: &str) -> bool {
+fn disk_has_unit(disk: &Path, name: &str) -> bool {
     let file = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
     disk.join("usr/lib/systemd/system").join(&file).exists()
         || disk.join("lib/systemd/system").join(&file).exists()
@@ -370,5 +382,15 @@ impl Drop for Machine {
             let _ = nspawn.kill();
             let _ = nspawn.wait();
         }
+        // Its network is taken down behind its last process, and answers in its addresses until then: another machine
+        // may have them next.
+        let wire = format!("vb-{}:", self.name);
+        for _ in 0..1_000 {
+            if !fs::read_to_string("/proc/self/net/dev").is_ok_and(|text| text.contains(&wire)) {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        println!("    … the machine {} is off, and its network is still there", self.name);
     }
 }

@@ -20,8 +20,9 @@ const EVERY: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_millis(400);
 
 /// What was found, and when, since the stream began.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Seen {
+    began: Instant,
     /// Connections to the guarded port.
     pub(crate) probes: u32,
     /// Of those, the ones that were accepted,
@@ -51,6 +52,12 @@ impl Seen {
     /// The longest time in which not even the port without a door answered: how long the machine was away.
     pub(crate) fn longest_gap(&self) -> Duration {
         self.network.windows(2).map(|two| two[1] - two[0]).max().unwrap_or_default()
+    }
+
+    /// When the port without a door answered for the first time after that.
+    pub(crate) fn back(&self) -> Option<Instant> {
+        let gaps = self.network.windows(2).max_by_key(|two| two[1] - two[0])?;
+        Some(self.began + gaps[1])
     }
 }
 
@@ -92,7 +99,14 @@ struct Attempt {
 }
 
 fn stream(addresses: [IpAddr; 2], end: &AtomicBool) -> Seen {
-    let (start, mut seen) = (Instant::now(), Seen::default());
+    let start = Instant::now();
+    let mut seen = Seen {
+        began: start,
+        probes: 0,
+        open: Vec::new(),
+        refused: Vec::new(),
+        network: Vec::new(),
+    };
     let mut under_way: VecDeque<Attempt> = VecDeque::new();
     for number in 0_u32.. {
         let ending = end.load(Ordering::Relaxed);

@@ -7,7 +7,7 @@ use crate::packages::{CLIENT, Version};
 use crate::report::{Report, saw};
 use crate::rootfs::Release;
 use crate::scenes::Stage;
-use crate::scenes::figures::exposure;
+use crate::scenes::figures::{EXPOSURE, exposure};
 use crate::scenes::{broker, install};
 use crate::wait::wait;
 
@@ -50,8 +50,9 @@ Type=oneshot
 ExecStart=/bin/sleep infinity
 ";
 
-/// The highest exposure of a device's unit, as `systemd-analyze security` counts it: 0 to 10.
-const EXPOSURE: f64 = 1.6;
+/// The highest exposure of a keeper's unit, as `systemd-analyze security` counts it, 0 to 10: it hears of the network's
+/// changes by AF_NETLINK, and has no user namespace.
+const KEEPER_EXPOSURE: f64 = 1.6;
 
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker) = (&mut *stage.report, &stage.broker);
@@ -90,6 +91,8 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
                 sensor.sh("journalctl -q -n 30 -u 'knock@*' -u reading")
             );
             assert_eq!(retained(broker), "reading");
+            let level = exposure(&sensor, "knock@broker.service");
+            assert!(level <= EXPOSURE, "{level} is above {EXPOSURE}");
         },
     );
     report.check("after a reboot of the device, it knocks and publishes by itself", || {
@@ -115,22 +118,28 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
 
 /// A session that lives on, by the recipe of knock-keep@.service.
 fn keep(report: &mut Report, broker: &Machine, sensor: &mut Machine) {
+    // Where an earlier grant lives still, as after a kill, the open port is no proof of the knock, and the status says so.
     let kept = |sensor: &Machine| {
         let status = sensor.show("knock-keep@broker", "StatusText");
-        status.contains("and kept open")
+        status.contains("and kept open") || status.contains("tcp/8883 accepts at")
     };
     report.check("enabled, knock-keep@broker keeps the door open, and the client listens", || {
         let login = broker::login("broker", "/etc/ssl/broker-ca.crt").join(" ");
         sensor.write("/etc/systemd/system/listener.service", &KEPT.replace("LOGIN", &login));
+        // What the units before have opened.
+        broker.run(&["knockd", "revoke", "sensor"]).success();
+        wait("the door is shut", || grants(broker).is_empty());
         let enable = ["systemctl", "enable", "--now", "knock-keep@broker", "listener"];
         let enabled = sensor.run(&enable);
         assert!(enabled.is_success(), "{enabled}\n{}", keepers_journal(sensor));
-        wait("the door is kept open", || kept(sensor));
+        wait("the door is kept open", || {
+            sensor.show("knock-keep@broker", "StatusText").contains("and kept open")
+        });
         let open_for = || grants(broker).iter().filter_map(|it| it["remaining-s"].as_u64()).max();
         assert!(open_for() > Some(200), "{:?}", open_for());
         ordered(broker, sensor, "first");
         let level = exposure(sensor, "knock-keep@broker.service");
-        assert!(level <= EXPOSURE, "{level} is above {EXPOSURE}");
+        assert!(level <= KEEPER_EXPOSURE, "{level} is above {KEEPER_EXPOSURE}");
     });
     report.check("the profile is read again, and the session lives on", || {
         let before = sensor.show("listener", "MainPID");
@@ -194,8 +203,8 @@ fn keep(report: &mut Report, broker: &Machine, sensor: &mut Machine) {
     report.check(
         "rebooted while the broker is dark, its boot is over, and it gets in afterwards",
         || {
-            broker.run(&["systemctl", "stop", "knockd.socket", "knockd.service"]).success();
-            broker.run(&["knockd", "firewall", "install"]).success();
+            // A grant would outlive the daemon.
+            broker.sh("knockd revoke sensor; systemctl stop knockd.socket knockd.service");
             sensor.run(&["systemctl", "disable", "reading"]).success();
             let took = sensor.reboot();
             sensor.limit_namespaces("user", 0);
@@ -206,6 +215,7 @@ fn keep(report: &mut Report, broker: &Machine, sensor: &mut Machine) {
             ordered(broker, sensor, "after a reboot");
         },
     );
+    broker.run(&["systemctl", "start", "knockd.socket", "knockd.service"]).success();
     report.check("stopped for good, it closes its door", || {
         sensor.run(&["systemctl", "disable", "--now", "knock-keep@broker", "listener"]).success();
         wait("the door is closed", || grants(broker).is_empty());

@@ -23,7 +23,8 @@ const HOST: &str = "docker";
 const GROUP: &str = "knock-system-docker";
 /// An image of busybox alone, and a container that publishes the port.
 const IMAGE: &str = "mkdir -p /srv/image/bin; cp /usr/bin/busybox /srv/image/bin; tar -C /srv/image -c . | docker import - box";
-const RUN: &str = "docker run --detach --name server --publish 8883:8883 box /bin/busybox nc -lk -p 8883 -e /bin/busybox cat";
+const RUN: &str =
+    "docker run --detach --name server --publish 8883:8883 box /bin/busybox httpd -f -p 8883";
 
 /// A host without systemd, whose programs run in the root file system of Debian 13.
 struct Host {
@@ -46,6 +47,7 @@ impl Host {
             work.display()
         );
         inside::run(&["mount", "-t", "overlay", "overlay", "-o", &layers, path]);
+        let devices = lan::v4(lan::DEVICES).to_string();
         let [v4, v6] =
             [format!("{}/24", lan::v4(OTHER_BROKER)), format!("{}/64", lan::v6(OTHER_BROKER))];
         for argv in [
@@ -56,6 +58,8 @@ impl Host {
             &["ip", "-n", HOST, "link", "set", "eth0", "up"],
             &["ip", "-n", HOST, "addr", "add", &v4, "dev", "eth0"],
             &["ip", "-n", HOST, "addr", "add", &v6, "dev", "eth0", "nodad"],
+            // The way back to every device: a stranger's silence would say nothing without it.
+            &["ip", "-n", HOST, "route", "add", "default", "via", &devices],
             &["mount", "-t", "proc", "proc", &format!("{path}/proc")],
             &["mount", "-t", "tmpfs", "tmpfs", &format!("{path}/run")],
             &["mount", "--rbind", "/dev", &format!("{path}/dev")],
@@ -92,8 +96,19 @@ impl Host {
         self.children.push(command.spawn().expect("start a program"));
     }
 
+    /// Ends the program that was started last.
+    fn end_last(&mut self) {
+        let mut child = self.children.pop().expect("a program runs");
+        child.kill().and_then(|()| child.wait()).expect("end a program");
+    }
+
     fn log(&self, program: &str) -> PathBuf {
         self.disk.with_file_name(format!("{program}.log"))
+    }
+
+    /// The same from an address that no device has.
+    fn stranger() -> Found {
+        lan::connect_from(Some(lan::crowd(0xff00)), lan::v4(OTHER_BROKER).into(), MQTTS)
     }
 
     /// What a connection over IPv4 finds.
@@ -140,6 +155,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         host.sh(RUN);
         lan::device(&["ip", "neigh", "flush", "all"]);
         wait("the port is open", || Host::found() == Found::Open);
+        assert_eq!(Host::stranger(), Found::Open);
         host
     });
     let Some(mut host) = started else { return };
@@ -156,9 +172,7 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         host.start(&["knockd", "run"]);
         wait("a knock is taken", || knock(&["-4", "--wait=1s"]).is_success());
         assert_eq!(Host::found(), Found::Open);
-        let stranger =
-            lan::connect_from(Some(lan::crowd(0xff00)), lan::v4(OTHER_BROKER).into(), MQTTS);
-        assert_eq!(stranger, Found::Silence, "from another address");
+        assert_eq!(Host::stranger(), Found::Silence, "from another address");
         knock(&["-4", "--close"]).success();
         wait("the door is shut again", || Host::found() == Found::Silence);
     });
@@ -167,6 +181,11 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
         assert_eq!(Host::found(), Found::Silence);
         host.sh("knockd firewall status");
         wait("a knock opens the new container's port", || knock(&["-4", "--wait=1s"]).is_success());
+    });
+    report.check("without the table it is open to everyone: nothing else guarded it", || {
+        host.end_last();
+        host.sh("knockd firewall remove");
+        wait("a stranger gets in", || Host::stranger() == Found::Open);
     });
     if report.failures() > 0 {
         for program in ["containerd", "dockerd", "knockd"] {

@@ -45,24 +45,28 @@ impl Elsewhere {
         other
     }
 
-    /// Waits until its network is up, so that silence says something: another one had these addresses before.
+    /// Waits until its network is up, so that silence says something: another one had these addresses before, and
+    /// whoever answers now is this one.
     #[track_caller]
     pub(crate) fn until_reachable(&self) {
+        let card = self.machine.card();
         wait("a port without a door answers", || {
             lan::device(&["ip", "neigh", "flush", "all"]);
             lan::other_broker().map(|to| lan::connect(to, UNGUARDED)) == [Found::Refused; 2]
         });
+        for address in lan::other_broker() {
+            assert_eq!(lan::card(address).as_deref(), Some(card.as_str()), "who has {address}");
+        }
     }
 
-    /// Installs the daemon's package in an image, without /proc, enrols the device and enables the units. The folders
-    /// that the package has made are removed, as from an image whose /var is made anew.
+    /// Installs the daemon's package in an image, without /proc, enrols the device and enables the units.
     #[track_caller]
     pub(crate) fn in_image(machine: &Machine) {
         let package = Packages::file(&machine.give_packages(), DAEMON, Version::Current);
         machine.in_image(&format!("dpkg --install {package} >/dev/null"));
         let add = "knockd client add press-17 --service mqtts --server other";
         write_private(&file("other.toml"), &machine.in_image(add));
-        machine.in_image("systemctl --quiet enable knockd.service; rm -rf /var/lib/knockd /var/lib/knockd-firewall");
+        machine.in_image("systemctl --quiet enable knockd.service");
     }
 
     /// Enrols the device on the running host.
@@ -84,7 +88,15 @@ impl Elsewhere {
     #[track_caller]
     pub(crate) fn is(&self, found: Found) {
         for address in lan::other_broker() {
-            assert_eq!(lan::connect(address, MQTTS), found, "tcp/{MQTTS} of {address}");
+            let seen = lan::connect(address, MQTTS);
+            assert!(
+                seen == found,
+                "tcp/{MQTTS} of {address}: {seen:?}, and not {found:?}; it answers with {:?}, and {} has {}:\n{}",
+                lan::card(address),
+                self.machine.name(),
+                self.machine.card(),
+                self.machine.run(&["nft", "list", "ruleset"]).stdout
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::report::saw;
 use crate::scenes::Stage;
 
 /// The highest exposure that passes, as `systemd-analyze security` counts it: 0 to 10.
-const EXPOSURE: f64 = 1.5;
+pub(crate) const EXPOSURE: f64 = 1.5;
 
 pub(crate) fn play(stage: &mut Stage<'_>) {
     let (report, broker) = (&mut *stage.report, &stage.broker);

@@ -10,6 +10,7 @@ mod elsewhere;
 mod essential;
 mod figures;
 mod firewalls;
+mod hangs;
 mod install;
 pub(crate) mod journal;
 mod other;
@@ -22,13 +23,14 @@ mod upgrade;
 mod watching;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use clap::ValueEnum;
 
 use crate::knocks::Fleet;
 use crate::lan;
 use crate::machine::Machine;
-use crate::report::Report;
+use crate::report::{Report, saw};
 
 /// What can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,6 +45,8 @@ pub(crate) enum Scene {
     Upgrade,
     /// kill -9 under a stream of knocks, and a stuck daemon.
     Crash,
+    /// A journald that is stopped, and an nft that hangs.
+    Hangs,
     /// A device with the client's package and its unit.
     Devices,
     /// The journal and its fields.
@@ -67,9 +71,6 @@ pub(crate) enum Scene {
     Docker,
 }
 
-/// What is shown only where it is named.
-const ON_REQUEST: [Scene; 4] = [Scene::Essential, Scene::Unkept, Scene::Container, Scene::Docker];
-
 /// What the scenes share.
 pub(crate) struct Stage<'a> {
     pub(crate) report: &'a mut Report,
@@ -79,10 +80,7 @@ pub(crate) struct Stage<'a> {
 
 /// Plays them.
 pub(crate) fn play(report: &mut Report, chosen: &[Scene]) {
-    let is_chosen = |scene| match chosen {
-        [] => !ON_REQUEST.contains(&scene),
-        chosen => chosen.contains(&scene),
-    };
+    let is_chosen = |scene| chosen.is_empty() || chosen.contains(&scene);
     report.scene("A fresh Debian 13, and the packages");
     let booted = report.check("a fresh Debian boots, with a network of its own", || {
         lan::make();
@@ -101,7 +99,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         return;
     }
     type Play = fn(&mut Stage<'_>);
-    let scenes: [(Scene, &str, Play); 16] = [
+    let scenes: [(Scene, &str, Play); 17] = [
         (Scene::Reboot, "Reboot", reboot::play),
         (Scene::Journal, "The journal", journal::play),
         (Scene::Firewalls, "Other firewalls", firewalls::play),
@@ -109,6 +107,7 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
         (Scene::Devices, "A device", devices::play),
         (Scene::Upgrade, "Upgrade under load", upgrade::play),
         (Scene::Crash, "Killed, and stuck", crash::play),
+        (Scene::Hangs, "What hangs", hangs::play),
         (Scene::Watching, "Watched", watching::play),
         (Scene::Figures, "Figures", figures::play),
         (Scene::Purge, "Purge", purge::play),
@@ -122,9 +121,11 @@ fn play_on(stage: &mut Stage<'_>, is_chosen: impl Fn(Scene) -> bool) {
     for (scene, title, play) in scenes {
         if is_chosen(scene) {
             stage.report.scene(title);
+            let start = Instant::now();
             if catch_unwind(AssertUnwindSafe(|| play(stage))).is_err() {
                 stage.report.broke_off(title);
             }
+            saw(&format!("this scene took {:.0} s", start.elapsed().as_secs_f64()));
         }
     }
 }

@@ -12,7 +12,11 @@ pub(crate) fn play(stage: &mut Stage<'_>) {
     let report = &mut *stage.report;
     let booted = report.check("with a read-only root, the first boot shuts the port", || {
         let setup = Setup { root: Root::ReadOnly, ..Setup::of(Release::Trixie) };
-        let other = Elsewhere::boot("unkept", setup, Elsewhere::in_image);
+        let other = Elsewhere::boot("unkept", setup, |machine| {
+            Elsewhere::in_image(machine);
+            // As in an image whose /var is made anew.
+            machine.in_image("rm -r /var/lib/knockd /var/lib/knockd-firewall");
+        });
         other.is(Found::Silence);
         for unit in ["knockd-firewall.service", "knockd.socket", "knockd.service"] {
             assert_eq!(other.machine.show(unit, "ActiveState"), "active", "{unit}");

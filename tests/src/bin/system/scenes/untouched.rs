@@ -87,7 +87,12 @@ pub(crate) fn compare(before: &BTreeSet<String>, after: &BTreeSet<String>, packe
             ["user: knockd:", "group: knockd:", "group: knockd-keys:", "group: knockd-readers:"];
         let path = fact.rsplit(' ').next().unwrap_or_default();
         let is_file = fact.starts_with("file: ") || fact.starts_with("content: ");
-        let made = ["/etc/knockd/clients.d", "/var/lib/knockd", "/var/lib/knockd-firewall"];
+        let made = [
+            "/etc/knockd/clients.d",
+            "/var/lib/knockd",
+            "/var/lib/knockd/fresh",
+            "/var/lib/knockd-firewall",
+        ];
         named.iter().any(|start| fact.starts_with(start))
             || is_file && (own.contains(path) || made.contains(&path))
     };
