@@ -112,6 +112,54 @@ fn a_port_that_another_rule_takes_out_of_conntrack_is_named_and_its_session_ends
     assert!(!ids(&findings(&door)).contains(&"port-untracked"));
 }
 
+/// A transparent proxy at the service's port.
+const TRANSPARENT: &str = "
+import socket, time
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.setsockopt(socket.SOL_IP, 19, 1)
+listener.bind(('0.0.0.0', 8883))
+listener.listen()
+print('serving', flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn a_transparent_proxy_that_leads_another_port_to_a_service_is_named_and_one_for_its_own_port_is_not()
+ {
+    let world = World::new();
+    let broker = world.broker();
+    let services = "[[service]]\nname = \"mqtts\"\nports = [\"tcp/8883\"]\n";
+    let door = Door::new(&world, &Settings { services, ..Settings::default() });
+    let _daemon = door.ready();
+    world.ip(
+        Some("broker"),
+        "rule add fwmark 7 lookup 100\nroute add local default dev lo table 100",
+    );
+    broker.nft("add table ip proxy { chain c { type filter hook prerouting priority mangle; }; }");
+    let rule = |port: &str| {
+        broker.nft(&format!(
+            "add rule ip proxy c tcp dport {port} tproxy to :8883 meta mark set 7 accept"
+        ));
+    };
+    let mut proxy = broker.spawn(&["python3", "-c", TRANSPARENT], &[]);
+    proxy.wait_for("serving");
+    rule("8883");
+    assert!(!ids(&findings(&door)).contains(&"service-proxied"));
+    rule("8884");
+    let way = broker4(&world);
+    assert_eq!(world.attacker().tcp(way, 8884), State::Open, "no chain knows where it leads");
+    let fault = the(&findings(&door), "service-proxied");
+    assert_eq!(fault["severity"], "fault");
+    assert!(fault["what"].as_str().expect("text").contains("tcp/8883"), "{fault}");
+    let command = fault["mend"].as_str().expect("text").split_once(';').expect("a command").0;
+    let argv: Vec<&str> = command.split(' ').collect();
+    broker.run(&argv).success();
+    assert!(!ids(&findings(&door)).contains(&"service-proxied"));
+    assert_ne!(world.attacker().tcp(way, 8884), State::Open);
+    assert_eq!(world.attacker().tcp(way, MQTTS), State::Filtered);
+}
+
 #[test]
 fn a_service_behind_this_host_that_is_on_the_devices_own_network_is_named() {
     let world = World::new();
