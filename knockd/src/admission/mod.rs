@@ -200,18 +200,23 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         settle(&mut self.firewall, &self.grants, self.gate.bans(), touched, now.uptime)
     }
 
-    /// Makes what was not confirmed what it ought to be; returns how many doors and bans that are.
+    /// Makes what was not confirmed what it ought to be; returns how many doors and bans that are, or `None` where they
+    /// are more than are remembered one by one, and whoever keeps the table makes all of them right.
     ///
     /// # Errors
     /// [`FirewallError`]
-    pub fn settle(&mut self, now: Now) -> Result<usize, FirewallError> {
+    pub fn settle(&mut self, now: Now) -> Result<Option<usize>, FirewallError> {
         if self.in_doubt.is_too_much() {
-            return Ok(self.reconcile(now)?.changed());
+            if self.firewall.doubt_everything() {
+                self.is_settled();
+                return Ok(None);
+            }
+            return Ok(Some(self.reconcile(now)?.changed()));
         }
         settle(&mut self.firewall, &self.grants, self.gate.bans(), &self.in_doubt, now.uptime)?;
         let settled = self.in_doubt.doors.len() + self.in_doubt.bans.len();
         self.is_settled();
-        Ok(settled)
+        Ok(Some(settled))
     }
 
     fn is_settled(&mut self) {
