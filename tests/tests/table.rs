@@ -204,10 +204,76 @@ fn an_nft_without_json_is_enough() {
     assert_eq!(status["table"]["whole"], true, "{status}");
     let drops = status["kernel-drops"].as_array().expect("the kernel's counters");
     assert!(!drops.is_empty(), "{status}");
+    let named = |env: &[(&str, &str)]| {
+        let argv = [&knockd, "--config", config.to_str().expect("UTF-8"), "doctor", "--json"];
+        let found = world.broker().run_with(&argv, env, "").json();
+        let found = found["findings"].as_array().expect("a list").clone();
+        found.iter().any(|it| it["id"] == "nft-without-json")
+    };
+    assert!(named(&env) && !named(&[]), "the doctor names it, and no other nft");
     world.broker().nft("flush ruleset");
     daemon.tells(&["table-repaired", "the whole table"]);
     drop(daemon);
     run(&["firewall", "remove"]).success();
+}
+
+#[test]
+fn the_ruleset_as_text_is_taken_back_by_nft_and_what_it_can_not_say_as_json_is_the_tags_alone() {
+    let world = World::new();
+    let host = Host::new(&world, "");
+    let _daemon = host.door.ready();
+    host.device.opens(&["--open-for", "600s"]);
+    let run = |argv: &[&str], input: &str| world.broker().run_with(argv, &[], input);
+    let text = run(&["nft", "list", "ruleset"], "").success().stdout;
+    run(&["nft", "--check", "--file", "-"], &text).success();
+    let json = run(&["nft", "--json", "list", "ruleset"], "").success().json();
+    // Without the set whose type is a part of a packet, and the rules that look into it.
+    let mut said = json.clone();
+    said["nftables"]
+        .as_array_mut()
+        .expect("a list")
+        .retain(|it| it["set"]["name"] != "tags" && !it["rule"].to_string().contains("@tags"));
+    assert_ne!(said, json);
+    run(&["nft", "--json", "--check", "--file", "-"], &said.to_string()).success();
+}
+
+#[test]
+fn a_flow_table_that_takes_connections_over_is_named_with_the_command_that_ends_it() {
+    let world = World::new();
+    let services = "[[service]]\nname = \"mqtts\"\nports = [\"tcp/8883\"]\nto = [\"10.78.0.2\"]\n";
+    let _inner = world.behind_broker();
+    let door = Door::new(&world, &Settings { services, ..Settings::default() });
+    let _daemon = door.ready();
+    // The kernel of the tests may have no flow tables: what nft says of one is said by a program of our own.
+    let flow = r#"{"nftables": [
+        {"table": {"family": "inet", "name": "fast", "handle": 7}},
+        {"chain": {"family": "inet", "table": "fast", "name": "forward", "handle": 1, "type": "filter",
+                   "hook": "forward", "prio": 0, "policy": "accept"}},
+        {"rule": {"family": "inet", "table": "fast", "chain": "forward", "handle": 3, "expr": [
+            {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "established"}},
+            {"flow": {"op": "add", "flowtable": "@f"}}]}}
+    ]}"#;
+    fs::write(world.dir().join("flow.json"), flow).expect("write a file");
+    let says = format!(
+        "case \"$*\" in *list*ruleset*) exec cat '{}';; esac",
+        world.dir().join("flow.json").display()
+    );
+    let (_, path) = nft_with(&world, &says);
+    let knockd = e2e::binaries::path("knockd");
+    let config = door.config();
+    let argv = [&knockd, "--config", config.to_str().expect("UTF-8"), "doctor", "--json"];
+    let named = |env: &[(&str, &str)]| {
+        let found = world.broker().run_with(&argv, env, "").json();
+        let mut found = found["findings"].as_array().expect("a list").clone();
+        found.retain(|it| it["id"] == "flow-offloaded");
+        found
+    };
+    let found = named(&[("PATH", &path)]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0]["what"].as_str().expect("text").contains("tcp/8883"), "{found:?}");
+    let mend = found[0]["mend"].as_str().expect("text");
+    assert!(mend.starts_with("nft delete rule inet fast forward handle 3"), "{mend}");
+    assert_eq!(named(&[]), Vec::<serde_json::Value>::new());
 }
 
 /// Opens 10,000 doors for addresses of nobody, as many at a time as anybody may.

@@ -98,6 +98,14 @@ impl Shapes {
         }
     }
 
+    /// How long the header and the data are.
+    const fn length(&self) -> usize {
+        match self.transport {
+            Transport::Tcp => 20,
+            Transport::Udp => 8 + TEXT.len(),
+        }
+    }
+
     /// So many of them so far.
     fn made(&self) -> u16 {
         u16::try_from(self.shapes.len()).expect("few shapes")
@@ -134,7 +142,7 @@ impl Shapes {
             self.headed(kind, headers, usize::MAX);
         }
         for headers in &one {
-            let whole = chain(headers, 0, &[]).1.len() + 28;
+            let whole = chain(headers, 0, &[]).1.len() + self.length();
             (0..whole).for_each(|length| self.headed(Kind::CutOff, headers, length));
         }
         for at in (8..48).step_by(8) {
@@ -204,10 +212,7 @@ impl Shapes {
             self.add(ipv4(ends, last, [0, 0], options, &data));
         }
         for options in [&[], OPTIONS[0], OPTIONS[2]] {
-            let whole = match self.transport {
-                Transport::Tcp => 20,
-                Transport::Udp => 8 + TEXT.len(),
-            };
+            let whole = self.length();
             for length in 0..whole {
                 let (last, data) = self.next(Kind::CutOff);
                 self.add(ipv4(ends, last, [0, 0], options, &data[..length]));
