@@ -276,11 +276,31 @@ fn a_flow_table_that_takes_connections_over_is_named_with_the_command_that_ends_
     assert_eq!(named(&[]), Vec::<serde_json::Value>::new());
 }
 
-/// Opens 10,000 doors for addresses of nobody, as many at a time as anybody may.
-fn open_strays(world: &World) {
-    for part in 0..10 {
+#[test]
+fn what_is_too_much_to_be_carried_into_a_table_that_is_put_in_anew_is_told() {
+    let world = World::new();
+    let host = Host::new(&world, "");
+    host.door.run(&["firewall", "install"]).success();
+    let script = host.door.run(&["firewall", "print"]).success().stdout;
+    let dump = &script[script.find("table inet knockd {\n").expect("the table as a whole")..];
+    // The kernel can't change a set's size: it has to be made anew.
+    let other = dump.replacen("size 1048576;", "size 524288;", 1);
+    assert_ne!(other, dump);
+    for (thousands, is_told) in [(2, false), (66, true)] {
+        world.broker().nft(&format!("delete table inet knockd\n{other}"));
+        open_strays(&world, thousands);
+        let told = host.door.run(&["firewall", "install"]).success();
+        assert_eq!(told.stderr.contains("what was in door4"), is_told, "{told}");
+        let left = if is_told { 0 } else { usize::from(thousands) * 1_000 };
+        assert_eq!(elements(&world, "door4").len(), left);
+    }
+}
+
+/// Opens thousands of doors for addresses of nobody, as many at a time as anybody may.
+fn open_strays(world: &World, thousands: u16) {
+    for part in 0..thousands {
         let doors: Vec<String> = (0..1_000)
-            .map(|n| format!("10.{}.{}.{} . tcp . 8883 timeout 1h", 200 + part, n >> 8, n & 255))
+            .map(|n| format!("10.{}.{}.{} . tcp . 8883 timeout 1h", 100 + part, n >> 8, n & 255))
             .collect();
         world.broker().nft(&format!("add element inet knockd door4 {{ {} }}", doors.join(", ")));
     }
@@ -294,7 +314,7 @@ fn doors_that_somebody_opens_by_the_thousand_are_shut_and_live_grants_are_back()
     host.device.opens(&["--open-for", "600s"]);
     host.door.run(&["ban", "198.51.100.7"]).success();
     daemon.pause();
-    open_strays(&world);
+    open_strays(&world, 10);
     daemon.resume();
     until("the doors are shut", || elements(&world, "door4").len() <= 1);
     until("the grant is back", || elements(&world, "door4").len() == 1);
@@ -313,7 +333,7 @@ fn a_start_shuts_doors_of_nobody_by_the_thousand_and_keeps_live_grants() {
     host.device.opens(&["--open-for", "600s"]);
     host.door.run(&["ban", "198.51.100.7"]).success();
     daemon.kill9();
-    open_strays(&world);
+    open_strays(&world, 10);
     let _daemon = host.door.start();
     assert_eq!(elements(&world, "door4").len(), 1);
     assert!(holds(&world, "block4", "198.51.100.7"));

@@ -382,7 +382,7 @@ mod tests {
         let own = super::super::netlink::Netlink::open().unwrap().port_id();
         let watch = Watch::start_with(refused, own).unwrap();
         let sighting = watch.sighted().await;
-        assert!(sighting.may_concern_all_elements() && sighting.deleted_table());
+        assert!(sighting.may_concern_all_elements() && !sighting.elements_alone());
     }
 
     #[tokio::test(flavor = "current_thread")]
