@@ -71,7 +71,8 @@ fn what_is_dropped_at_another_interface_is_no_drop() {
         "table netdev early { chain there { type filter hook ingress device \"other\" priority 0; drop; }; }",
     );
     device.opens(&[]);
-    assert!(!ids(&findings(&door)).iter().any(|id| id.starts_with("firewall-")));
+    let found = findings(&door);
+    assert!(!ids(&found).iter().any(|id| id.starts_with("firewall-")), "{found:#?}");
 }
 
 #[test]
