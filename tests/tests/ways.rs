@@ -153,9 +153,7 @@ fn a_transparent_proxy_that_leads_another_port_to_a_service_is_named_and_one_for
     let fault = the(&findings(&door), "service-proxied");
     assert_eq!(fault["severity"], "fault");
     assert!(fault["what"].as_str().expect("text").contains("tcp/8883"), "{fault}");
-    let command = fault["mend"].as_str().expect("text").split_once(';').expect("a command").0;
-    let argv: Vec<&str> = command.split(' ').collect();
-    broker.run(&argv).success();
+    mend(&world, &fault);
     assert!(!ids(&findings(&door)).contains(&"service-proxied"));
     assert_ne!(world.attacker().tcp(way, 8884), State::Open);
     assert_eq!(world.attacker().tcp(way, MQTTS), State::Filtered);

@@ -78,9 +78,9 @@ fn offloaded(examined: &Examined, findings: &mut Findings<'_>) -> Result<(), Una
                         continue;
                     }
                     findings.add(
-                        Finding::warning("flow-offloaded", format!("a flow table takes over connections to {} ({}): they outlive their grant, a revocation and a ban, for no chain sees their packets", wanted.port, wanted.what))
+                        Finding::warning("flow-offloaded", format!("a flow table takes over connections to {} ({}): they outlive their grant, a revocation and a ban, for no chain sees their packets; add its rule again with a condition that leaves {} out", wanted.port, wanted.what, wanted.port))
                             .at(format!("table {} {}, chain {}", table.family, table.name, chain.name))
-                            .mend(format!("{}; and add it again with a condition that leaves {} out", delete(table, &chain.name, rule.handle, rule.text.as_deref()), wanted.port)),
+                            .mend(delete(table, &chain.name, rule.handle, rule.text.as_deref())),
                     );
                 }
             }
@@ -110,9 +110,9 @@ fn proxied(examined: &Examined, findings: &mut Findings<'_>) -> Result<(), Unabl
                         continue;
                     }
                     findings.add(
-                        Finding::fault("service-proxied", format!("a transparent proxy's rule leads other ports to {} ({}): what it takes gets there without a knock", wanted.port, wanted.what))
+                        Finding::fault("service-proxied", format!("a transparent proxy's rule leads other ports to {} ({}): what it takes gets there without a knock, unless those ports are listed in the service as well", wanted.port, wanted.what))
                             .at(format!("table {} {}, chain {}", table.family, table.name, chain.name))
-                            .mend(format!("{}; or list the ports that it takes in the service's ports too", delete(table, &chain.name, rule.handle, rule.text.as_deref()))),
+                            .mend(delete(table, &chain.name, rule.handle, rule.text.as_deref())),
                     );
                 }
             }
