@@ -307,7 +307,7 @@ fn serve<D: StateFile>(
     }
 }
 
-/// Carries out these orders in their order, and then syncs what is to be of all of them at once.
+/// Carries out these orders in their order, and then syncs what is to be of all of them at once; the last one comes after that.
 fn carry_out<D: StateFile>(
     files: &mut Files<D>,
     orders: Vec<Order<D>>,
