@@ -309,7 +309,9 @@ fn settle<F: Firewall>(admission: &mut Admission<F>) {
         return;
     }
     match admission.settle(clock::now()) {
-        Ok(changed) => {
+        // It is told when that is done.
+        Ok(None) => {}
+        Ok(Some(changed)) => {
             warn!(
                 changed,
                 event = "kernel-settled",

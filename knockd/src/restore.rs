@@ -246,7 +246,7 @@ fn records(gate: &Gate, found: &[Record]) -> Vec<Record> {
 }
 
 /// The grants that may still be held, and for as long as they may.
-fn live_grants(
+pub(crate) fn live_grants(
     mut stored: Vec<StoredGrant>,
     gate: &Gate,
     now: Now,

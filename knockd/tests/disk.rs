@@ -261,7 +261,7 @@ fn packets_of_one_client_do_not_take_the_places_of_others_while_the_disk_hangs()
     let mut host = Host::warmed_up(true);
     host.disk.is(State::Hangs);
     let told: Vec<_> = (1..=100).flat_map(|number| host.send(&[counted(number)], at(1))).collect();
-    assert_eq!(told, vec!["journal-failed"; 36]);
+    assert_eq!(told, vec!["too-many-waiting"; 36]);
     let ahead = at(20);
     assert_eq!(host.send(&[open(2, ahead)], at(1)), [""; 0]);
     host.disk.is(State::Answers);

@@ -115,6 +115,35 @@ fn a_state_folder_that_is_put_back_as_it_was_is_noticed_and_makes_no_used_packet
 }
 
 #[test]
+fn a_memory_that_was_made_larger_shows_a_folder_that_is_put_back_as_well() {
+    let mut world = World::new();
+    world.reload(SKEW, 2);
+    world.stop();
+    world.start();
+    // The third one takes the place of the first, which is forgotten by then.
+    let first = world.fresh();
+    assert_eq!(world.send(&first), "granted");
+    world.pass(SKEW * 3 / 2);
+    let second = world.fresh();
+    assert_eq!(world.send(&second), "granted");
+    world.pass(SKEW * 3 / 4);
+    world.copy_folder();
+    let third = world.fresh();
+    assert_eq!(world.send(&third), "granted");
+    world.reload(SKEW, 4);
+    let last = [world.fresh(), world.fresh()];
+    for packet in &last {
+        assert_eq!(world.send(packet), "granted");
+    }
+    world.kill();
+    world.put_folder_back();
+    assert_eq!(world.start().lacking, 3);
+    for packet in [second, third].iter().chain(&last) {
+        assert_ne!(world.send(packet), "granted");
+    }
+}
+
+#[test]
 fn without_a_second_memory_everything_goes_on_and_it_is_told_that_there_is_none() {
     let mut world = World::new();
     world.kill();

@@ -20,6 +20,7 @@ use common::{
     SealedDatagram, Secret, UnicastAddress, seal,
 };
 use knockd::{
+    admission::KernelState,
     firewall::Firewall as _,
     gate::{
         clock::Now,
@@ -162,6 +163,30 @@ fn nothing_gives_way_to_a_knock_that_the_kernel_does_not_open() {
     assert!(is_open(&host, 1, at(33)) && !is_open(&host, 2, at(33)));
     assert_eq!(host.start_with(at(34), vec![client(), roamer()]).live, 1);
     assert!(is_open(&host, 1, at(34)) && !is_open(&host, 2, at(34)));
+}
+
+#[test]
+fn changes_that_are_not_confirmed_and_too_many_to_be_remembered_are_left_to_who_keeps_the_table() {
+    let mut host = host(8);
+    host.firewall.0.borrow_mut().is_kept();
+    host.fail_with(Some(ErrorKind::OutOfMemory));
+    let refused = |host: &mut Host, from: u16, to: u16| {
+        let knocks: Vec<_> = (from..to).map(|number| knock(number, at(31))).collect();
+        for batch in knocks.chunks(256) {
+            assert!(handle(host, batch, at(31)).iter().all(|what| what == "firewall-failed"));
+        }
+    };
+    refused(&mut host, 0, 4_096);
+    host.fail_with(None);
+    assert_eq!(host.admission().settle(at(32)).unwrap(), Some(4_096), "one by one");
+    host.fail_with(Some(ErrorKind::OutOfMemory));
+    refused(&mut host, 5_000, 10_000);
+    host.fail_with(None);
+    assert_eq!(host.admission().settle(at(33)).unwrap(), None);
+    let firewall = host.firewall.0.borrow();
+    assert_eq!((firewall.doubted(), firewall.replaced()), (1, 0));
+    drop(firewall);
+    assert_eq!(host.admission().kernel(), KernelState::Known, "it isn't asked for twice");
 }
 
 #[test]

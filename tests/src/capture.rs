@@ -1,16 +1,29 @@
 //! What a sniffer sees, and the proof that there is nothing to see.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+
+use data_encoding::HEXLOWER;
 
 use crate::binaries;
 use crate::door::KNOCK_PORT;
 use crate::process::Process;
-use crate::until::{until, until_some};
-use crate::wire::tcp_flags;
+use crate::until::until_some;
+use crate::wire::{TCP, UDP, tcp_flags};
 use crate::world::{Host, World};
 
 /// The port of the datagram that marks the end of a capture (9: discard).
 const END: u16 = 9;
+
+/// The protocol and port of a TCP segment or a UDP datagram behind a bare IP header.
+fn destination(packet: &[u8]) -> Option<(u8, u16)> {
+    let (protocol, header) = match packet.first()? >> 4 {
+        4 => (*packet.get(9)?, usize::from(packet.first()? & 0xf) * 4),
+        _ => (*packet.get(6)?, 40),
+    };
+    let port = packet.get(header + 2..)?.first_chunk::<2>()?;
+    [TCP, UDP].contains(&protocol).then(|| (protocol, u16::from_be_bytes(*port)))
+}
 
 /// A running sniffer, `packet sniff`.
 #[derive(Debug)]
@@ -152,10 +165,11 @@ impl Capture {
         })
     }
 
-    /// Waits until so many packets were captured.
-    #[track_caller]
-    pub fn saw_answers(&self, least: usize) {
-        until(&format!("{least} answers were captured"), || self.packets().len() >= least);
+    /// The protocols and ports here that TCP segments and UDP datagrams went to so far.
+    pub fn ports(&self) -> BTreeSet<(u8, u16)> {
+        let packets = self.packets();
+        let bytes = |packet: &String| HEXLOWER.decode(packet.as_bytes()).expect("hex");
+        packets.iter().map(bytes).filter_map(|packet| destination(&packet)).collect()
     }
 
     /// Panics unless the broker's host sent something: the counterpart, which shows that a

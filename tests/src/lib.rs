@@ -1,7 +1,8 @@
 //! A small internet for end-to-end tests: hosts that are network namespaces, joined by a wire, with
 //! the real `knockd`, `knock`, nftables, mosquitto and nmap running on them.
 //!
-//! Works as root and as an ordinary user: everything happens inside a user namespace of its own, so
+//! Works as root and, but for what needs [another user](has_another_user), as an ordinary user: everything happens
+//! inside a user namespace of its own, so
 //! nothing here can touch the machine's own firewall, network or processes. When a [`World`] goes,
 //! by `Drop`, by panic or because the test was killed, everything in it goes too.
 //!
@@ -60,3 +61,25 @@ pub use probe::State;
 pub use process::{Output, Process};
 pub use until::until;
 pub use world::{Host, World};
+
+/// Leaves out what needs another user, where an ordinary user runs the tests.
+pub const WITHOUT_ANOTHER_USER: &str = "KNOCK_TESTS_WITHOUT_ANOTHER_USER";
+
+/// Whether there can be another user than the one that the tests run as.
+///
+/// # Panics
+/// If there can't be, and nobody has said by [`WITHOUT_ANOTHER_USER`] that what needs one is to be left out: a test that
+/// shows nothing must not pass.
+#[must_use]
+#[track_caller]
+pub fn has_another_user() -> bool {
+    if nix::unistd::Uid::effective().is_root() {
+        return true;
+    }
+    let is_left_out = std::env::var_os(WITHOUT_ANOTHER_USER).is_some();
+    assert!(
+        is_left_out,
+        "this needs another user: run it as root, or set {WITHOUT_ANOTHER_USER}=1"
+    );
+    false
+}

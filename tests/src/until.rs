@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up on it. Generous: two cores, many tests.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Polls until `condition` holds, and panics with `what` if it doesn't in [`DEADLINE`].
 #[track_caller]

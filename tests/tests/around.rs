@@ -1,4 +1,4 @@
-//! Rules of others that redirect, translate or proxy: none leads around the door.
+//! Rules of others that redirect or translate, or proxy a guarded port: none leads around the door.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

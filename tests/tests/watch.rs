@@ -149,7 +149,8 @@ fn who_may_talk_to_the_daemon_lists_grants_and_bans_without_any_other_right_and_
     let grants = powerless(&door, &world, &["grants", "--json"]).success().json();
     let bans = powerless(&door, &world, &["bans", "--json"]).success().json();
     powerless(&door, &world, &["status"]).success();
-    set_mode(&door.control(), 0o000);
+    let readers = door.control().with_file_name("control-read.sock");
+    [door.control(), readers].iter().for_each(|socket| set_mode(socket, 0o000));
     for command in ["grants", "bans", "status"] {
         let refused = powerless(&door, &world, &[command]).exits(77);
         assert!(refused.stderr.contains("as a member of the group knockd"), "{refused}");

@@ -56,7 +56,7 @@ fn a_filter_behind_routing_that_drops_a_services_answers_is_named() {
         "table ip egress { chain leave { type filter hook postrouting priority 0; tcp sport 8883 drop; }; }",
     );
     assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Filtered);
-    let fault = the(&findings(&door), "firewall-drops-partly");
+    let fault = the(&findings(&door), "firewall-drops");
     assert!(fault["what"].as_str().expect("text").contains("answers from tcp/8883"), "{fault}");
     mend(&world, &fault);
     assert_eq!(world.client().tcp(broker4(&world), MQTTS), State::Open);
@@ -65,13 +65,14 @@ fn a_filter_behind_routing_that_drops_a_services_answers_is_named() {
 #[test]
 fn what_is_dropped_at_another_interface_is_no_drop() {
     let world = World::new();
-    world.ip(Some("broker"), "link add other type dummy\nlink set other up");
+    world.ip(Some("broker"), "link add other type bridge\nlink set other up");
     let (_echo, door, device, _daemon) = running(&world, "");
     world.broker().nft(
         "table netdev early { chain there { type filter hook ingress device \"other\" priority 0; drop; }; }",
     );
     device.opens(&[]);
-    assert!(!ids(&findings(&door)).iter().any(|id| id.starts_with("firewall-")));
+    let found = findings(&door);
+    assert!(!ids(&found).iter().any(|id| id.starts_with("firewall-")), "{found:#?}");
 }
 
 #[test]
@@ -110,6 +111,52 @@ fn a_port_that_another_rule_takes_out_of_conntrack_is_named_and_its_session_ends
     assert!(found["what"].as_str().expect("text").contains("tcp/8883"), "{found}");
     mend(&world, &found);
     assert!(!ids(&findings(&door)).contains(&"port-untracked"));
+}
+
+/// A transparent proxy at the service's port.
+const TRANSPARENT: &str = "
+import socket, time
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.setsockopt(socket.SOL_IP, 19, 1)
+listener.bind(('0.0.0.0', 8883))
+listener.listen()
+print('serving', flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn a_transparent_proxy_that_leads_another_port_to_a_service_is_named_and_one_for_its_own_port_is_not()
+ {
+    let world = World::new();
+    let broker = world.broker();
+    let services = "[[service]]\nname = \"mqtts\"\nports = [\"tcp/8883\"]\n";
+    let door = Door::new(&world, &Settings { services, ..Settings::default() });
+    let _daemon = door.ready();
+    world.ip(
+        Some("broker"),
+        "rule add fwmark 7 lookup 100\nroute add local default dev lo table 100",
+    );
+    broker.nft("add table ip proxy { chain c { type filter hook prerouting priority mangle; }; }");
+    let rule = |port: &str| {
+        broker.nft(&format!(
+            "add rule ip proxy c tcp dport {port} tproxy to :8883 meta mark set 7 accept"
+        ));
+    };
+    let mut proxy = broker.spawn(&["python3", "-c", TRANSPARENT], &[]);
+    proxy.wait_for("serving");
+    rule("8883");
+    assert!(!ids(&findings(&door)).contains(&"service-proxied"));
+    rule("8884");
+    let way = broker4(&world);
+    assert_eq!(world.attacker().tcp(way, 8884), State::Open, "no chain knows where it leads");
+    let fault = the(&findings(&door), "service-proxied");
+    assert_eq!(fault["severity"], "fault");
+    assert!(fault["what"].as_str().expect("text").contains("tcp/8883"), "{fault}");
+    mend(&world, &fault);
+    assert!(!ids(&findings(&door)).contains(&"service-proxied"));
+    assert_ne!(world.attacker().tcp(way, 8884), State::Open);
+    assert_eq!(world.attacker().tcp(way, MQTTS), State::Filtered);
 }
 
 #[test]

@@ -88,18 +88,16 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             return;
         }
         let mut in_place = self.disk.order(|files| files.keep_in_place());
+        let mut banned = Vec::new();
         for BanChange { source, .. } in changes {
             let Some(ban) = self.gate.bans().get(source).cloned() else { continue };
             let until = ban.until;
             let put = self.write_ban(source, Some(ban), now);
             let written = mem::replace(&mut in_place, Ok(())).and(put);
-            let outcome = Outcome::Banned {
-                source,
-                until,
-                warning: written.err().map(|error| Failure::journal(&error)),
-            };
-            tell(&outcome, source.first(), &self.gate);
+            let warning = written.err().map(|error| Failure::journal(&error));
+            banned.push((source, Outcome::Banned { source, until, warning }));
         }
+        self.tell_when_written(banned, tell);
     }
 
     /// Lifts the bans by failures of sources from which a client that holds a key has knocked.
@@ -118,6 +116,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             return;
         }
         let kernel = self.change_bans(&lifted, now);
+        let mut told = Vec::new();
         for BanChange { source, .. } in lifted {
             let written = self.write_ban(source, None, now);
             let warning = match (&kernel, written) {
@@ -125,7 +124,21 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
                 (Ok(()), Err(error)) => Some(Failure::journal(&error)),
                 (Ok(()), Ok(())) => None,
             };
-            tell(&Outcome::BanLifted { source, warning }, source.first(), &self.gate);
+            told.push((source, Outcome::BanLifted { source, warning }));
+        }
+        self.tell_when_written(told, tell);
+    }
+
+    /// A daemon that is killed once a ban was told has it in its file.
+    fn tell_when_written(
+        &mut self,
+        outcomes: Vec<(Source, Outcome)>,
+        tell: &mut impl FnMut(&Outcome, IpAddr, &Gate),
+    ) {
+        // What the disk refuses of a ban is told as of the disk; no grant is ordered with it.
+        let _ = self.disk.have_it_done();
+        for (source, outcome) in outcomes {
+            tell(&outcome, source.first(), &self.gate);
         }
     }
 

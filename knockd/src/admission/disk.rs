@@ -70,7 +70,7 @@ pub(super) struct Disk<D = File> {
     next: u64,
     refusal: Option<io::Error>,
     /// An answer that did not come in time.
-    late: Option<Receiver<()>>,
+    late: Option<Receiver<io::Result<()>>>,
 }
 
 enum Hand<D> {
@@ -142,25 +142,31 @@ impl<D: StateFile> Disk<D> {
 
     /// Has what was ordered since the last time done before anything that relies on it, and waits for that a while: a
     /// daemon that is killed then has it in its files.
-    pub(super) fn have_it_done(&mut self) {
-        let Hand::Thread { next, .. } = &mut self.hand else { return };
+    ///
+    /// # Errors
+    /// What the disk says of a grant that it refuses. It is no error if the disk doesn't answer in time: what it
+    /// comes to refuse is told then.
+    pub(super) fn have_it_done(&mut self) -> io::Result<()> {
+        let Hand::Thread { next, .. } = &mut self.hand else { return Ok(()) };
         if next.is_empty() {
-            return;
-        }
-        let _ = self.late.take_if(|late| late.try_recv() != Err(TryRecvError::Empty));
-        if self.late.is_some() {
-            return self.hand_over();
+            return Ok(());
         }
         let (tell, answer) = mpsc::sync_channel(1);
-        next.push(Box::new(move |_| {
+        next.push(Box::new(move |files| {
             // Whoever has waited may be gone.
-            let _ = tell.send(());
+            let _ = tell.send(files.all_held());
             Ok(())
         }));
         self.hand_over();
-        if answer.recv_timeout(A_WHILE).is_err() {
-            self.late = Some(answer);
+        let is_late = |late: &Receiver<_>| matches!(late.try_recv(), Err(TryRecvError::Empty));
+        if self.late.as_ref().is_some_and(is_late) {
+            return Ok(());
         }
+        self.late = None;
+        answer.recv_timeout(A_WHILE).unwrap_or_else(|_| {
+            self.late = Some(answer);
+            Ok(())
+        })
     }
 
     /// Has this done; the ticket under which [`Hearing`] tells of it.

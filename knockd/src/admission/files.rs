@@ -6,12 +6,12 @@ use common::{Tag, Timestamp};
 use tracing::warn;
 
 use crate::{
-    gate::counters::Counter,
+    gate::{counters::Counter, grants::Owner},
     journal::{
         StateError, StateFile, StateFolder,
         banned::BannedFile,
         counted::CountedFile,
-        held::HeldFile,
+        held::{Encoded, HeldFile},
         seen::{Record, SeenFile, Span},
     },
 };
@@ -34,6 +34,8 @@ pub struct Files<D = File> {
     owed_with: Option<Span>,
     /// Why they could not be.
     owed_why: Option<io::Error>,
+    /// Why a grant could not be written, since that was asked last.
+    unheld: Option<io::Error>,
 }
 
 /// What must be on the disk before a packet has its effect.
@@ -63,6 +65,7 @@ impl<D: StateFile> Files<D> {
             owed: Vec::new(),
             owed_with: None,
             owed_why: None,
+            unheld: None,
         }
     }
 
@@ -81,6 +84,26 @@ impl<D: StateFile> Files<D> {
         self.owed.drain(..forgotten);
         self.owed_with = Some(span);
         self.accept_owed()
+    }
+
+    /// Writes down until when an owner holds its doors.
+    ///
+    /// # Errors
+    /// What the disk says: then the owner must not be let in, and is to be struck out.
+    pub fn hold(&mut self, owner: Owner, grant: Encoded) -> io::Result<()> {
+        let held = self.held.hold(owner, grant);
+        if let Err(error) = &held {
+            self.unheld = Some(super::disk::copy(error));
+        }
+        held
+    }
+
+    /// Whether every grant since the last time was written down.
+    ///
+    /// # Errors
+    /// What the disk said of the last one that was not.
+    pub fn all_held(&mut self) -> io::Result<()> {
+        self.unheld.take().map_or(Ok(()), Err)
     }
 
     /// Whether all accepted packets are written down.

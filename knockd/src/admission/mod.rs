@@ -200,18 +200,23 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         settle(&mut self.firewall, &self.grants, self.gate.bans(), touched, now.uptime)
     }
 
-    /// Makes what was not confirmed what it ought to be; returns how many doors and bans that are.
+    /// Makes what was not confirmed what it ought to be; returns how many doors and bans that are, or `None` where they
+    /// are more than are remembered one by one, and whoever keeps the table makes all of them right.
     ///
     /// # Errors
     /// [`FirewallError`]
-    pub fn settle(&mut self, now: Now) -> Result<usize, FirewallError> {
+    pub fn settle(&mut self, now: Now) -> Result<Option<usize>, FirewallError> {
         if self.in_doubt.is_too_much() {
-            return Ok(self.reconcile(now)?.changed());
+            if self.firewall.doubt_everything() {
+                self.is_settled();
+                return Ok(None);
+            }
+            return Ok(Some(self.reconcile(now)?.changed()));
         }
         settle(&mut self.firewall, &self.grants, self.gate.bans(), &self.in_doubt, now.uptime)?;
         let settled = self.in_doubt.doors.len() + self.in_doubt.bans.len();
         self.is_settled();
-        Ok(settled)
+        Ok(Some(settled))
     }
 
     fn is_settled(&mut self) {
@@ -379,7 +384,9 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
         for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
             self.hold(packet, now);
         }
-        self.disk.have_it_done();
+        if self.disk.have_it_done().is_err() {
+            self.hold_one_by_one(&mut pending, now);
+        }
         self.open(&mut pending, now);
         let sources: Vec<IpAddr> = pending.iter().map(|packet| packet.source).collect();
         for mut packet in pending {
@@ -398,6 +405,23 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             }
         }
         self.pardon(&sources, now, tell);
+    }
+
+    /// Where the disk has refused a grant of a batch: lets those packets go on of which it takes the grants.
+    fn hold_one_by_one(&mut self, pending: &mut [Pending], now: Now) {
+        for packet in pending.iter_mut().rev() {
+            self.undo(packet);
+        }
+        // What the disk says of putting back what was before counts for nobody.
+        let _ = self.disk.have_it_done();
+        for packet in pending.iter_mut().filter(|packet| packet.failure.is_none()) {
+            self.hold(packet, now);
+            if let Err(error) = self.disk.have_it_done() {
+                self.undo(packet);
+                packet.failure = Some(Failure::journal(&error));
+                let _ = self.disk.have_it_done();
+            }
+        }
     }
 
     /// Changes who holds which door, writes that down, and collects what the kernel is to change.
@@ -466,7 +490,7 @@ impl<F: Firewall, D: StateFile> Admission<F, D> {
             until,
         };
         let grant = grant.encode();
-        self.disk.order(move |files| files.held.hold(owner, grant))
+        self.disk.order(move |files| files.hold(owner, grant))
     }
 
     /// Makes the kernel follow, in one transaction for all packets; if it refuses, one for each.

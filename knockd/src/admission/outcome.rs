@@ -4,6 +4,7 @@ use std::{fmt, io, sync::Arc};
 
 use common::{Datagram, Mac, UnicastAddress};
 
+use super::parked::OF_ONE_CLIENT;
 use crate::{
     firewall::FirewallError,
     gate::{
@@ -110,6 +111,8 @@ pub enum NoBan {
 pub enum Failure {
     /// It could not be written down.
     Journal(io::ErrorKind, String),
+    /// As many of the client's packets wait for the disk as may of one client: it knocks faster than the disk answers.
+    TooManyWaiting,
     /// There are too many grants.
     GrantsFull {
         /// The client that holds the most, and how many.
@@ -121,13 +124,15 @@ pub enum Failure {
 
 impl Failure {
     /// The names of all failures.
-    pub const NAMES: [&'static str; 3] = ["journal-failed", "grants-full", "firewall-failed"];
+    pub const NAMES: [&'static str; 4] =
+        ["journal-failed", "too-many-waiting", "grants-full", "firewall-failed"];
 
     /// The failure's one name, among the reasons of a refusal.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Journal(..) => "journal-failed",
+            Self::TooManyWaiting => "too-many-waiting",
             Self::GrantsFull { .. } => "grants-full",
             Self::Firewall(_) => "firewall-failed",
         }
@@ -149,6 +154,10 @@ impl fmt::Display for Failure {
                 write!(f, "the state folder can't be written: {error}; make room on its disk")
             }
             Self::Journal(_, error) => write!(f, "the state folder can't be written: {error}"),
+            Self::TooManyWaiting => write!(
+                f,
+                "{OF_ONE_CLIENT} of its packets wait for the disk already: it knocks too often, or the disk is slow"
+            ),
             Self::GrantsFull { most: None } => write!(f, "{TooMany}"),
             Self::GrantsFull { most: Some((client, count)) } => {
                 write!(f, "{TooMany}; the client {client} holds {count} of them")

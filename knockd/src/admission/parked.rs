@@ -5,7 +5,8 @@
 //! - A packet here was accepted and is remembered: no copy of it is. What could not be written down has no effect, and
 //!   stays remembered; its client's next packet is a new one.
 //! - A right is checked again when the effect is due: who was shut out meanwhile gets nothing.
-//! - No more than [`PACKETS`] wait, and [`OF_ONE_CLIENT`] of one client, so that none takes the others' places.
+//! - No more than [`PACKETS`] wait, and [`OF_ONE_CLIENT`] of one client, so that none takes the others' places. A client
+//!   that knocks faster than the disk answers is told so, and isn't taken for a disk that fails.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -30,7 +31,7 @@ use crate::{
 /// How many packets may wait.
 const PACKETS: usize = 1 << 12;
 /// How many of one client may.
-const OF_ONE_CLIENT: usize = 64;
+pub(super) const OF_ONE_CLIENT: usize = 64;
 
 /// Tells an accepted packet from all others of this run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,14 +70,18 @@ pub(super) struct Parked {
 impl Parked {
     /// Takes a packet, if there is room for it.
     pub(super) fn take(&mut self, mut packet: Pending) -> Result<(), Box<Pending>> {
-        let share = self.shares.entry(packet.accepted.client).or_default();
-        if self.packets.len() >= PACKETS || *share >= OF_ONE_CLIENT {
+        let share = self.shares.get(&packet.accepted.client).copied().unwrap_or_default();
+        if share >= OF_ONE_CLIENT {
+            packet.failure = Some(Failure::TooManyWaiting);
+            return Err(Box::new(packet));
+        }
+        if self.packets.len() >= PACKETS {
             let text = "the disk doesn't answer, and too many packets wait for it";
             let error = io::Error::new(io::ErrorKind::TimedOut, text);
             packet.failure = Some(Failure::journal(&error));
             return Err(Box::new(packet));
         }
-        *share += 1;
+        self.shares.insert(packet.accepted.client, share + 1);
         self.packets.push_back(packet);
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::{
     firewall::{
         FirewallError,
         included::Included,
-        kernel::Kernel,
+        kernel::{Kernel, NotCarried},
         ruleset::{Ruleset, TABLE},
         table::{self, Guarded, TableState},
         template::Template,
@@ -108,7 +108,9 @@ fn install(config: &Path, args: &InstallArgs, output: &mut Output<'_>) -> Result
         }
         (Err(mistakes), None) => return Err(mistakes),
     };
-    let changed = put_in(&ruleset, args.with.as_ref()).map_err(|error| failure(&error))?;
+    let put_in = put_in(&ruleset, args.with.as_ref()).map_err(|error| failure(&error))?;
+    let changed = put_in.is_some();
+    put_in.and_then(|lost| lost.told()).into_iter().for_each(|told| output.note(told));
     if let Some(config) = config
         && let Err(error) = live::restore(&config)
     {
@@ -133,15 +135,14 @@ fn install(config: &Path, args: &InstallArgs, output: &mut Output<'_>) -> Result
     }
 }
 
-/// Puts the table in unless it is in. Whether anything has changed.
-fn put_in(ruleset: &Ruleset, with: Option<&Included>) -> Result<bool, FirewallError> {
+/// Puts the table in unless it is in; what was lost with the former one. `None` if nothing has changed.
+fn put_in(ruleset: &Ruleset, with: Option<&Included>) -> Result<Option<NotCarried>, FirewallError> {
     let template = Template::of(ruleset)?;
     match with {
-        Some(included) => table::install_with(included, &template)?,
-        None if table::state(&template)? == TableState::Whole => return Ok(false),
-        None => table::install(&mut Kernel::open()?, &template)?,
+        Some(included) => table::install_with(included, &template).map(Some),
+        None if table::state(&template)? == TableState::Whole => Ok(None),
+        None => table::install(&mut Kernel::open()?, &template).map(Some),
     }
-    Ok(true)
 }
 
 /// With a configuration that says nothing, the table that was in last is the best guess at what is to be shut.
@@ -160,7 +161,8 @@ fn install_fallback(
             ),
         )
     })?;
-    table::install_script(with, &script).map_err(|error| failure(&error))?;
+    let lost = table::install_script(with, &script).map_err(|error| failure(&error))?;
+    lost.told().into_iter().for_each(|told| output.note(told));
     output.note(fallback::loudly(&format!(
         "{mistakes}\nTHE CONFIGURATION IS WRONG. The table that was in last goes in instead, from {}: mend the \
          configuration, then run `knockd firewall install`",

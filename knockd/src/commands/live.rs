@@ -4,23 +4,25 @@
 //! - Only what the configuration as it is now allows is put in: the daemon's start would do the same.
 //! - While a daemon holds the folder nothing is done: it knows better.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashSet;
 
 use crate::{
     clock,
     config::Config,
     firewall::kernel::Kernel,
     gate::{
+        Gate,
         bans::Bans,
-        clock::Now,
-        grants::Door,
-        policy::{Client, Standing},
+        directory::Directory,
+        replay::{Floor, ReplayMemory},
     },
     journal::{
         BootId, StateFolder,
         banned::{self, FILE_NAME as BANS},
         held::{self, FILE_NAME as GRANTS, StoredGrant},
     },
+    reconcile::live_doors,
+    restore::live_grants,
 };
 
 /// Opens the doors of live grants that aren't open, for what is left of them. They are those of this boot.
@@ -46,7 +48,9 @@ pub(super) fn restore(config: &Config) -> Result<(), String> {
             let _ = bans.ban(source, ban, &mut Vec::new());
         }
     }
-    let doors = doors(&stored, config, &bans, now);
+    let gate = gate(config, bans, &stored);
+    let (grants, _) = live_grants(stored, &gate, now);
+    let doors = live_doors(&grants, now.uptime);
     if doors.is_empty() {
         return Ok(());
     }
@@ -54,33 +58,15 @@ pub(super) fn restore(config: &Config) -> Result<(), String> {
     opened.map_err(|error| error.to_string())
 }
 
-/// The doors of these grants, and for how long yet.
-fn doors(stored: &[StoredGrant], config: &Config, bans: &Bans, now: Now) -> Vec<(Door, Duration)> {
-    let clients: HashMap<&str, &Client> =
-        config.clients.iter().map(|client| (client.name.as_str(), client)).collect();
-    let is_live = |grant: &&StoredGrant| {
-        let client = clients.get(grant.client.as_str());
-        grant.until > now.uptime
-            && client.is_some_and(|client| may_hold(client, grant, now))
-            && !bans.is_shut_out(grant.address.ip(), now.uptime)
-    };
-    let mut doors: HashMap<Door, Duration> = HashMap::new();
-    for grant in stored.iter().filter(is_live) {
-        let services = &config.policy.services;
-        let ports = services.iter().filter(|it| it.name == grant.service).flat_map(|it| &it.ports);
-        for port in ports {
-            let left = grant.until.since(now.uptime);
-            let open = doors.entry(Door { address: grant.address, port: *port }).or_insert(left);
-            *open = left.max(*open);
-        }
-    }
-    doors.into_iter().collect()
-}
-
-fn may_hold(client: &Client, grant: &StoredGrant, now: Now) -> bool {
-    client.standing == Standing::Enabled
-        && client.expires.is_none_or(|expires| now.utc < expires)
-        && client.services.contains(&grant.service)
-        && (client.from.is_empty()
-            || client.from.iter().any(|network| network.contains(&grant.address.ip())))
+/// What says who may hold what: with the clients of these grants, and nothing that was accepted.
+fn gate(config: &Config, bans: Bans, stored: &[StoredGrant]) -> Gate {
+    let policy = &config.policy;
+    let names: HashSet<&str> = stored.iter().map(|grant| grant.client.as_str()).collect();
+    let clients = config.clients.iter().filter(|client| names.contains(client.name.as_str()));
+    let directory =
+        Directory::new(policy.services.clone(), clients.cloned().collect(), &policy.realm);
+    let replay = ReplayMemory::new(policy.replay, policy.clock_skew, Floor::default());
+    let mut gate = Gate::new(directory, replay, policy.grant, &policy.ban, policy.clock_skew);
+    *gate.bans_mut() = bans;
+    gate
 }

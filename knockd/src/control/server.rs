@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::unistd::{Group, chown};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -171,10 +172,15 @@ fn give_to(name: &str, path: &Path) {
     }
 }
 
-/// Removes the socket of a daemon that is gone.
+/// Removes the socket of a daemon that is gone. Waits for nobody: one whose queue of connections is full is listened at,
+/// too.
 pub(crate) fn remove_what_nobody_listens_at(path: &Path) -> io::Result<()> {
-    match net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another program listens there")),
+    let in_use = || io::Error::new(ErrorKind::AddrInUse, "another program listens there");
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Err(in_use()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(in_use()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         // What is there is a socket: connecting to any other file fails alike, and must not remove it.
         Err(error)
@@ -298,5 +304,39 @@ async fn ask(request: Request, by: Peer, sender: &mpsc::Sender<Asked>) -> Reply 
     match sender.send(Asked { request, by, reply }).await {
         Ok(()) => answer.await.unwrap_or_else(|_| gone()),
         Err(_) => gone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_in_use_and_one_of_nobody_is_removed_and_no_other_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let address = SockAddr::unix(&path).unwrap();
+        let socket = || Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        let listener = socket();
+        listener.bind(&address).unwrap();
+        listener.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        let is_full = loop {
+            let client = socket();
+            client.set_nonblocking(true).unwrap();
+            match client.connect(&address) {
+                Ok(()) => waiting.push(client),
+                Err(error) => break error.kind() == ErrorKind::WouldBlock,
+            }
+        };
+        assert!(is_full && !waiting.is_empty());
+        let in_use = remove_what_nobody_listens_at(&path).unwrap_err();
+        assert_eq!(in_use.kind(), ErrorKind::AddrInUse);
+        drop(listener);
+        remove_what_nobody_listens_at(&path).unwrap();
+        assert!(!path.exists());
+        remove_what_nobody_listens_at(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        assert!(remove_what_nobody_listens_at(&path).is_err() && path.exists());
     }
 }

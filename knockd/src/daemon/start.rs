@@ -307,6 +307,8 @@ fn install(kernel: &mut Kernel, template: &Template) -> Result<Installed, Firewa
             warn!(missing, event = "table-changed", "table inet knockd is put right: {missing}")
         }
     }
-    table::install(kernel, template)?;
+    if let Some(lost) = table::install(kernel, template)?.told() {
+        warn!(event = "elements-lost", "{lost}");
+    }
     Ok(Installed::Now)
 }

@@ -118,8 +118,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// What is in these of the sets that the daemon keeps; nothing of one that holds more than so many, or that isn't
-    /// there.
+    /// What is in these of the sets that the daemon keeps, where they are there; and those of them that hold more than so
+    /// many, or can't be read as a whole.
     ///
     /// # Errors
     /// [`FirewallError`] if one can't be read.
@@ -127,16 +127,17 @@ impl Kernel {
         &mut self,
         sets: &[&str],
         at_most: usize,
-    ) -> Result<Vec<Vec<Element>>, FirewallError> {
-        let mut kept = Vec::new();
+    ) -> Result<(Vec<Vec<Element>>, NotCarried), FirewallError> {
+        let (mut kept, mut given_up) = (Vec::new(), NotCarried::default());
         for set in KEPT.into_iter().filter(|set| sets.contains(set)) {
             match self.reader.elements(set, at_most) {
-                Ok(elements) => kept.push(elements.unwrap_or_default()),
+                Ok(Some(elements)) => kept.push(elements),
+                Ok(None) => given_up.0.push(set),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(FirewallError::Netlink(error)),
             }
         }
-        Ok(kept)
+        Ok((kept, given_up))
     }
 
     /// The doors that are open, and for how long yet; `None` if a set holds more than so many.
@@ -193,6 +194,23 @@ impl Kernel {
         at_most: usize,
     ) -> Result<Option<Vec<Element>>, FirewallError> {
         self.reader.elements(set, at_most).map_err(FirewallError::Netlink)
+    }
+}
+
+/// The sets whose elements are lost with a table that is replaced whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct NotCarried(Vec<&'static str>);
+
+impl NotCarried {
+    /// What is lost, and what brings it back, in words; `None` if nothing is.
+    pub fn told(&self) -> Option<String> {
+        (!self.0.is_empty()).then(|| {
+            format!(
+                "what was in {} is not in the new table, for it is too much to be carried over: knockd puts live grants, bans and tags in again when it runs",
+                self.0.join(", ")
+            )
+        })
     }
 }
 

@@ -31,6 +31,8 @@ pub struct MemoryFirewall {
     own: NeverBanned,
     few: Option<usize>,
     replaced: usize,
+    is_kept: bool,
+    doubted: usize,
 }
 
 impl MemoryFirewall {
@@ -48,6 +50,17 @@ impl MemoryFirewall {
     #[must_use]
     pub const fn replaced(&self) -> usize {
         self.replaced
+    }
+
+    /// Has somebody keep the table, who makes right what is in doubt.
+    pub const fn is_kept(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// How often everything in it was to be made right by whoever keeps it.
+    #[must_use]
+    pub const fn doubted(&self) -> usize {
+        self.doubted
     }
 
     fn few<T>(&self, all: Vec<T>) -> Option<Vec<T>> {
@@ -152,5 +165,10 @@ impl Firewall for MemoryFirewall {
         self.bans = bans.collect();
         self.replaced += 1;
         Ok(())
+    }
+
+    fn doubt_everything(&mut self) -> bool {
+        self.doubted += usize::from(self.is_kept);
+        self.is_kept
     }
 }

@@ -113,7 +113,8 @@ impl Reader {
         draft.finish()
     }
 
-    /// The elements of a set of ours; `None` if there are more than so many.
+    /// The elements of a set of ours, all of them; `None` if there are more than so many, or they keep being changed while
+    /// they are read, so that what was read lacks some.
     ///
     /// # Errors
     /// What the kernel says; `NotFound` if the table or the set isn't there.
@@ -140,8 +141,7 @@ impl Reader {
             }
             thread::sleep(BETWEEN_ATTEMPTS);
         }
-        // Elements alone change the generation as well: under many knocks this is all that can be had.
-        Ok(Some(elements))
+        Ok(None)
     }
 
     fn elements_of(

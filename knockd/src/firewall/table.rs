@@ -5,7 +5,7 @@ use std::{io, net::IpAddr};
 use super::{
     FirewallError, answer,
     included::Included,
-    kernel::{KEPT, Kernel, read_key, read_port, script_of},
+    kernel::{KEPT, Kernel, NotCarried, read_key, read_port, script_of},
     listing::Listing,
     nft,
     reader::Reader,
@@ -16,7 +16,7 @@ use super::{
 use crate::gate::policy::Port;
 
 /// Elements of one set that are carried over at most when a table is replaced whole by a command: a second's work for
-/// the kernel. The daemon, which knows what there ought to be, puts the others in again.
+/// the kernel. The daemon, which knows what there ought to be, puts the others in again; that they are gone is told.
 const CARRIED: usize = 65_536;
 /// The sets whose contents follow from the configuration.
 const FIXED: [&str; 3] = ["protected", "routed4", "routed6"];
@@ -61,23 +61,23 @@ pub fn compare(template: &Template, found: Option<&Listing>) -> TableState {
 /// Puts the table in as one transaction, keeps the elements of its sets, and reads it back.
 ///
 /// Where what is there can't be made into it (a set of another type), the table is replaced whole, still in one
-/// transaction, with what was in its sets.
+/// transaction, with what was in its sets, but for what it returns.
 ///
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
-pub fn install(kernel: &mut Kernel, template: &Template) -> Result<(), FirewallError> {
+pub fn install(kernel: &mut Kernel, template: &Template) -> Result<NotCarried, FirewallError> {
     let found = read()?;
-    let carried = match &found {
+    let (carried, mut lost) = match &found {
         Some(_) => kernel.kept(&template.emptied(found.as_ref()), CARRIED)?,
-        None => Vec::new(),
+        None => Default::default(),
     };
     match kernel.put_in(template, found.as_ref(), &carried) {
         // A kernel that doesn't take back what it has given.
         Err(FirewallError::Refused(error))
             if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
         {
-            run_keeping_elements(&template.ruleset().script())?;
+            lost = run_keeping_elements(&template.ruleset().script())?;
         }
         // Somebody was quicker: what it lacks is seen when it is found.
         Err(error) if found.is_none() && error.says_already_there() => {
@@ -85,7 +85,8 @@ pub fn install(kernel: &mut Kernel, template: &Template) -> Result<(), FirewallE
         }
         result => result?,
     }
-    read_back(template)
+    read_back(template)?;
+    Ok(lost)
 }
 
 /// Puts the table in as [`install`] does, and somebody else's ruleset with it, in the same transaction: however
@@ -94,12 +95,12 @@ pub fn install(kernel: &mut Kernel, template: &Template) -> Result<(), FirewallE
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
-pub fn install_with(included: &Included, template: &Template) -> Result<(), FirewallError> {
-    run_with(included, &template.ruleset().script())?;
+pub fn install_with(included: &Included, template: &Template) -> Result<NotCarried, FirewallError> {
+    let lost = run_with(included, &template.ruleset().script())?;
     match read_back(template) {
         // A chain that isn't ours, perhaps.
         Err(FirewallError::ReadBack(_)) => install(&mut Kernel::open()?, template),
-        result => result,
+        result => result.map(|()| lost),
     }
 }
 
@@ -109,34 +110,39 @@ pub fn install_with(included: &Included, template: &Template) -> Result<(), Fire
 /// # Errors
 /// [`FirewallError`]; what was in the kernel before then still is, unless the error is
 /// [`FirewallError::ReadBack`].
-pub fn install_script(with: Option<&Included>, script: &str) -> Result<(), FirewallError> {
-    match with {
+pub fn install_script(with: Option<&Included>, script: &str) -> Result<NotCarried, FirewallError> {
+    let lost = match with {
         Some(included) => run_with(included, script)?,
         None => run_keeping_elements(script)?,
-    }
+    };
     match read()? {
-        Some(_) => Ok(()),
+        Some(_) => Ok(lost),
         None => Err(FirewallError::ReadBack("it is gone".to_owned())),
     }
 }
 
-fn run_keeping_elements(script: &str) -> Result<(), FirewallError> {
-    let Err(refused) = nft::run(script) else { return Ok(()) };
+fn run_keeping_elements(script: &str) -> Result<NotCarried, FirewallError> {
+    let Err(refused) = nft::run(script) else { return Ok(NotCarried::default()) };
     if read()?.is_none() {
         return Err(refused);
     }
     // What is there can't be made into it. Added first, so that there is one to delete.
-    nft::run(&format!("add table {TABLE}\ndelete table {TABLE}\n{script}{}", kept_script()?))
+    let (kept, lost) = kept_script()?;
+    nft::run(&format!("add table {TABLE}\ndelete table {TABLE}\n{script}{kept}"))?;
+    Ok(lost)
 }
 
 /// What is in the sets that the daemon keeps, as a script that puts it in again.
-fn kept_script() -> Result<String, FirewallError> {
-    Ok(script_of(&Kernel::open()?.kept(&KEPT, CARRIED)?))
+fn kept_script() -> Result<(String, NotCarried), FirewallError> {
+    let (kept, lost) = Kernel::open()?.kept(&KEPT, CARRIED)?;
+    Ok((script_of(&kept), lost))
 }
 
-fn run_with(included: &Included, script: &str) -> Result<(), FirewallError> {
+fn run_with(included: &Included, script: &str) -> Result<NotCarried, FirewallError> {
+    let (kept, lost) = kept_script()?;
     // Theirs first, for it flushes.
-    nft::run(&format!("{}{script}{}", included.statement(), kept_script()?))
+    nft::run(&format!("{}{script}{kept}", included.statement()))?;
+    Ok(lost)
 }
 
 /// Makes sure that what was put in is there.

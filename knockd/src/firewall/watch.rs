@@ -164,15 +164,21 @@ struct Seen {
 
 impl Watch {
     /// Watches from here on, in this process's network namespace. What the socket with the number `own` does
-    /// is left out.
+    /// is left out. Where the kernel doesn't allow it, that is told, and the table is to be looked at every few seconds
+    /// until it does.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// If there can be no thread.
     pub fn start(own: PortId) -> io::Result<Self> {
-        let socket = subscribe(own)?;
+        Self::start_with(subscribe(own), own)
+    }
+
+    fn start_with(subscribed: io::Result<Socket>, own: PortId) -> io::Result<Self> {
         let seen = Arc::new(Seen::default());
         let told = Arc::clone(&seen);
-        thread::Builder::new().name("watch".to_owned()).spawn(move || told.watch(socket, own))?;
+        thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(move || told.watch(subscribed, own))?;
         Ok(Self { seen })
     }
 
@@ -208,8 +214,7 @@ impl Seen {
         self.wake.notify_one();
     }
 
-    fn watch(&self, socket: Socket, own: PortId) {
-        let mut subscribed = Ok(socket);
+    fn watch(&self, mut subscribed: io::Result<Socket>, own: PortId) {
         let mut is_blind = false;
         loop {
             let error = match subscribed {
@@ -369,6 +374,15 @@ mod tests {
             !sighting(1, None, &[element, (Object::Set, "tags", Deed::Added)]).elements_alone()
         );
         assert!(!Sighting::missed(Uptime::from_millis(1)).elements_alone());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn where_the_kernel_allows_no_watch_the_table_is_to_be_looked_at_all_the_same() {
+        let refused = Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        let own = super::super::netlink::Netlink::open().unwrap().port_id();
+        let watch = Watch::start_with(refused, own).unwrap();
+        let sighting = watch.sighted().await;
+        assert!(sighting.may_concern_all_elements() && !sighting.elements_alone());
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -1,9 +1,10 @@
 //! What must outlive the daemon: accepted packets ([`seen`]), the counters of clients without a clock ([`counted`]),
 //! who holds which door ([`held`]), and who is banned ([`banned`]).
 //!
-//! All of it is written with write(2) before a door opens, and survives kill -9. Counters are synced as well, and
-//! go on after a reboot. Of accepted packets a ceiling on their stamps is, and all of them when the daemon ends in
-//! order. After a reboot grants are over, and bans go on.
+//! What of it a packet waits for, and what is synced, is the caller's to say ([`crate::admission`]): a packet is in
+//! its second memory ([`twin`]) or in its file before it has any effect, and so it outlives kill -9. Counters, and a
+//! ceiling on the stamps of accepted packets, are on the disk before that, and go on after a reboot; all of it is when
+//! the daemon ends in order. After a reboot grants are over, and bans go on.
 //!
 //! # Security considerations
 //! - One daemon at a time has a state folder: it holds a lock for as long as it lives, so that two

@@ -7,7 +7,7 @@
 //! process is killed, and the place of a live grant would be half of one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::File,
     hash::Hash,
     io::{self, ErrorKind},
@@ -60,10 +60,11 @@ pub(super) struct Places<K, F = File> {
     places: HashMap<K, u64>,
     free: Vec<u64>,
     /// The last word on keys whose places could not be written: `None` to be wiped.
-    owed: HashMap<K, Option<[u8; PLACE_LEN]>>,
+    /// In order: the first one is found at once, however many went before it.
+    owed: BTreeMap<K, Option<[u8; PLACE_LEN]>>,
 }
 
-impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
+impl<K: Copy + Ord + Hash, F: FileExt> Places<K, F> {
     /// A file with these places; `put` makes one of this content.
     pub(super) fn create<E>(
         magic: &[u8; 16],
@@ -79,7 +80,7 @@ impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
             bytes.extend_from_slice(&content);
             places.insert(key, place);
         }
-        Ok(Self { file: put(&bytes)?, places, free: Vec::new(), owed: HashMap::new() })
+        Ok(Self { file: put(&bytes)?, places, free: Vec::new(), owed: BTreeMap::new() })
     }
 
     /// Writes a key's place.
@@ -100,7 +101,7 @@ impl<K: Copy + Eq + Hash, F: FileExt> Places<K, F> {
 
     /// Writes what could not be written before, up to the first failure.
     pub(super) fn catch_up(&mut self) -> io::Result<()> {
-        while let Some((key, content)) = self.owed.iter().next() {
+        while let Some((key, content)) = self.owed.first_key_value() {
             let (key, content) = (*key, *content);
             self.set(key, content)?;
         }

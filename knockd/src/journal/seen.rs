@@ -373,6 +373,33 @@ impl<F: FileExt> SeenFile<F> {
         self.header.ceiling
     }
 
+    /// Makes room for this many packets, if there is less: `put` makes a larger file of what this one holds, as it is.
+    ///
+    /// # Errors
+    /// If it can't be read or written; it is as it was then.
+    pub fn enlarge(
+        &mut self,
+        capacity: u32,
+        put: impl FnOnce(&[u8]) -> io::Result<F>,
+    ) -> io::Result<()> {
+        let capacity = u64::from(capacity);
+        if capacity <= self.header.capacity {
+            return Ok(());
+        }
+        let content = read_all(&self.file)?;
+        let Span { oldest, next, .. } = self.header.span;
+        let header = Header { capacity, base: oldest, ..self.header };
+        let mut larger = header.to_bytes().to_vec();
+        for number in oldest..next {
+            let start = usize::try_from(self.header.offset(number)).map_err(io::Error::other)?;
+            let record = content.get(start..).and_then(|rest| rest.get(..RECORD_LEN));
+            larger.extend_from_slice(record.ok_or(ErrorKind::UnexpectedEof)?);
+        }
+        self.file = put(&larger)?;
+        (self.header, self.wanted) = (header, capacity);
+        Ok(())
+    }
+
     /// Makes room for this many packets from when nothing is remembered: nothing has to be moved then.
     pub const fn make_room_when_empty(&mut self, capacity: u32) {
         let capacity = capacity as u64;

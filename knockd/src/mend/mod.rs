@@ -493,6 +493,11 @@ impl Firewall for Mender {
     fn own_addresses(&mut self) -> io::Result<NeverBanned> {
         self.kernel.own_addresses()
     }
+
+    fn doubt_everything(&mut self) -> bool {
+        self.open_case().sighting.merge(Sighting::missed(clock::now().uptime));
+        true
+    }
 }
 
 /// Whether what goes in with a table is all that is to be in it.

@@ -142,6 +142,7 @@ impl Line {
             What::Refused(_) => Level::INFO,
             What::Drifting(_) | What::Banned(..) | What::NotBanned(NotBanned::Full) => Level::WARN,
             What::Copies => Level::WARN,
+            What::Failed(_, Failure::TooManyWaiting) => Level::WARN,
             What::Unwritten(_) | What::Failed(..) => Level::ERROR,
             What::BanInDoubt(..) | What::NotBannable(_) => Level::ERROR,
         }
@@ -203,6 +204,14 @@ impl Line {
                 info!(
                     %client, %source, decision = "refused", reason = reason.name(), times, event = "refused",
                     "{most}{client} at {source}: refused: {reason}"
+                );
+            }
+            // Of the client's own making, as a rule.
+            What::Failed(services, failure @ Failure::TooManyWaiting) => {
+                let (client, service) = (name, names(services));
+                warn!(
+                    %client, %source, %service, decision = "refused", reason = failure.name(), times, event = "refused",
+                    "{most}{client} at {source}: refused: {failure}"
                 );
             }
             What::Failed(services, failure) => {

@@ -37,9 +37,9 @@ pub(super) fn check(examined: &Examined, findings: &mut Findings<'_>) -> Result<
         let Some(seconds) = setting(name)? else { continue };
         if seconds < least {
             findings.add(
-                Finding::warning("conntrack-forgets", format!("conntrack forgets a {protocol} connection that is silent for {seconds} s: with sessions = \"keep\" it ends then, unless its device knocks again ({source})"))
+                Finding::warning("conntrack-forgets", format!("conntrack forgets a {protocol} connection that is silent for {seconds} s: with sessions = \"keep\" it ends then, unless its device knocks again or its client sends something more often (MQTT: keep alive) ({source})"))
                     .at(format!("net.netfilter.{name}"))
-                    .mend(format!("sysctl -w net.netfilter.{name}={least}; or have clients send something more often than every {seconds} s (MQTT: keep alive)")),
+                    .mend(format!("sysctl -w net.netfilter.{name}={least}")),
             );
         }
     }

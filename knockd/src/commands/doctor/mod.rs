@@ -18,6 +18,7 @@ mod host;
 mod kernel;
 mod listening;
 mod mend;
+mod nft;
 mod protected;
 mod routing;
 mod rules;
@@ -121,6 +122,7 @@ pub fn run(config: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
     report.check("daemon", |findings| daemon::check(&examined, findings));
     report.check("knock-port", |findings| listening::knock_port(&examined, findings));
     report.check("services", |findings| listening::services(&examined, findings));
+    report.check("nft", |findings| nft::check(&examined, findings));
     report.check("firewall", |findings| firewall::check(&examined, findings));
     report.check("routing", |findings| routing::check(&examined, findings));
     report.check("conntrack", |findings| conntrack::check(&examined, findings));

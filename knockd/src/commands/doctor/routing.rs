@@ -31,9 +31,9 @@ fn forgeable(examined: &Examined, findings: &mut Findings<'_>) -> Result<(), Una
     for interface in host.outside().into_iter().filter(|_| !networks.is_empty()) {
         if rp_filter("all")?.max(rp_filter(&interface.name)?) == 0 {
             findings.add(
-                Finding::warning("allowed-forgeable", format!("{} need no knock, and {} takes packets in their name from anywhere (no reverse path filter): anybody can send to {udp} by forging one", networks.join(", "), interface.name))
+                Finding::warning("allowed-forgeable", format!("{} need no knock, and {} takes packets in their name from anywhere (no reverse path filter): anybody can send to {udp} by forging one (rp_filter = 1 is stricter, where answers leave by the same interface)", networks.join(", "), interface.name))
                     .at(format!("net.ipv4.conf.{}.rp_filter", interface.name))
-                    .mend(format!("sysctl -w net.ipv4.conf.{}.rp_filter=2, or 1 where answers leave by the same interface", interface.name)),
+                    .mend(format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", interface.name)),
             );
         }
     }

@@ -5,9 +5,12 @@
 //! - `input` and `forward` are the hooks where other firewalls drop. The kernel answers some packets before them,
 //!   whatever their port: with hop limit 1, too long for the way, with IP options that are wrong. A table that dropped
 //!   these in `prerouting` would be silent where every other dropped port isn't, and show which port it guards.
-//! - Behind them is no address translation of a destination. So no rule that redirects, proxies or translates leads
-//!   around: what became of a packet is looked at, whatever it was sent to; and what it was sent to, where that was
+//! - Behind them is no address translation of a destination. So no rule that redirects or translates leads around:
+//!   what became of a packet is looked at, whatever it was sent to; and what it was sent to, where that was
 //!   translated, since a port is published so.
+//! - A transparent proxy (TPROXY) translates nothing: the packet keeps the port that it was sent to, and no expression
+//!   tells the port of the socket that takes it. Such a rule for a guarded port is seen, since that port is the
+//!   packet's; one that leads another port to a guarded one is not, and `knockd doctor` names it.
 //! - An expression that can't load its value (a port that the packet doesn't have) makes its rule not match, and
 //!   a packet that no rule matches is accepted. So `whole` lets pass what it has read, and drops the rest: a protocol
 //!   without ports, or a port that could be loaded, and that no rule before it guards.

@@ -216,25 +216,6 @@ impl Ruleset {
         script + &self.listing()
     }
 
-    /// The script that makes this table of another one as one transaction, doors and bans kept; and whether its
-    /// tags are kept as well: the kernel can't change the size of a set, so that a larger one begins empty.
-    #[must_use]
-    pub fn replacement(&self, former: &Self) -> (String, Tags) {
-        let size = |ruleset: &Self| {
-            let tags = ruleset.sets.iter().find(|set| set.name == TAGS);
-            tags.map(|set| set.definition.clone())
-        };
-        if size(self) == size(former) {
-            return (self.script(), Tags::Kept);
-        }
-        let mut script = String::new();
-        for chain in &former.chains {
-            put(&mut script, format_args!("flush chain {TABLE} {}", chain.name));
-        }
-        put(&mut script, format_args!("delete set {TABLE} {TAGS}"));
-        (script + &self.script(), Tags::Gone)
-    }
-
     fn lacks_chain(&self, name: &str) -> bool {
         self.chains.iter().all(|chain| chain.name != name)
     }

@@ -114,7 +114,7 @@ enum Raw {
         #[arg(long, requires = "from")]
         piece: Vec<String>,
     },
-    /// Sends packets of every odd shape, from this port and the thousand above it.
+    /// Sends packets of every odd shape, each from a port of its own, from this one on.
     Shapes {
         #[arg(long)]
         from: SocketAddr,
@@ -185,8 +185,8 @@ fn send(raw: Raw) -> io::Result<()> {
         Raw::Shapes { from, to, udp } => {
             let transport = if udp { Transport::Udp } else { Transport::Tcp };
             let socket = raw_socket(to)?;
-            for packet in shapes(from, to, transport) {
-                socket.send_to(&packet, &without_port(to))?;
+            for packet in shapes(from, to, transport).iter().flat_map(|shape| &shape.packets) {
+                socket.send_to(packet, &without_port(to))?;
             }
         }
         Raw::Ip { from, to, protocol } => {

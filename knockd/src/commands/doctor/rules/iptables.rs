@@ -170,6 +170,12 @@ impl Reading {
                 self.effect = Some(Effect::Untrack);
                 return;
             }
+            // Of the target TPROXY; 0 is the port that the packet has.
+            "--on-port" => {
+                let port = first.parse().ok().filter(|port| *port != 0);
+                self.effect = port.map(Effect::Proxy);
+                return;
+            }
             // Options of a target decide nothing.
             _ if self.has_target => return,
             "-m" | "--match" | "--comment" => return,

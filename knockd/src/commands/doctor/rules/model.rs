@@ -97,6 +97,8 @@ pub(in super::super) enum Effect {
     Untrack,
     /// Later packets of its connection pass by a flow table, past every chain.
     Offload,
+    /// A socket of this host at this port takes it, whatever port it was sent to and still has.
+    Proxy(u16),
 }
 
 /// What a rule decides.

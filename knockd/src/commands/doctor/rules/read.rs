@@ -47,6 +47,7 @@ pub(in super::super) fn everything() -> Result<Everything, Unable> {
         }
     }
     let mut listed = nft::parse(&document, &elements);
+    listed.tables.iter_mut().for_each(name_devices);
     let dormant: Vec<_> =
         listed.flagged.iter().filter(|(family, table)| is_dormant(family, table)).collect();
     listed.tables.retain(|Table { family, name, .. }| {
@@ -91,6 +92,28 @@ pub(in super::super) fn rule_text(table: &Table, chain: &str, handle: u64) -> Op
     let end = format!(" # handle {handle}");
     let line = listing.lines().find_map(|line| line.trim().strip_suffix(end.as_str()))?;
     Some(line.to_owned())
+}
+
+/// Has each chain at an interface know at which: nft before 1.0.7 leaves that out of what it lists as JSON.
+fn name_devices(table: &mut Table) {
+    let Table { family, name: table, chains, .. } = table;
+    for chain in chains {
+        let Some(base) = &mut chain.base else { continue };
+        if !["ingress", "egress"].contains(&base.hook.as_str()) || !base.devices.is_empty() {
+            continue;
+        }
+        let listing = run("nft", &["--terse", "list", "chain", family, table, &chain.name]);
+        base.devices = devices_in(&listing.unwrap_or_default());
+    }
+}
+
+/// The interfaces in the listing of a chain.
+fn devices_in(listing: &str) -> Vec<String> {
+    let hooks = listing.lines().find_map(|line| line.split_once(" hook ")?.1.split_once(" device"));
+    let names = hooks.and_then(|(_, rest)| rest.split_once(" priority "));
+    let names = names.map_or("", |(names, _)| names.strip_prefix("s =").unwrap_or(names));
+    let ends = |letter: char| letter.is_whitespace() || "{},\"".contains(letter);
+    names.split(ends).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// Whether the kernel passes a table by.
@@ -161,4 +184,20 @@ pub(in super::super) fn run(program: &str, args: &[&str]) -> io::Result<String> 
         return Err(io::Error::other(format!("{program}: {}", said.trim())));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::devices_in;
+
+    #[test]
+    fn the_interfaces_of_a_chain_are_read_from_every_form_of_listing() {
+        let of = |at: &str| {
+            let hook = format!("\t\ttype filter hook ingress {at}priority filter; policy accept;");
+            devices_in(&format!("table netdev t {{\n\tchain c {{\n{hook}\n\t\tdrop\n\t}}\n}}\n"))
+        };
+        assert_eq!(of("device \"other\" "), ["other"]);
+        assert_eq!(of("devices = { eth0, \"eth1\" } "), ["eth0", "eth1"]);
+        assert_eq!(of(""), [""; 0]);
+    }
 }

@@ -360,7 +360,8 @@ fn a_chain_of_an_interface_meets_what_comes_in_by_it_and_one_of_a_bridge_what_it
 }
 
 #[test]
-fn a_rule_that_untracks_or_offloads_a_packet_is_found_in_the_words_of_nft_and_of_iptables() {
+fn a_rule_that_untracks_offloads_or_proxies_a_packet_is_found_in_the_words_of_nft_and_of_iptables()
+{
     let raw = r#""hook": "prerouting", "prio": -300, "policy": "accept""#;
     let port = r#"{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 8883}}"#;
     let untracks = one_chain("ip", raw, &format!(r#"{port}, {{"notrack": null}}"#));
@@ -381,4 +382,12 @@ fn a_rule_that_untracks_or_offloads_a_packet_is_found_in_the_words_of_nft_and_of
     let offloads = one_chain("inet", forward, r#"{"flow": {"op": "add", "flowtable": "@f"}}"#);
     let through = Packet { goes_out: Way::Through(None), ..tcp(8883) };
     assert_eq!(found(&offloads, &through), [(Effect::Offload, Truth::Yes)]);
+    let proxy = r#"{"tproxy": {"family": "ip", "port": 8883}}, {"accept": null}"#;
+    let other = port.replace("8883", "8884");
+    let proxies = one_chain("ip", raw, &format!("{other}, {proxy}"));
+    assert_eq!(found(&proxies, &tcp(8884)), [(Effect::Proxy(8883), Truth::Yes)]);
+    let saved = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 8884 -j TPROXY --on-port 8883 \
+                 --on-ip 0.0.0.0 --tproxy-mark 0x7/0x7\nCOMMIT\n";
+    let proxies = iptables::parse(saved, IpFamily::V4, Tool::IptablesNft);
+    assert_eq!(found(&proxies, &tcp(8884)), [(Effect::Proxy(8883), Truth::Yes)]);
 }

@@ -163,6 +163,7 @@ impl Sets<'_> {
             effect = effect.or(match key.as_str() {
                 "notrack" => Some(Effect::Untrack),
                 "flow" => Some(Effect::Offload),
+                "tproxy" => port(body).map(Effect::Proxy),
                 _ => None,
             });
             conditions.extend(self.conditions(key, body));
@@ -294,6 +295,11 @@ impl Sets<'_> {
     }
 }
 
+/// The one port that a statement leads to, if it names one.
+fn port(body: &Json) -> Option<u16> {
+    body.get("port")?.as_u64()?.try_into().ok()
+}
+
 fn verdict(key: &str, body: &Json) -> Option<Verdict> {
     let target = || body.get("target").and_then(Json::as_str).unwrap_or_default().to_owned();
     Some(match key {
@@ -305,12 +311,9 @@ fn verdict(key: &str, body: &Json) -> Option<Verdict> {
         "goto" => Verdict::Goto(target()),
         "dnat" => Verdict::Translate {
             to: body.get("addr").and_then(Json::as_str).and_then(|to| to.parse().ok()),
-            port: body.get("port").and_then(Json::as_u64).and_then(|port| port.try_into().ok()),
+            port: port(body),
         },
-        "redirect" => Verdict::Translate {
-            to: None,
-            port: body.get("port").and_then(Json::as_u64).and_then(|port| port.try_into().ok()),
-        },
+        "redirect" => Verdict::Translate { to: None, port: port(body) },
         "queue" => Verdict::Unknown("a program that the rule hands it to (queue)".to_owned()),
         "synproxy" => Verdict::Unknown("a SYN proxy".to_owned()),
         "fwd" => Verdict::Unknown("another interface that the rule sends it to".to_owned()),
