@@ -111,11 +111,22 @@ impl Queue {
         }
     }
 
-    /// Counts what was taken as dropped: it can't be told. That it was not is told, if anybody can hear that.
-    pub(super) fn give_up(&self, hearing: Hearing) {
-        match hearing {
-            Hearing::Somebody => self.lock().drop_one(),
-            Hearing::Nobody => self.lock().untold += 1,
+    /// What waits behind what was taken, if that has no more bytes than this: it is taken as well.
+    pub(super) fn another(&self, bytes: usize) -> Option<Message> {
+        let mut state = self.lock();
+        state.waiting.front().filter(|message| message.bytes.len() <= bytes)?;
+        let message = state.waiting.pop_front()?;
+        state.bytes -= message.size();
+        Some(message)
+    }
+
+    /// Counts so many events that were taken as dropped: they can't be told. That they were not is told, if anybody
+    /// can hear that.
+    pub(super) fn give_up(&self, events: u64, hearing: Hearing) {
+        let mut state = self.lock();
+        state.untold += events;
+        if hearing == Hearing::Somebody {
+            state.unreported += events;
         }
     }
 
@@ -193,6 +204,20 @@ mod tests {
         }
         assert_eq!([told(&queue), told(&queue), told(&queue)], ["1", "2", "3"]);
         assert_eq!(queue.untold(), 0);
+    }
+
+    #[test]
+    fn what_waits_is_taken_together_in_its_order_as_far_as_there_is_room_for_it() {
+        let queue = Queue::default();
+        for text in ["1", "22", "333"] {
+            queue.put(Level::INFO, message(text));
+        }
+        assert_eq!(told(&queue), "1");
+        assert!(queue.another(1).is_none());
+        assert_eq!(queue.another(2).unwrap().bytes, b"22");
+        queue.give_up(2, Hearing::Somebody);
+        assert_eq!([told(&queue), told(&queue)], ["2 untold", "333"]);
+        assert!(queue.another(9).is_none());
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::clock;
 /// The thread's name.
 pub(super) const NAME: &str = "teller";
 const STACK: usize = 128 * 1024;
+/// Lines that wait are written together, up to so many bytes: a pipe takes that as a whole (PIPE_BUF, pipe(7)).
+const TOGETHER: usize = 4096;
 /// How long until it is tried again to tell what could not be told.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
@@ -72,6 +74,20 @@ impl Taker {
         Ok(())
     }
 
+    /// Puts what waits behind a message to it, where it can be told with it; how many events it is then.
+    fn put_together(&self, message: &mut Message, queue: &Queue) -> u64 {
+        let mut events = 1;
+        if let Self::Lines(_) = self {
+            while let Some(room) = TOGETHER.checked_sub(message.bytes.len())
+                && let Some(next) = queue.another(room)
+            {
+                message.bytes.extend(next.bytes);
+                events += 1;
+            }
+        }
+        events
+    }
+
     /// Who still hears something, if it is no use to try this again.
     fn who_hears_after(&self, error: &io::Error) -> Option<Hearing> {
         let errno = error.raw_os_error().map(Errno::from_raw);
@@ -93,7 +109,7 @@ pub(super) fn start(queue: &Arc<Queue>, mut taker: Taker) -> io::Result<()> {
     thread::Builder::new().name(NAME.to_owned()).stack_size(STACK).spawn(move || {
         loop {
             match queue.next() {
-                Next::Tell(message) => tell(&message, &mut taker, &queue),
+                Next::Tell(message) => tell(message, &mut taker, &queue),
                 Next::Untold(events) => warn!(
                     events,
                     event = "events-untold",
@@ -106,11 +122,12 @@ pub(super) fn start(queue: &Arc<Queue>, mut taker: Taker) -> io::Result<()> {
 }
 
 /// Tells it, whenever that is possible.
-fn tell(message: &Message, taker: &mut Taker, queue: &Queue) {
+fn tell(mut message: Message, taker: &mut Taker, queue: &Queue) {
+    let events = taker.put_together(&mut message, queue);
     let mut done = 0;
-    while let Err(error) = taker.take(message, &mut done) {
+    while let Err(error) = taker.take(&message, &mut done) {
         if let Some(hearing) = taker.who_hears_after(&error) {
-            return queue.give_up(hearing);
+            return queue.give_up(events, hearing);
         }
         thread::sleep(AFTER_A_FAILURE);
     }

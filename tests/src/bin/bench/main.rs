@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 
 use crate::machine::Machine;
-use crate::programs::Programs;
+use crate::programs::{Needed, Programs};
 use crate::report::Report;
 
 #[derive(Parser)]
@@ -45,6 +45,9 @@ struct Args {
     /// A short run: fewer samples, smaller floods.
     #[arg(long)]
     quick: bool,
+    /// Measures this daemon instead of the one that is built here: before and after, with the same program.
+    #[arg(long)]
+    knockd: Option<PathBuf>,
     /// Where the raw figures go.
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -93,12 +96,17 @@ fn main() -> ExitCode {
     let args = Args::parse();
     rig::enter();
     eprintln!("building");
-    let programs = Programs::build();
+    let all = What::value_variants();
+    let chosen = if args.what.is_empty() { all } else { &args.what };
+    let with_clients = [What::Connect, What::Junk, What::Sizes];
+    let needed = match chosen.iter().any(|what| with_clients.contains(what)) {
+        true => Needed::All,
+        false => Needed::Daemon,
+    };
+    let programs = Programs::build(needed, args.knockd);
     let mut bench = Bench { programs, report: Report::default(), quick: args.quick };
     service::serve();
     let machine = Machine::look();
-    let all = What::value_variants();
-    let chosen = if args.what.is_empty() { all } else { &args.what };
     for what in chosen {
         eprintln!("{what:?}");
         match what {
