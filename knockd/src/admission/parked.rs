@@ -28,8 +28,8 @@ use crate::{
     journal::StateFile,
 };
 
-/// How many packets may wait.
-const PACKETS: usize = 1 << 12;
+/// How many packets may wait: those of a burst at line rate, for as long as a slow disk takes to sync.
+const PACKETS: usize = 1 << 16;
 /// How many of one client may.
 pub(super) const OF_ONE_CLIENT: usize = 64;
 
@@ -86,8 +86,14 @@ impl Parked {
         Ok(())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
-        self.packets.iter()
+    /// Those of a batch. They stand in the order in which they came.
+    fn of_batch(&self, batch: u64) -> impl Iterator<Item = &Pending> {
+        let first = self.packets.partition_point(|packet| packet.id.batch < batch);
+        self.packets.range(first..).take_while(move |packet| packet.id.batch == batch)
+    }
+
+    fn holds(&self, id: PacketId) -> bool {
+        self.packets.binary_search_by_key(&id, |packet| packet.id).is_ok()
     }
 
     /// Lets those go on that wait for nothing more, in the order in which they came.
@@ -133,14 +139,12 @@ impl<F, D: StateFile> Admission<F, D> {
     /// be kept.
     pub fn waiting_for_reply(&self) -> impl Iterator<Item = PacketId> {
         let asks = |packet: &&Pending| packet.accepted.reply.is_some();
-        let batch = self.batch;
-        let ids = self.parked.iter().filter(asks).map(|packet| packet.id);
-        ids.filter(move |id| id.batch == batch)
+        self.parked.of_batch(self.batch).filter(asks).map(|packet| packet.id)
     }
 
     /// Whether a packet's effect still waits.
     pub fn waits(&self, id: PacketId) -> bool {
-        self.parked.iter().any(|packet| packet.id == id)
+        self.parked.holds(id)
     }
 
     /// Has all that is to be written go to the disk. To be called when there is nothing else to be done.
