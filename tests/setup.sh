@@ -26,6 +26,7 @@ nsenter util-linux
 faketime faketime
 curl curl
 promtool prometheus
+strace strace
 cc build-essential
 END
 

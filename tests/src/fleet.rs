@@ -28,6 +28,7 @@ pub type Pair = (String, String);
 pub struct Fleet {
     clients: Vec<(String, ClientKeys)>,
     addresses: Vec<Ipv4Addr>,
+    ahead: Duration,
     sender: Process,
     /// What was sent, in its order: by whom, and the datagram in hex.
     sent: Vec<(Pair, String)>,
@@ -51,7 +52,14 @@ impl Fleet {
         let (packet, to) =
             (binaries::path("packet"), SocketAddr::new(world.broker().v4(), KNOCK_PORT));
         let sender = world.client().spawn(&[&packet, "volley", "--to", &to.to_string()], &[]);
-        Self { clients: (0..clients).map(enrol).collect(), addresses, sender, sent: Vec::new() }
+        let clients = (0..clients).map(enrol).collect();
+        Self { clients, addresses, ahead: AHEAD, sender, sent: Vec::new() }
+    }
+
+    /// The same with clocks that are right.
+    #[must_use]
+    pub fn on_time(self) -> Self {
+        Self { ahead: Duration::ZERO, ..self }
     }
 
     /// Knocks for ten minutes, from a client and address that have not knocked before.
@@ -61,7 +69,7 @@ impl Fleet {
         let (name, keys) = &self.clients[number / self.addresses.len()];
         let address = self.addresses[number % self.addresses.len()];
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let stamp = u64::try_from((now + AHEAD).as_millis()).expect("milliseconds");
+        let stamp = u64::try_from((now + self.ahead).as_millis()).expect("milliseconds");
         let request = Request {
             timestamp: Timestamp::from_millis(stamp),
             address: ClientAddress::Literal(

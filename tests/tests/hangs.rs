@@ -10,6 +10,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -20,7 +21,7 @@ use e2e::flood::Flood;
 use e2e::process::Process;
 use e2e::table::elements;
 use e2e::until::DEADLINE;
-use e2e::{Door, Echo, Settings, World, binaries, until};
+use e2e::{Daemon, Door, Echo, Settings, World, binaries, until};
 use nix::sys::signal::Signal;
 
 /// Knocks while something hangs, 100 a second.
@@ -312,4 +313,39 @@ fn a_full_run_ends_no_start_and_delays_no_knock() {
     });
     daemon.wait_for("event=\"control-failed\"");
     daemon.wait_for("event=\"metrics-failed\"");
+}
+
+/// The folder in /proc of a process's thread that has this name.
+fn thread(daemon: &Daemon, name: &str) -> PathBuf {
+    let tasks = format!("/proc/{}/task", daemon.id());
+    let mut threads = fs::read_dir(tasks).expect("list").flatten().map(|entry| entry.path());
+    let found = threads
+        .find(|path| fs::read_to_string(path.join("comm")).is_ok_and(|found| found.trim() == name));
+    found.unwrap_or_else(|| panic!("no thread {name}"))
+}
+
+#[test]
+fn a_disk_that_takes_a_minute_for_a_write_delays_no_knock() {
+    let world = World::new();
+    let skew = 5;
+    let door = Door::new(&world, &Settings { skew, ..settings() });
+    let mut fleet =
+        Fleet::new(&door, &world, 2 * KNOCKS.div_ceil(ADDRESSES.into()) + 1, ADDRESSES).on_time();
+    let daemon = door.start();
+    daemon.wait_out(Duration::from_secs(skew));
+    all_get_in(&door, &mut fleet);
+
+    let disk = thread(&daemon, "disk");
+    let status = fs::read_to_string(disk.join("status")).expect("read");
+    // As the processes of the host number it: the last of proc_pid_status(5), NSpid.
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).expect("numbers");
+    let number = numbers.split_whitespace().next_back().expect("a number");
+    let slow = "inject=pwrite64:delay_enter=60s:when=1";
+    let trace = ["strace", "-p", number, "-e", "trace=pwrite64", "-e", slow];
+    let mut strace = world.broker().spawn(&trace, &[]);
+    strace.wait_for("attached");
+    all_get_in(&door, &mut fleet);
+    // Stopped by who traces it: proc_pid_stat(5).
+    let stat = fs::read_to_string(disk.join("stat")).expect("read");
+    assert!(stat.contains(") t "), "it hangs still: {stat}");
 }
