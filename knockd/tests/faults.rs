@@ -204,3 +204,17 @@ fn files_that_are_removed_while_no_daemon_runs_are_told_as_gone() {
     let restored = host.start(at(33));
     assert_eq!((restored.grants, restored.bans), (FileCondition::Sound, FileCondition::Sound));
 }
+
+#[test]
+fn packets_that_neither_could_be_written_nor_find_their_file_are_written_when_both_can_be() {
+    let mut host = Host::warmed_up();
+    let full = |host: &Host| host.firewall.1.arm(&[once(Place::Seen, 0, ENOSPC)]);
+    full(&host);
+    assert_eq!(host.handle(&[open(1, at(31))], at(31)), ["journal-failed"]);
+    fs::remove_file(host.state("seen")).unwrap();
+    full(&host);
+    assert_eq!(host.handle(&[open(2, at(32))], at(32)), ["journal-failed"]);
+    host.admission().keep_files().unwrap();
+    assert_eq!(host.handle(&[open(3, at(33))], at(33)), ["granted"]);
+    assert_eq!(host.start(at(34)).packets, 3);
+}

@@ -76,13 +76,16 @@ impl<D: StateFile> Files<D> {
     /// What the disk says; they are owed then.
     pub fn accept(&mut self, records: Vec<Record>, span: Span) -> io::Result<()> {
         self.owed.extend(records);
-        self.keep_in_place()?;
-        // Where that fails again, it is no reason to refuse these.
-        let _ = self.catch_up();
         let remembered = usize::try_from(span.next - span.oldest).unwrap_or(usize::MAX);
         let forgotten = self.owed.len().saturating_sub(remembered);
         self.owed.drain(..forgotten);
         self.owed_with = Some(span);
+        if let Err(error) = self.keep_in_place() {
+            self.owed_why = Some(super::disk::copy(&error));
+            return Err(error);
+        }
+        // Where that fails again, it is no reason to refuse these.
+        let _ = self.catch_up();
         self.accept_owed()
     }
 
