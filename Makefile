@@ -7,6 +7,8 @@ E2E_THREADS ?= 6
 BENCH ?=
 # What the system test shows: SCENE="upgrade crash". Everything unless given.
 SCENE ?=
+# On whose kernels the main scenarios run: RELEASE=trixie for one. Both unless given.
+RELEASE ?=
 # How often `make fuzz` runs each target, and which of them.
 RUNS ?= 10000000
 TARGET ?= all
@@ -22,7 +24,7 @@ DEB_VERSION ?=
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 CARGO_DEB = target/tools/bin/cargo-deb --quiet --no-build --no-strip --output $(OUT)/debian/ $(addprefix --deb-version ,$(DEB_VERSION))
 
-.PHONY: help deb deb-setup deb-check static pages demo test test-system callgrind setup build install fmt fuzz lint clean bench
+.PHONY: help deb deb-setup deb-check static pages demo test test-system test-kernels callgrind setup build install fmt fuzz lint clean bench
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -46,6 +48,9 @@ test-system: setup ## The packages on a real Debian with a real systemd: as root
 	@tests/system-setup.sh
 	@echo '==> system test'
 	@$(CARGO) run --quiet --package e2e --bin system -- $(SCENE)
+
+test-kernels: ## The main scenarios on Debian's own kernels 6.1 and 6.12 under qemu: as root; takes some minutes. RELEASE=trixie for one
+	@CARGO='$(CARGO)' tests/kernels.sh $(RELEASE)
 
 fuzz: ## RUNS executions of every fuzz target, or of TARGET: with a nightly compiler and cargo-fuzz
 	@tests/fuzz/run.sh $(TARGET) $(RUNS)

@@ -70,15 +70,17 @@ impl Talk {
     /// Says something, and has no echo of it within a second.
     #[track_caller]
     pub fn is_dead(&mut self) {
+        assert!(!self.is_answered(), "a connection that should have ended still works");
+    }
+
+    /// Whether there is an echo of what it says, within a second.
+    pub fn is_answered(&mut self) -> bool {
         self.said += 1;
         let line = format!("line {}.", self.said);
         self.process.write_line(&line);
         // The absence of something can only be seen by waiting.
         std::thread::sleep(std::time::Duration::from_secs(1));
-        assert!(
-            !self.process.stdout().contains(&format!("echo {line}")),
-            "a connection that should have ended still works"
-        );
+        self.process.stdout().contains(&format!("echo {line}"))
     }
 
     /// Has the server end the connection with a RST, and waits for it.
