@@ -13,7 +13,7 @@ PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 say() { echo "==> kernels: $*"; }
 
 # How long one machine may take, and its memory in MiB.
-LIMIT=${LIMIT:-1200}
+LIMIT=${LIMIT:-3600}
 MEMORY=4096
 
 # What runs, in a process of its own for each: a test program, and its scenarios (all of them if none is named).
@@ -154,11 +154,11 @@ boot() {
     chmod 755 "$own/init"
     cp "$work/scenarios" "$own/scenarios"
     (cd "$own" && printf 'init\nscenarios\n' | cpio --quiet --create --format=newc) | cat "$root.cpio" - >"$own/initrd"
-    # A processor of the host's if there is one for us, or one made in software: that takes some ten times as long.
-    accel=tcg
-    if [ -w /dev/kvm ]; then accel=kvm:tcg; fi
+    # A processor of the host's if it has one to lend, or one made in software: that takes some ten times as long.
+    accel=tcg cpu=max
+    if [ -w /dev/kvm ] && grep -qwE 'vmx|svm' /proc/cpuinfo; then accel=kvm cpu=host; fi
     say "$1, $(cd "$root/boot" && echo vmlinuz-*), by $accel"
-    timeout --foreground "$LIMIT" qemu-system-x86_64 -M "q35,accel=$accel" -cpu max -smp 2 -m "$MEMORY" -no-reboot \
+    timeout --foreground "$LIMIT" qemu-system-x86_64 -M "q35,accel=$accel" -cpu "$cpu" -smp 2 -m "$MEMORY" -no-reboot \
         -nodefaults -nographic -serial stdio -nic none \
         -kernel "$root"/boot/vmlinuz-* -initrd "$own/initrd" -append 'console=ttyS0 quiet panic=-1' \
         -virtfs "local,path=$repository,mount_tag=repository,security_model=none,readonly=on" \
