@@ -19,6 +19,9 @@ MEMORY=4096
 # What runs, in a process of its own for each: a test program, and its scenarios (all of them if none is named).
 scenarios() {
     cat <<END
+offload
+unread fragments_within_fragments_reach_no_service_behind_this_host
+unread fragments_within_fragments_to_this_host_have_no_answer
 door a_knock_opens_the_port_for_its_sender_alone_and_only_for_its_time
 door a_knock_over_ipv6_opens_the_port_for_its_sender_alone_and_only_for_its_time
 door an_established_session_ends_with_the_grant_where_sessions_are_cut
@@ -26,8 +29,8 @@ door a_service_routed_behind_the_host_is_guarded_by_its_address
 firewall after_install_the_door_is_shut_without_any_daemon
 firewall install_twice_is_install_once_and_keeps_live_grants_and_sessions
 firewall status_tells_a_missing_table_a_missing_rule_and_a_foreign_rule
-firewall with_a_ruleset_that_flushes_all_it_goes_in_by_one_transaction_and_doors_and_bans_stay
 mend
+firewall with_a_ruleset_that_flushes_all_it_goes_in_by_one_transaction_and_doors_and_bans_stay
 table every_rule_that_is_replaced_under_its_own_comment_is_found_and_put_right
 table every_attribute_of_sets_chains_and_rules_that_is_changed_is_found_and_put_right
 table the_ruleset_as_text_is_taken_back_by_nft_and_what_it_can_not_say_as_json_is_the_tags_alone
@@ -37,8 +40,9 @@ grants grants_are_listed_with_names_after_kill_9_and_a_restart
 replay a_replay_opens_nothing_after_kill_9_of_the_daemon
 bans bans_survive_the_daemons_end_its_start_a_reload_and_the_loss_of_the_table
 operate an_admins_ban_ends_grants_refuses_knocks_and_is_lifted_by_unban
-unread
-offload
+unread packets_of_every_odd_shape_reach_no_service_on_this_host_and_have_no_answer
+unread packets_of_every_odd_shape_reach_no_service_behind_this_host
+unread what_has_no_port_and_what_goes_through_to_others_passes_as_before
 END
 }
 
@@ -144,8 +148,13 @@ END
 boot() {
     ensure "$1"
     if [ ! -e "$root.cpio" ]; then
-        # /boot isn't needed in it, and devices are the kernel's.
-        (cd "$root" && find . -path ./boot -prune -o -path './dev/*' -prune -o -print0 \
+        # Devices are the kernel's; of its modules, those for the network and for reaching this machine's folders.
+        (cd "$root" && find . \( -path ./boot -o -path './dev/*' -o -path './var/cache/*' -o -path './var/lib/apt/*' \
+            -o -path './usr/share/doc/*' -o -path './usr/share/locale/*' -o -path './usr/share/man/*' \
+            -o -path '*/kernel/sound' -o -path '*/kernel/drivers/net/*/*' \
+            -o -path '*/kernel/drivers/*' ! -path '*/kernel/drivers/virtio*' ! -path '*/kernel/drivers/net*' \
+            -o -path '*/kernel/fs/*' ! -path '*/kernel/fs/9p*' ! -path '*/kernel/fs/netfs*' ! -path '*/kernel/fs/fscache*' \
+            \) -prune -o -print0 \
             | cpio --quiet --null --create --format=newc) >"$root.cpio.making"
         mv "$root.cpio.making" "$root.cpio"
     fi
@@ -163,7 +172,7 @@ boot() {
         -kernel "$root"/boot/vmlinuz-* -initrd "$own/initrd" -append 'console=ttyS0 quiet panic=-1' \
         -virtfs "local,path=$repository,mount_tag=repository,security_model=none,readonly=on" \
         -virtfs "local,path=$out,mount_tag=out,security_model=none,readonly=on" \
-        </dev/null | tr -d '\r' | tee "$work/$1.log" || true
+        </dev/null | sed --unbuffered 's/\r$//' | tee "$work/$1.log" || true
     rm -r "$own"
     grep -q '^ended, failed: 0$' "$work/$1.log"
 }
