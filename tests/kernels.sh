@@ -130,7 +130,7 @@ failed=0
 while read -r program scenario; do
     begin=\$(date +%s)
     # What they call is built: CARGO has nothing to do.
-    if "\$program" --test-threads=4 --show-output --exact \$scenario >/tmp/output; then
+    if "\$program" --test-threads=$threads --show-output --exact \$scenario >/tmp/output; then
         sed '/^\$/d; /^running /d; /^successes:/d; /^----/d; /^    [a-z0-9_]*\$/d; /^test result/d' /tmp/output
     else
         failed=\$((failed + 1))
@@ -158,14 +158,15 @@ boot() {
             | cpio --quiet --null --create --format=newc) >"$root.cpio.making"
         mv "$root.cpio.making" "$root.cpio"
     fi
+    # A processor of the host's if it has one to lend, or one made in software: that takes some ten times as long,
+    # and nft its ten seconds if others run beside it.
+    accel=tcg cpu=max threads=1
+    if [ -w /dev/kvm ] && grep -qwE 'vmx|svm' /proc/cpuinfo; then accel=kvm cpu=host threads=4; fi
     own=$(mktemp -d "$work/machine.XXXXXX")
     init >"$own/init"
     chmod 755 "$own/init"
     cp "$work/scenarios" "$own/scenarios"
     (cd "$own" && printf 'init\nscenarios\n' | cpio --quiet --create --format=newc) | cat "$root.cpio" - >"$own/initrd"
-    # A processor of the host's if it has one to lend, or one made in software: that takes some ten times as long.
-    accel=tcg cpu=max
-    if [ -w /dev/kvm ] && grep -qwE 'vmx|svm' /proc/cpuinfo; then accel=kvm cpu=host; fi
     say "$1, $(cd "$root/boot" && echo vmlinuz-*), by $accel"
     timeout --foreground "$LIMIT" qemu-system-x86_64 -M "q35,accel=$accel" -cpu "$cpu" -smp 2 -m "$MEMORY" -no-reboot \
         -nodefaults -nographic -serial stdio -nic none \
