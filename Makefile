@@ -38,11 +38,11 @@ test: setup lint ## Everything that CI checks
 	@echo '==> proof that common needs no standard library'
 	@$(CARGO) build --quiet $(NO_STD)
 	@echo '==> tests of common, knock and knockd'
-	@$(CARGO) test --package common --package knock --package knockd
+	@$(CARGO) test --no-fail-fast --package common --package knock --package knockd
 	@echo '==> the corpus of the fuzz targets, replayed'
 	@$(CARGO) test $(FUZZ_LIB) --test replay
 	@echo '==> end-to-end tests'
-	@$(CARGO) test --package e2e -- --test-threads=$(E2E_THREADS)
+	@$(CARGO) test --no-fail-fast --package e2e -- --test-threads=$(E2E_THREADS)
 
 test-system: setup ## The packages on a real Debian with a real systemd: as root; takes some minutes. SCENE=upgrade for one
 	@tests/system-setup.sh
