@@ -49,7 +49,7 @@ test-system: setup ## The packages on a real Debian with a real systemd: as root
 	@echo '==> system test'
 	@$(CARGO) run --quiet --package e2e --bin system -- $(SCENE)
 
-test-kernels: ## The main scenarios on Debian's own kernels 6.1 and 6.12 under qemu: as root; takes some minutes. RELEASE=trixie for one
+test-kernels: ## The main scenarios on Debian's own kernels 6.1 and 6.12 under qemu: as root; half an hour each without KVM. RELEASE=trixie for one
 	@CARGO='$(CARGO)' tests/kernels.sh $(RELEASE)
 
 fuzz: ## RUNS executions of every fuzz target, or of TARGET: with a nightly compiler and cargo-fuzz

@@ -271,7 +271,7 @@ fn what_has_no_port_and_what_goes_through_to_others_passes_as_before() {
                 "--protocol",
                 &protocol.to_string(),
             ]);
-            e2e::until(&format!("protocol {protocol} has reached {to}"), || {
+            until(&format!("protocol {protocol} has reached {to}"), || {
                 let listed = host.run(&["nft", "list", "table", "inet", "seen"]).success().stdout;
                 let wanted = if to.is_ipv4() { "packets 1 " } else { "packets 2 " };
                 listed
