@@ -147,8 +147,7 @@ impl<F: Firewall> Parts<'_, F> {
         }
     }
 
-    /// Looks at every client, which takes milliseconds for a million: for an admin, never for a packet. An index by name
-    /// isn't worth its memory.
+    /// Looks at every client: for an admin, never for a packet. An index by name isn't worth its memory.
     pub(super) fn client_named(&self, name: &ClientName) -> Option<ClientId> {
         let mut clients = self.admission.gate().directory().clients();
         clients.find(|(_, known)| *known == name.as_str()).map(|(client, _)| client)

@@ -132,9 +132,9 @@ impl Twin {
         }
     }
 
-    /// Has room for as many packets: one that it lacked would be new again where the state folder is put back. Takes
-    /// less than a second for a million. Where that can't be, it has from when nothing is remembered; until then those
-    /// that don't fit wait for the disk.
+    /// Has room for as many packets: one that it lacked would be new again where the state folder is put back. It copies
+    /// all that is remembered, while the caller waits. Where that can't be, it has from when nothing is remembered; until
+    /// then those that don't fit wait for the disk.
     pub fn make_room(&mut self, capacity: u32) {
         let path = self.folder.seen();
         let put = |content: &[u8]| self.folder.replace(&path, content).map_err(io::Error::other);
