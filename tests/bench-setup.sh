@@ -13,11 +13,8 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-# A command of each package, and the package.
-missing=
-while read -r command package; do
-    command -v "$command" >/dev/null 2>&1 || missing="$missing $package"
-done <<END
+. tests/need.sh
+missing=$(missing <<END
 fwknopd fwknop-server
 fwknop fwknop-client
 iptables iptables
@@ -25,19 +22,15 @@ strace strace
 chrt util-linux
 cc build-essential
 END
-if [ -n "$missing" ]; then
-    say "installing from Debian:$missing"
-    apt-get update -q
-    # RUNLEVEL=1 keeps packages from starting their services while they are installed.
-    # shellcheck disable=SC2086 # one word each
-    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $missing
-    case "$missing " in *" fwknop-server "*)
-        if [ -d /run/systemd/system ]; then
-            systemctl disable --quiet --now fwknop-server.service
-            say "fwknop-server.service was installed, and is switched off"
-        fi ;;
-    esac
-fi
+)
+# shellcheck disable=SC2086 # one word each
+install_packages $missing
+case "$missing " in *" fwknop-server "*)
+    if [ -d /run/systemd/system ]; then
+        systemctl disable --quiet --now fwknop-server.service
+        say "fwknop-server.service was installed, and is switched off"
+    fi ;;
+esac
 
 for program in letmein letmeind letmeinfwd; do
     if [ ! -x "target/peers/bin/$program" ]; then

@@ -55,25 +55,16 @@ if [ "$(uname -m)" != x86_64 ]; then
     exit 1
 fi
 
-# A command of each package, and the package.
-missing=
-while read -r command package; do
-    command -v "$command" >/dev/null 2>&1 || missing="$missing $package"
-done <<END
+# shellcheck source=tests/need.sh
+. "$(dirname "$0")/need.sh"
+missing=$(missing <<END
 qemu-system-x86_64 qemu-system-x86
 mmdebstrap mmdebstrap
 cpio cpio
 END
-if [ -n "$missing" ]; then
-    if ! command -v apt-get >/dev/null 2>&1; then
-        say "missing:$missing. This isn't Debian or Ubuntu: please install them by hand." >&2
-        exit 1
-    fi
-    say "installing from Debian:$missing"
-    apt-get update -q
-    # shellcheck disable=SC2086 # one word each
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
-fi
+)
+# shellcheck disable=SC2086 # one word each
+install_packages $missing
 
 cd "$(dirname "$0")/.."
 repository=$PWD

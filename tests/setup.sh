@@ -6,11 +6,9 @@ set -eu
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 say() { echo "==> setup: $*"; }
 
-# A command of each package, and the package.
-missing=
-while read -r command package; do
-    command -v "$command" >/dev/null 2>&1 || missing="$missing $package"
-done <<END
+# shellcheck source=tests/need.sh
+. "$(dirname "$0")/need.sh"
+missing=$(missing <<END
 nft nftables
 ip iproute2
 sysctl procps
@@ -29,36 +27,19 @@ promtool prometheus
 strace strace
 cc build-essential
 END
+)
 
-if [ -n "$missing" ]; then
-    if ! command -v apt-get >/dev/null 2>&1; then
-        say "missing:$missing. This isn't Debian or Ubuntu: please install them by hand." >&2
-        exit 1
-    fi
-    root=
-    if [ "$(id -u)" -ne 0 ]; then
-        if ! command -v sudo >/dev/null 2>&1; then
-            say "missing:$missing. Run as root: apt-get install$missing" >&2
-            exit 1
-        fi
-        root=sudo
-    fi
-    say "installing$missing"
-    $root apt-get update -q
-    # RUNLEVEL=1 keeps packages from starting their services while they are installed.
-    # shellcheck disable=SC2086 # one word each
-    $root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -q -y --no-install-recommends $missing
-    for service in mosquitto prometheus; do
-        case "$missing " in *" $service "*)
-            # It would listen on this machine from the next boot on. Only if it was installed just now.
-            if [ -d /run/systemd/system ]; then
-                $root systemctl disable --quiet --now "$service.service"
-                say "$service.service was installed, and is switched off: the tests start their own"
-            fi ;;
-        esac
-    done
-fi
+# shellcheck disable=SC2086 # one word each
+install_packages $missing
+for service in mosquitto prometheus; do
+    case "$missing " in *" $service "*)
+        # It would listen on this machine from the next boot on. Only if it was installed just now.
+        if [ -d /run/systemd/system ]; then
+            $root systemctl disable --quiet --now "$service.service"
+            say "$service.service was installed, and is switched off: the tests start their own"
+        fi ;;
+    esac
+done
 
 if ! unshare --map-root-user --net --mount --pid --fork true 2>/dev/null; then
     say "this system doesn't let this user make namespaces (unshare -rnm)." >&2

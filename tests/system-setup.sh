@@ -10,11 +10,9 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-# A command of each package, and the package.
-missing=
-while read -r command package; do
-    command -v "$command" >/dev/null 2>&1 || missing="$missing $package"
-done <<END
+# shellcheck source=tests/need.sh
+. "$(dirname "$0")/need.sh"
+missing=$(missing <<END
 mmdebstrap mmdebstrap
 systemd-nspawn systemd-container
 dpkg-deb dpkg
@@ -25,20 +23,12 @@ ssh openssh-client
 ssh-keygen openssh-client
 python3 python3
 END
+)
 if ! python3 -c 'import ensurepip' 2>/dev/null; then
     missing="$missing python3-venv"
 fi
-if [ -n "$missing" ]; then
-    if ! command -v apt-get >/dev/null 2>&1; then
-        say "missing:$missing. This isn't Debian or Ubuntu: please install them by hand." >&2
-        exit 1
-    fi
-    say "installing from Debian:$missing"
-    apt-get update -q
-    # RUNLEVEL=1 keeps packages from starting their services while they are installed.
-    # shellcheck disable=SC2086 # one word each
-    DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends $missing
-fi
+# shellcheck disable=SC2086 # one word each
+install_packages $missing
 
 # What the roles in config/ansible are run by, as users have it: from PyPI.
 ANSIBLE=2.19.14
