@@ -222,6 +222,13 @@ impl Drop for Process {
             let _ = kill(self.pid, Signal::SIGKILL);
             let _ = self.outer.kill();
             let _ = self.outer.wait();
+            // `nsenter` may go before its child, which has its locks and ports until it is gone itself.
+            for _ in 0..1_000 {
+                if !is_running(self.id()) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
         }
     }
 }
