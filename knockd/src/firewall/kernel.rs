@@ -81,6 +81,13 @@ impl Kernel {
         self.netlink.port_id()
     }
 
+    /// How many transactions it has made, and the number of the kernel's ruleset, which grows by one with each
+    /// transaction of anybody's. No number if the kernel doesn't say.
+    #[must_use]
+    pub fn generation(&mut self) -> (u32, Option<u32>) {
+        (self.netlink.commits(), self.reader.generation().ok().flatten())
+    }
+
     /// Our table as it is now; `None` if it isn't there.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ pub mod netlink;
 pub mod nft;
 pub mod notice;
 pub mod reader;
+mod reflex;
 pub mod ruleset;
 pub mod table;
 pub mod template;

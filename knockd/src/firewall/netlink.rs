@@ -128,6 +128,13 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// One in which nothing is done yet, whose messages are numbered from here on.
+    pub(super) fn numbered_from(sequence: u32) -> Self {
+        let mut bytes = Vec::new();
+        put(&mut bytes, BATCH_BEGIN, 0, 0, SUBSYSTEM_NFTABLES, sequence, |_| ());
+        Self { bytes, sequences: sequence..=sequence, last_at: 0 }
+    }
+
     /// Adds a message about an object; `NLM_F_REQUEST` is among its flags anyway.
     pub(super) fn push(&mut self, kind: Kind, flags: u16, write: impl FnOnce(&mut Writer<'_>)) {
         self.last_at = self.bytes.len();
@@ -179,6 +186,7 @@ pub struct Netlink {
     socket: Socket,
     port: PortId,
     sequence: u32,
+    commits: u32,
     buffer: Vec<u8>,
 }
 
@@ -194,7 +202,8 @@ impl Netlink {
         // Without it every error would bring the whole message back and fill the receive buffer.
         socket.set_cap_ack(true)?;
         SockRef::from(&socket).set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, port, sequence: 0, buffer: Vec::with_capacity(RECEIVE_LEN) })
+        let buffer = Vec::with_capacity(RECEIVE_LEN);
+        Ok(Self { socket, port, sequence: 0, commits: 0, buffer })
     }
 
     /// Its number, which the kernel's notifications of what it changes carry.
@@ -203,13 +212,16 @@ impl Netlink {
         self.port
     }
 
+    /// How many of its transactions the kernel has done: each is a generation of its ruleset.
+    #[must_use]
+    pub const fn commits(&self) -> u32 {
+        self.commits
+    }
+
     /// A transaction in which nothing is done yet.
     #[must_use]
     pub fn batch(&self) -> Batch {
-        let sequence = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
-        put(&mut bytes, BATCH_BEGIN, 0, 0, SUBSYSTEM_NFTABLES, sequence, |_| ());
-        Batch { bytes, sequences: sequence..=sequence, last_at: 0 }
+        Batch::numbered_from(self.sequence.wrapping_add(1))
     }
 
     /// A transaction that has emptied these sets of ours.
@@ -268,7 +280,9 @@ impl Netlink {
             let _ = setsockopt(&self.socket, sockopt::SndBufForce, &(2 * bytes.len()));
         }
         self.socket.send(&bytes, 0)?;
-        self.verdict(Verdict::on(sequences, self.port))
+        self.verdict(Verdict::on(sequences, self.port))?;
+        self.commits = self.commits.wrapping_add(1);
+        Ok(())
     }
 
     /// Asks for one thing, or for all of a kind (`NLM_F_DUMP`), and takes the answer part by part: until all of it is

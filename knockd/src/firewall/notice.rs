@@ -99,6 +99,15 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// Whether something was deleted that is deleted with the table: it may be gone, or on its way.
+    #[must_use]
+    pub(super) fn deletes_what_ends_with_the_table(&self) -> bool {
+        let is_part = |it: &Touched| {
+            matches!(it.object, Object::Table | Object::Chain | Object::Rule | Object::Set)
+        };
+        self.touched.iter().any(|it| it.deed == Deed::Deleted && is_part(it))
+    }
+
     /// The most that is kept of what was touched: more than our table has objects to delete and add.
     pub const MOST: usize = 128;
     /// The most elements that are kept: more are dealt with as if all were touched.

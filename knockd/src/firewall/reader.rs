@@ -166,7 +166,11 @@ impl Reader {
         )
     }
 
-    fn generation(&mut self) -> io::Result<Option<u32>> {
+    /// The number of the kernel's ruleset: another one after each transaction of anybody's.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn generation(&mut self) -> io::Result<Option<u32>> {
         let mut generation = None;
         let _ = self.netlink.ask(
             Kind::GetGen,

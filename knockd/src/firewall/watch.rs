@@ -29,6 +29,8 @@ use tracing::{error, info};
 use super::{
     netlink::PortId,
     notice::{self, Author, Deed, Notice, Object},
+    reflex::{Ready, Reflex},
+    template::Template,
 };
 use crate::{clock, gate::clock::Uptime};
 
@@ -51,6 +53,8 @@ pub struct Sighting {
     pub author: Option<Author>,
     /// What was touched; incomplete if something may have been missed.
     pub notice: Notice,
+    /// When the table was put in again, with empty sets, because it was deleted ([`Reflex`]).
+    pub put_in: Option<Uptime>,
 }
 
 impl Sighting {
@@ -58,12 +62,16 @@ impl Sighting {
     #[must_use]
     pub fn missed(since: Uptime) -> Self {
         let notice = Notice { incomplete: true, ..Notice::default() };
-        Self { since, author: None, notice }
+        Self { since, author: None, notice, put_in: None }
     }
 
     /// Adds what was seen later.
     pub fn merge(&mut self, later: Self) {
         self.since = self.since.min(later.since);
+        // What was put in before was deleted as well then.
+        if later.put_in.is_some() || later.deleted_table() {
+            self.put_in = later.put_in;
+        }
         // Who puts in again what another one has deleted is not who is looked for.
         if self.author.is_none() || later.deleted_anything() {
             self.author = later.author;
@@ -160,6 +168,10 @@ pub struct Watch {
 struct Seen {
     sighting: Mutex<Option<Sighting>>,
     wake: Notify,
+    /// The socket that is listened on, unless the watch is blind.
+    socket: Mutex<Option<Arc<Socket>>>,
+    /// What puts the table in again where it is deleted, once it is known.
+    ready: Ready,
 }
 
 impl Watch {
@@ -170,16 +182,40 @@ impl Watch {
     /// # Errors
     /// If there can be no thread.
     pub fn start(own: PortId) -> io::Result<Self> {
-        Self::start_with(subscribe(own), own)
+        let reflex = Reflex::new(Ready::default())?;
+        let subscribed = subscribe([own, reflex.port_id()]);
+        Self::start_with(subscribed, own, reflex)
     }
 
-    fn start_with(subscribed: io::Result<Socket>, own: PortId) -> io::Result<Self> {
-        let seen = Arc::new(Seen::default());
+    fn start_with(subscribed: io::Result<Socket>, own: PortId, reflex: Reflex) -> io::Result<Self> {
+        let seen = Arc::new(Seen { ready: reflex.ready(), ..Seen::default() });
         let told = Arc::clone(&seen);
         thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || told.watch(subscribed, own))?;
+            .spawn(move || told.watch(subscribed, own, reflex))?;
         Ok(Self { seen })
+    }
+
+    /// The table that is put in again at once where somebody deletes it.
+    pub fn keep(&self, template: &Template) {
+        self.seen.ready.set(template);
+    }
+
+    /// Does something while the kernel tells nobody of changes: it makes a message of 4 KiB for each element that it
+    /// tells of. Who else changes something meanwhile isn't told of either.
+    pub fn pause<T>(&self, work: impl FnOnce() -> T) -> T {
+        let socket = self.seen.socket.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let is_left = socket.as_ref().is_some_and(|it| it.drop_membership(GROUP_NFTABLES).is_ok());
+        let done = work();
+        if is_left && socket.is_some_and(|it| it.add_membership(GROUP_NFTABLES).is_err()) {
+            self.doubt();
+        }
+        done
+    }
+
+    /// Counts as if something had been missed.
+    pub fn doubt(&self) {
+        self.seen.tell(Sighting::missed(clock::now().uptime));
     }
 
     /// What was seen and not yet taken.
@@ -214,7 +250,7 @@ impl Seen {
         self.wake.notify_one();
     }
 
-    fn watch(&self, mut subscribed: io::Result<Socket>, own: PortId) {
+    fn watch(&self, mut subscribed: io::Result<Socket>, own: PortId, mut reflex: Reflex) {
         let mut is_blind = false;
         loop {
             let error = match subscribed {
@@ -223,7 +259,11 @@ impl Seen {
                         info!(event = "watch-back", "nftables is watched again");
                         is_blind = false;
                     }
-                    self.read_all(&socket)
+                    let socket = Arc::new(socket);
+                    self.listen_on(Some(Arc::clone(&socket)));
+                    let error = self.read_all(&socket, &mut reflex);
+                    self.listen_on(None);
+                    error
                 }
                 Err(error) => error,
             };
@@ -237,14 +277,20 @@ impl Seen {
             }
             self.tell(Sighting::missed(clock::now().uptime));
             thread::sleep(WHILE_BLIND);
-            subscribed = subscribe(own);
+            subscribed = subscribe([own, reflex.port_id()]);
         }
     }
 
+    fn listen_on(&self, socket: Option<Arc<Socket>>) {
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+    }
+
     /// Reads until the socket fails.
-    fn read_all(&self, socket: &Socket) -> io::Error {
+    fn read_all(&self, socket: &Socket, reflex: &mut Reflex) -> io::Error {
         let mut buffer = Vec::with_capacity(RECEIVE_LEN);
         let mut pending: Option<Sighting> = None;
+        // Once in each transaction of somebody else's.
+        let (mut was_tried, mut put_in) = (false, None);
         loop {
             buffer.clear();
             let received = socket.recv(&mut buffer, 0);
@@ -258,10 +304,14 @@ impl Seen {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return error,
             };
+            if !was_tried && notice.deletes_what_ends_with_the_table() {
+                was_tried = true;
+                put_in = reflex.put_in().then(|| clock::now().uptime);
+            }
             let end = notice.end.take();
             let (has_ended, was_missed) = (end.is_some(), notice.incomplete);
             if pending.is_some() || was_missed || !notice.touched.is_empty() {
-                let sighting = Sighting { since, author: end.flatten(), notice };
+                let sighting = Sighting { since, author: end.flatten(), notice, put_in: None };
                 match &mut pending {
                     Some(earlier) => earlier.merge(sighting),
                     None => pending = Some(sighting),
@@ -271,13 +321,14 @@ impl Seen {
             if (has_ended || was_missed)
                 && let Some(sighting) = pending.take()
             {
-                self.tell(sighting.concluded());
+                self.tell(Sighting { put_in: put_in.take(), ..sighting.concluded() });
+                was_tried = false;
             }
         }
     }
 }
 
-fn subscribe(own: PortId) -> io::Result<Socket> {
+fn subscribe(own: [PortId; 2]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     SockRef::from(&socket).attach_filter(&all_but(own))?;
     // The kernel doubles it. Where only root of the whole host may, the default is what there is.
@@ -287,9 +338,9 @@ fn subscribe(own: PortId) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Drops what begins with a message whose nlmsg_pid is this. All notifications of a transaction carry that of
+/// Drops what begins with a message whose nlmsg_pid is one of these. All notifications of a transaction carry that of
 /// the socket that made it.
-fn all_but(own: PortId) -> [SockFilter; 4] {
+fn all_but(own: [PortId; 2]) -> [SockFilter; 5] {
     // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K (include/uapi/linux/bpf_common.h)
     const LOAD: u16 = 0x20;
     const JUMP_IF_EQUAL: u16 = 0x15;
@@ -297,10 +348,11 @@ fn all_but(own: PortId) -> [SockFilter; 4] {
     /// The place of nlmsg_pid in struct nlmsghdr (include/uapi/linux/netlink.h).
     const NLMSG_PID: u32 = 12;
     // The filter loads big-endian, netlink writes as the machine does.
-    let own = u32::from_be_bytes(own.number().to_ne_bytes());
+    let [one, other] = own.map(|own| u32::from_be_bytes(own.number().to_ne_bytes()));
     [
         SockFilter::new(LOAD, 0, 0, NLMSG_PID),
-        SockFilter::new(JUMP_IF_EQUAL, 0, 1, own),
+        SockFilter::new(JUMP_IF_EQUAL, 1, 0, one),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, other),
         SockFilter::new(RETURN, 0, 0, 0),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
     ]
@@ -320,6 +372,7 @@ mod tests {
             since: Uptime::from_millis(since),
             author: author.map(|program| Author { process: 7, program: program.to_owned() }),
             notice: Notice { touched: touched.collect(), ..Notice::default() },
+            put_in: None,
         }
     }
 
@@ -379,8 +432,8 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn where_the_kernel_allows_no_watch_the_table_is_to_be_looked_at_all_the_same() {
         let refused = Err(io::Error::from(io::ErrorKind::PermissionDenied));
-        let own = super::super::netlink::Netlink::open().unwrap().port_id();
-        let watch = Watch::start_with(refused, own).unwrap();
+        let reflex = Reflex::new(Ready::default()).unwrap();
+        let watch = Watch::start_with(refused, reflex.port_id(), reflex).unwrap();
         let sighting = watch.sighted().await;
         assert!(sighting.may_concern_all_elements() && !sighting.elements_alone());
     }

@@ -52,7 +52,17 @@ impl Case {
     pub(super) fn saw_its_table_go(&self) -> bool {
         let Notice { touched, incomplete, .. } = &self.sighting.notice;
         let was_put_in = |it: &Touched| it.object == Object::Table && it.deed == Deed::Added;
-        self.lost_its_table() && !self.came_back && !incomplete && !touched.iter().any(was_put_in)
+        let is_away = self.sighting.put_in.is_none() && !self.came_back && !incomplete;
+        self.lost_its_table() && is_away && !touched.iter().any(was_put_in)
+    }
+
+    /// Takes note of a table that was put in again where it was deleted, with sets that are empty.
+    pub(super) fn note_what_was_put_in(&mut self) {
+        if let Some(put_in) = self.sighting.put_in.take() {
+            self.miss("the whole table".to_owned());
+            self.shut = Some(put_in);
+            (self.emptied, self.lacks_tags) = (true, true);
+        }
     }
 
     pub(super) fn miss(&mut self, missing: String) {

@@ -78,6 +78,10 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 const WITH_THE_TABLE: usize = 1_000;
 /// Sets that are too large to be read are put in anew this often at most, however often something may have been missed.
 const BETWEEN_REFILLS: Duration = Duration::from_mins(1);
+/// Where somebody else has changed nftables while the kernel told nobody, it is to tell of everything for so long.
+/// So many elements are changed without a notification of each: more than a batch of knocks has.
+const MANY: usize = 512;
+const LOUD_FOR: Duration = Duration::from_mins(10);
 
 /// What was put right so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,6 +126,8 @@ pub struct Mender {
     not_before: Instant,
     retry_after: Duration,
     complained: Option<Instant>,
+    /// Until when the kernel is to tell of every element, because somebody else is busy as well.
+    loud_until: Instant,
     repairs: Repairs,
 }
 
@@ -136,6 +142,7 @@ impl Mender {
         sweeper: Sweeper,
     ) -> Self {
         let quota = Quota::per_second(LOOKS_PER_SECOND).allow_burst(LOOKS_AT_ONCE);
+        watch.keep(&template);
         Self {
             kernel,
             template,
@@ -152,6 +159,7 @@ impl Mender {
             not_before: Instant::now(),
             retry_after: FIRST_RETRY,
             complained: None,
+            loud_until: Instant::now(),
             repairs: Repairs::default(),
         }
     }
@@ -186,6 +194,7 @@ impl Mender {
             let found = self.kernel.table(template.ruleset())?;
             let emptied = template.emptied(found.as_ref());
             self.kernel.put_in(&template, found.as_ref(), &[])?;
+            self.watch.keep(&template);
             self.template = template;
             if emptied.contains(&TAGS) {
                 tags = Tags::Gone;
@@ -282,7 +291,7 @@ impl Mender {
         elements: impl FnOnce() -> (Vec<Vec<Element>>, Complete),
     ) -> Result<Looked, FirewallError> {
         // What is seen from here on is left to the next look: it may be later than what this one finds.
-        self.open_case();
+        self.open_case().note_what_was_put_in();
         // Who has deleted it, and its sets with it, takes the kernel's lock again in a moment to tidy up, for as long as that
         // takes: nothing is asked then that is known.
         let is_gone = self.case.as_ref().is_some_and(Case::saw_its_table_go);
@@ -399,11 +408,52 @@ impl Mender {
         }
     }
 
+    /// Puts some more of the doors and bans of a table in that has begun empty.
+    fn put_in_elements(
+        &mut self,
+        doors: &[Change],
+        bans: &[BanChange],
+        now: Uptime,
+    ) -> Result<(), FirewallError> {
+        let put_in = |kernel: &mut Kernel| {
+            kernel.apply(doors, now)?;
+            kernel.ban(bans, now)
+        };
+        match doors.len() + bans.len() {
+            0..MANY => put_in(&mut self.kernel),
+            _ => self.quietly(put_in),
+        }
+    }
+
+    /// Changes many elements without a notification of each, which takes the kernel as long as the change does, and 4 KiB
+    /// each until all of them are told. What somebody else changes meanwhile isn't told either: that there was something is
+    /// seen by the number of the ruleset.
+    fn quietly<T>(&mut self, work: impl FnOnce(&mut Kernel) -> T) -> T {
+        let Self { kernel, watch, .. } = self;
+        if Instant::now() < self.loud_until {
+            return work(kernel);
+        }
+        let (commits, before) = kernel.generation();
+        let done = watch.pause(|| work(kernel));
+        let (commits_then, then) = kernel.generation();
+        let own = commits_then.wrapping_sub(commits);
+        if then.is_none() || then != before.map(|before| before.wrapping_add(own)) {
+            self.loud_until = Instant::now() + LOUD_FOR;
+            self.watch.doubt();
+        }
+        done
+    }
+
     fn or_with_a_new_table<T>(
         &mut self,
+        elements: usize,
         mut attempt: impl FnMut(&mut Kernel) -> Result<T, FirewallError>,
     ) -> Result<T, FirewallError> {
-        match attempt(&mut self.kernel) {
+        let attempted = match elements {
+            0..MANY => attempt(&mut self.kernel),
+            _ => self.quietly(&mut attempt),
+        };
+        match attempted {
             Err(error) if error.says_not_there() && self.put_in_again() => {
                 attempt(&mut self.kernel)
             }
@@ -463,15 +513,15 @@ impl Mender {
 
 impl Firewall for Mender {
     fn apply(&mut self, changes: &[Change], now: Uptime) -> Result<(), FirewallError> {
-        self.or_with_a_new_table(|kernel| kernel.apply(changes, now))
+        self.or_with_a_new_table(changes.len(), |kernel| kernel.apply(changes, now))
     }
 
     fn admit_tags(&mut self, tags: &[(Tag, Duration)]) -> Result<(), FirewallError> {
-        self.or_with_a_new_table(|kernel| kernel.admit_tags(tags))
+        self.or_with_a_new_table(tags.len(), |kernel| kernel.admit_tags(tags))
     }
 
     fn doors(&mut self) -> Result<Option<Vec<(Door, Duration)>>, FirewallError> {
-        self.or_with_a_new_table(Kernel::doors)
+        self.or_with_a_new_table(0, Kernel::doors)
     }
 
     fn replace(
@@ -479,15 +529,16 @@ impl Firewall for Mender {
         doors: &[(Door, Duration)],
         bans: &[BanLeft],
     ) -> Result<(), FirewallError> {
-        self.or_with_a_new_table(|kernel| kernel.replace(doors, bans))
+        let elements = doors.len() + bans.len();
+        self.or_with_a_new_table(elements, |kernel| kernel.replace(doors, bans))
     }
 
     fn ban(&mut self, changes: &[BanChange], now: Uptime) -> Result<(), FirewallError> {
-        self.or_with_a_new_table(|kernel| kernel.ban(changes, now))
+        self.or_with_a_new_table(changes.len(), |kernel| kernel.ban(changes, now))
     }
 
     fn bans(&mut self) -> Result<Option<Vec<BanLeft>>, FirewallError> {
-        self.or_with_a_new_table(Kernel::bans)
+        self.or_with_a_new_table(0, Kernel::bans)
     }
 
     fn own_addresses(&mut self) -> io::Result<NeverBanned> {

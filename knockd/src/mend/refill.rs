@@ -6,7 +6,7 @@ use super::Mender;
 use crate::{
     admission::Admission,
     clock,
-    firewall::{CHANGES_AT_ONCE, Firewall as _},
+    firewall::CHANGES_AT_ONCE,
     gate::{
         bans::{BanChange, BanKind, Bans},
         clock::Uptime,
@@ -75,9 +75,8 @@ pub fn refill(admission: &mut Admission<Mender>) {
     let Some(mut refill) = admission.firewall_mut().refill.take() else { return };
     let now = clock::now().uptime;
     let (doors, bans) = refill.step(admission.grants(), admission.gate().bans(), now);
-    let kernel = &mut admission.firewall_mut().kernel;
-    let put_in = kernel.apply(&doors, now).and_then(|()| kernel.ban(&bans, now));
     let mender = admission.firewall_mut();
+    let put_in = mender.put_in_elements(&doors, &bans, now);
     match put_in {
         Ok(()) if refill.is_empty() => {
             let took_ms = u64::try_from(now.since(refill.since).as_millis()).unwrap_or(u64::MAX);
