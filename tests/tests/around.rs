@@ -168,19 +168,65 @@ fn a_transparent_proxy_and_addresses_that_routing_rules_make_local_are_guarded()
     }
 }
 
+/// Has the gateway forward and translate a handshake's first packet in the name of a service behind it, and connects to
+/// where the service's answers then come from: both begin at once.
+const IN_ITS_NAME: &str = "
+import socket, struct, subprocess, sys, time
+own, gateway, inner, port = '10.77.0.3', '10.77.0.1', '10.78.0.2', int(sys.argv[1])
+subprocess.run(['ping', '-c1', '-W1', gateway], capture_output=True)
+table = [line.split() for line in open('/proc/net/arp')][1:]
+mac = lambda text: bytes.fromhex(text.strip().replace(':', ''))
+to = next(mac(line[3]) for line in table if line[0] == gateway)
+by = mac(open('/sys/class/net/eth0/address').read())
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16: total = (total & 0xffff) + (total >> 16)
+    return struct.pack('!H', ~total & 0xffff)
+ends = socket.inet_aton(inner) + socket.inet_aton(own)
+tcp = struct.pack('!HHIIBBHHH', 1883, port, 1000, 0, 0x50, 2, 64240, 0, 0)
+tcp = tcp[:16] + checksum(ends + struct.pack('!HH', 6, 20) + tcp) + tcp[18:]
+ip = struct.pack('!BBHHHBBH', 0x45, 0, 40, 1, 0, 64, 6, 0) + ends
+ip = ip[:10] + checksum(ip) + ip[12:]
+listener = socket.socket()
+listener.bind((own, port))
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(('eth0', 0))
+wire.send(to + by + b'\\x08\\x00' + ip + tcp)
+time.sleep(0.3)
+listener.settimeout(3)
+try:
+    listener.connect((gateway, 1883))
+    print('connected')
+except OSError as error:
+    print(error)
+";
+
 #[test]
-fn answers_to_hosts_behind_address_translation_come_back_also_to_a_guarded_port() {
+fn nobody_comes_in_as_the_answer_to_a_packet_in_a_services_name() {
     let world = World::new();
     let inner = world.behind_broker();
-    let _echo = Echo::start(world.attacker(), &["udp/9", "tcp/9"]);
+    let attacker = world.attacker();
+    let _echo = (Echo::start(attacker, &["udp/9", "tcp/9"]), Echo::start(inner, &["tcp/1883"]));
+    world.broker().run(&["sysctl", "-qw", "net.ipv4.conf.all.rp_filter=2"]).success();
     world.broker().nft(
         "table ip nat { chain c { type nat hook postrouting priority srcnat; \
          oifname eth0 masquerade; }; }",
     );
+    // The attacker's own reset would end what it has forged.
+    attacker.nft(
+        "table ip quiet { chain c { type filter hook output priority 0; tcp flags & rst == rst drop; }; }",
+    );
+    let comes_in = |port: &str| {
+        let tried = attacker.run(&["python3", "-c", IN_ITS_NAME, port]).success();
+        tried.stdout.contains("connected")
+    };
+    assert!(comes_in("5555"), "without the table it does");
     Door::new(&world, &SETTINGS).run(&["firewall", "install"]).success();
-    Talk::tcp(inner, world.attacker().v4(), 9, Some(1883)).works();
-    Talk::udp(inner, world.attacker().v4(), 9, Some(1883)).works();
-    is(world.attacker(), INNER, 1883, State::Filtered);
+    assert!(!comes_in("5556"));
+    // What the service's host begins from any other port has its answers.
+    Talk::tcp(inner, attacker.v4(), 9, None).works();
+    Talk::udp(inner, attacker.v4(), 9, None).works();
+    is(attacker, INNER, 1883, State::Filtered);
 }
 
 #[test]

@@ -16,6 +16,9 @@
 //!   without ports, or a port that could be loaded, and that no rule before it guards.
 //! - Fragments don't pass at all. Conntrack has put together those that can be; of the others the first may hold a
 //!   port or a protocol that a later one overwrites where the receiver is careless about overlaps.
+//! - Answers count as anything else: what goes to a guarded port needs a door, whoever is said to have begun. One packet
+//!   in the name of a service behind this host, which the host forwards and translates, makes a connection of which a
+//!   stranger's packets are the answers.
 //! - Who is exempt is let pass before: nothing is guarded from them, and an address or interface can always be read.
 //! - Only TCP and UDP ports are guarded: what a tunnel holds (ESP, AH, GRE, IPIP) is seen where it is unpacked, if
 //!   that is here.
@@ -87,10 +90,6 @@ fn behind(services: &[Service], of_family: fn(&IpAddr) -> bool) -> Option<String
 
 /// Whether a packet was sent to what is guarded, or leads to what is guarded behind this host.
 fn asked() -> Chain {
-    let answers = rule(
-        "answers to who is behind address translation",
-        "ct direction reply ct status snat accept",
-    );
     let published = PROTOCOLS.into_iter().flat_map(|protocol| {
         let translated = format!("meta l4proto {protocol} ct direction original ct status dnat");
         let port = format!("meta l4proto . {ORIGINAL_PORT}");
@@ -116,7 +115,7 @@ fn asked() -> Chain {
             "ip6 daddr . meta l4proto . th dport @routed6 goto gate",
         ),
     ];
-    let rules = [answers].into_iter().chain(published).chain(routed).collect();
+    let rules = published.chain(routed).collect();
     Chain { name: "asked", base: None, rules }
 }
 
