@@ -216,13 +216,17 @@ fn nobody_comes_in_as_the_answer_to_a_packet_in_a_services_name() {
     attacker.nft(
         "table ip quiet { chain c { type filter hook output priority 0; tcp flags & rst == rst drop; }; }",
     );
-    let comes_in = |port: &str| {
-        let tried = attacker.run(&["python3", "-c", IN_ITS_NAME, port]).success();
-        tried.stdout.contains("connected")
+    // Both ends begin at once, which doesn't come off each time.
+    let comes_in = |mut ports: std::ops::Range<u16>| {
+        ports.any(|port| {
+            let port = port.to_string();
+            let tried = attacker.run(&["python3", "-c", IN_ITS_NAME, &port]).success();
+            tried.stdout.contains("connected")
+        })
     };
-    assert!(comes_in("5555"), "without the table it does");
+    assert!(comes_in(5550..5560), "without the table somebody does");
     Door::new(&world, &SETTINGS).run(&["firewall", "install"]).success();
-    assert!(!comes_in("5556"));
+    assert!(!comes_in(5560..5563));
     // What the service's host begins from any other port has its answers.
     Talk::tcp(inner, attacker.v4(), 9, None).works();
     Talk::udp(inner, attacker.v4(), 9, None).works();
@@ -265,4 +269,36 @@ fn a_table_with_a_door_before_routing_gives_way_to_one_behind_it() {
     door.run(&["firewall", "status"]).success();
     is(world.attacker(), "10.77.0.1", MQTTS, State::Filtered);
     is(world.attacker(), "10.77.0.1", 22, State::Closed);
+}
+
+#[test]
+fn a_published_session_that_its_server_goes_on_with_ends_with_a_revoke_and_a_ban() {
+    for order in [&["revoke", "press-17", "--cut"][..], &["ban", "10.77.0.2"]] {
+        let world = World::new();
+        let _echo = Echo::start(world.container(MQTTS), &["tcp/8883"]);
+        let door = Door::new(&world, &Settings { tables: "", ..SETTINGS });
+        let device = door.enrol_with("press-17", &["--service", "mqtts"]);
+        let _daemon = door.ready();
+        device.opens(&["--open-for", "600s"]);
+        let mut talk = Talk::tcp(world.client(), broker4(&world), MQTTS, None);
+        talk.be_chattered_at();
+        talk.works();
+        door.run(order).success().says("1");
+        talk.is_dead();
+    }
+}
+
+#[test]
+fn answers_to_a_published_port_need_a_door_whoever_began() {
+    let world = World::new();
+    let container = world.container(MQTTS);
+    let _echo = Echo::start(world.client(), &["tcp/9"]);
+    let client = world.client().v4().to_string();
+    let begins = "import socket, sys; it = socket.create_connection((sys.argv[1], 9), 2, ('', 8883)); \
+                  it.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')";
+    let begins = || container.run(&["python3", "-c", begins, &client]).is_success();
+    assert!(begins(), "without the table it has them");
+    Door::new(&world, &SETTINGS).run(&["firewall", "install"]).success();
+    assert!(!begins());
+    Talk::tcp(container, world.client().v4(), 9, None).works();
 }

@@ -2,7 +2,9 @@
 //!
 //! A connection to a guarded port whose entry is deleted lives on only if a door is open for it: its client's
 //! next packet then makes an entry anew, with our label. The server's own next packet makes one without, by
-//! which nobody lives on. Where sessions are cut at a grant's end, entries don't matter at all.
+//! which nobody lives on. Where addresses are translated, that one would be a connection that the server began, behind
+//! the host's address, and the client's packets would be its answers: so such an entry stays, and loses our label.
+//! Where sessions are cut at a grant's end, entries don't matter at all.
 //!
 //! Message layouts: include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 //!
@@ -36,6 +38,7 @@ use netlink_packet_netfilter::{
     conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
 use socket2::SockRef;
 use tracing::{error, info};
 
@@ -55,9 +58,13 @@ const RECEIVE_LEN: usize = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_STATUS: u16 = 3;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_LABELS: u16 = 22;
+const CTA_LABELS_MASK: u16 = 23;
+/// IPS_OFFLOAD: a flow table has it (include/uapi/linux/netfilter/nf_conntrack_common.h).
+const OFFLOADED: u32 = 1 << 14;
 
 /// A connection, as its first packet was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +151,9 @@ pub fn end(guarded: &Guarded, select: impl Fn(&Connection) -> bool) -> io::Resul
     })?;
     let (mut ended, mut in_flow_tables) = (0, 0);
     for entry in selected {
-        match conntrack.delete(entry) {
-            Ok(()) => ended += 1,
+        match conntrack.end(&entry) {
+            Ok(Ended::Now) => ended += 1,
+            Ok(Ended::Before) => {}
             // It has ended by itself meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // Linux up to 6.3 keeps what a flow table has taken (net/netfilter/nf_conntrack_netlink.c).
@@ -256,18 +264,50 @@ struct Conntrack {
     buffer: Vec<u8>,
 }
 
-/// What an entry is deleted by.
+/// An entry, and how it is ended.
 #[derive(Debug)]
 pub struct Key {
     family: NetfilterProtoFamily,
     attributes: Vec<ConntrackAttribute>,
+    entry: Entry,
+    way: Way,
+}
+
+/// How a connection is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Its entry is deleted.
+    Deletion,
+    /// Its entry loses our label.
+    Unlabelling,
+}
+
+/// When a connection was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Just now.
+    Now,
+    /// It had no label any more.
+    Before,
 }
 
 impl Key {
     /// The message to the kernel that deletes the entry, with this number.
     #[must_use]
-    pub fn deletion(self, sequence: u32) -> Vec<u8> {
-        request(self.family, NLM_F_ACK, sequence, ConntrackMessage::Delete(self.attributes))
+    pub fn deletion(&self, sequence: u32) -> Vec<u8> {
+        let delete = ConntrackMessage::Delete(self.attributes.clone());
+        request(self.family, NLM_F_ACK, sequence, delete)
+    }
+
+    /// The message to the kernel that takes our label off the entry, and nothing else, with this number.
+    #[must_use]
+    pub fn unlabelling(&self, sequence: u32) -> Vec<u8> {
+        let bits = |kind, bits: u128| {
+            ConntrackAttribute::Other(DefaultNla::new(kind, bits.to_ne_bytes().to_vec()))
+        };
+        let labels = [bits(CTA_LABELS, 0), bits(CTA_LABELS_MASK, 1 << LABEL)];
+        let attributes = self.attributes.iter().cloned().chain(labels).collect();
+        request(self.family, NLM_F_ACK, sequence, ConntrackMessage::New(attributes))
     }
 }
 
@@ -295,9 +335,24 @@ impl Conntrack {
         }
     }
 
-    fn delete(&mut self, key: Key) -> io::Result<()> {
+    fn end(&mut self, key: &Key) -> io::Result<Ended> {
+        match key.way {
+            Way::Deletion => self.change(|sequence| key.deletion(sequence)),
+            Way::Unlabelling => match self.change(|sequence| key.unlabelling(sequence)) {
+                // It was made while no rule used labels, and has no room for one.
+                Err(error) if error.raw_os_error() == Some(Errno::ENOSPC as i32) => {
+                    self.change(|sequence| key.deletion(sequence))
+                }
+                Ok(()) if key.entry == Entry::Otherwise => return Ok(Ended::Before),
+                result => result,
+            },
+        }
+        .map(|()| Ended::Now)
+    }
+
+    fn change(&mut self, message: impl FnOnce(u32) -> Vec<u8>) -> io::Result<()> {
         let question = self.next_question();
-        self.socket.send(&key.deletion(question.sequence), 0)?;
+        self.socket.send(&message(question.sequence), 0)?;
         loop {
             self.receive()?;
             if answer::part(&self.buffer, question)?.progress == Progress::Complete {
@@ -367,7 +422,7 @@ pub fn dump(
 fn read(payload: &[u8]) -> Option<(Connection, Key)> {
     let ([family, ..], attributes) = payload.split_first_chunk::<4>()?;
     let (mut tuple, mut reply) = (None, None);
-    let (mut entry, mut key) = (Entry::Otherwise, Vec::new());
+    let (mut entry, mut key, mut status) = (Entry::Otherwise, Vec::new(), 0);
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute.ok()?;
         match attribute.kind() {
@@ -379,6 +434,9 @@ fn read(payload: &[u8]) -> Option<(Connection, Key)> {
             CTA_TUPLE_REPLY => {
                 reply = Some(Ends::read(&ConntrackAttribute::parse(&attribute).ok()?)?);
             }
+            CTA_STATUS => {
+                status = attribute.value().first_chunk().copied().map_or(0, u32::from_be_bytes)
+            }
             CTA_LABELS if has_our_label(&attribute) => entry = Entry::ByADoor,
             CTA_ID | CTA_ZONE => {
                 key.push(ConntrackAttribute::Other(DefaultNla::parse(&attribute).ok()?));
@@ -389,7 +447,12 @@ fn read(payload: &[u8]) -> Option<(Connection, Key)> {
     let Ends { source: (source, _), destination: (destination, port) } = tuple?;
     let (answers_from, at) = reply?.source;
     let (port, leads_to) = (port?, (answers_from, at?));
-    let key = Key { family: (*family).into(), attributes: key };
+    let is_translated = leads_to != (destination, port);
+    let way = match is_translated && status & OFFLOADED == 0 {
+        true => Way::Unlabelling,
+        false => Way::Deletion,
+    };
+    let key = Key { family: (*family).into(), attributes: key, entry, way };
     Some((Connection { source, destination, port, leads_to, entry }, key))
 }
 
