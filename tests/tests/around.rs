@@ -287,18 +287,3 @@ fn a_published_session_that_its_server_goes_on_with_ends_with_a_revoke_and_a_ban
         talk.is_dead();
     }
 }
-
-#[test]
-fn answers_to_a_published_port_need_a_door_whoever_began() {
-    let world = World::new();
-    let container = world.container(MQTTS);
-    let _echo = Echo::start(world.client(), &["tcp/9"]);
-    let client = world.client().v4().to_string();
-    let begins = "import socket, sys; it = socket.create_connection((sys.argv[1], 9), 2, ('', 8883)); \
-                  it.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\\1\\0\\0\\0\\0\\0\\0\\0')";
-    let begins = || container.run(&["python3", "-c", begins, &client]).is_success();
-    assert!(begins(), "without the table it has them");
-    Door::new(&world, &SETTINGS).run(&["firewall", "install"]).success();
-    assert!(!begins());
-    Talk::tcp(container, world.client().v4(), 9, None).works();
-}

@@ -53,7 +53,7 @@ pub struct Sighting {
     pub author: Option<Author>,
     /// What was touched; incomplete if something may have been missed.
     pub notice: Notice,
-    /// When the table was put in again, with empty sets, because it was deleted ([`Reflex`]).
+    /// When the table was put in again, with empty sets, because it was deleted (module `reflex`).
     pub put_in: Option<Uptime>,
 }
 

@@ -18,7 +18,7 @@
 //!   port or a protocol that a later one overwrites where the receiver is careless about overlaps.
 //! - Answers count as anything else: what goes to a guarded port needs a door, whoever is said to have begun. One packet
 //!   in the name of a service behind this host, which the host forwards and translates, makes a connection of which a
-//!   stranger's packets are the answers; and so does the next packet of a published service whose entry was deleted.
+//!   stranger's packets are the answers.
 //! - Who is exempt is let pass before: nothing is guarded from them, and an address or interface can always be read.
 //! - Only TCP and UDP ports are guarded: what a tunnel holds (ESP, AH, GRE, IPIP) is seen where it is unpacked, if
 //!   that is here.
@@ -38,20 +38,15 @@ const PROTOCOLS: [&str; 2] = ["tcp", "udp"];
 /// The expression for the port that a connection's first packet was sent to.
 const ORIGINAL_PORT: &str = "ct original proto-dst";
 
-/// The expression for the port that the answers to a connection's first packet are sent to.
-const ANSWERED_PORT: &str = "ct reply proto-dst";
-
 /// The chains of a plan that guard its services.
-pub(super) fn of(plan: &Plan<'_>) -> [Chain; 7] {
+pub(super) fn of(plan: &Plan<'_>) -> [Chain; 6] {
     let chain = |name, protocols: &[&str], port| {
         let rules = gate(plan.sessions, protocols, port);
         Chain { name, base: None, rules }
     };
     let each = PROTOCOLS.map(|protocol| format!("meta l4proto {protocol} "));
-    let each = each.each_ref().map(String::as_str);
-    let published = chain("published", &each, ORIGINAL_PORT);
-    let answered = chain("answered", &each, ANSWERED_PORT);
-    [input(plan), forward(plan), asked(), chain("gate", &[""], PORT), published, answered, whole()]
+    let published = chain("published", &each.each_ref().map(String::as_str), ORIGINAL_PORT);
+    [input(plan), forward(plan), asked(), chain("gate", &[""], PORT), published, whole()]
 }
 
 fn base(name: &'static str) -> Chain {
@@ -107,10 +102,6 @@ fn asked() -> Chain {
             rule(
                 "translated IPv6 addresses",
                 format!("{translated} ct original ip6 daddr . {port} @routed6 goto published"),
-            ),
-            rule(
-                "answers to published ports",
-                format!("meta l4proto {protocol} ct direction reply ct status snat meta l4proto . {ANSWERED_PORT} @protected goto answered"),
             ),
         ]
     });
